@@ -1,0 +1,30 @@
+// What a command gets from main.ts: the environment, the two output streams, and a place for its exit code. Commands read
+// no process.env and no argv, so a test can run them with any of these.
+
+export interface OutputStream {
+  readonly isTTY?: boolean | undefined;
+  readonly columns?: number | undefined;
+  write(text: string): boolean;
+}
+
+export interface CliContext {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** This program's own file, which `start --detach` runs again. */
+  readonly mainFile: string;
+  readonly stdout: OutputStream;
+  readonly stderr: OutputStream;
+  /** Set by the command that ran. */
+  exitCode: number;
+  /** A reader that leaves (`| head`) ends every command but a daemon in the foreground. */
+  survivesBrokenPipe: boolean;
+}
+
+/** One JSON document on stdout. */
+export function printJson(context: CliContext, value: unknown): void {
+  context.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+/** One line or several on stdout. */
+export function printText(context: CliContext, text: string): void {
+  context.stdout.write(`${text}\n`);
+}

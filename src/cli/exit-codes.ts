@@ -1,0 +1,53 @@
+// How errors become exit codes and lines: the one mapping of the CLI. Commands throw, or return the exit code of a job that
+// ended; only main.ts exits. The codes themselves are in the wire contract.
+
+import { CommanderError } from 'commander';
+import { EXIT, GptdError, RPC_ERROR } from '../daemon/protocol.ts';
+
+/** A fault with an exit code of its own and one sentence for the user. */
+export class CliError extends Error {
+  readonly exitCode: number;
+
+  constructor(exitCode: number, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'CliError';
+    this.exitCode = exitCode;
+  }
+}
+
+/** The daemon's answer to a request was an error. `code` is JSON-RPC's, `reason` one of the contract's closed union. */
+export class RpcFault extends Error {
+  readonly code: number;
+  readonly reason: string | undefined;
+
+  constructor(message: string, fault: { readonly code: number; readonly reason?: string | undefined }) {
+    super(message);
+    this.name = 'RpcFault';
+    this.code = fault.code;
+    this.reason = fault.reason;
+  }
+}
+
+/** A mistake in how the command was called. */
+export const usageError = (message: string): CliError => new CliError(EXIT.usage, message);
+
+export function exitCodeOf(error: unknown): number {
+  if (error instanceof CliError) return error.exitCode;
+  if (error instanceof RpcFault) {
+    return error.code === RPC_ERROR.invalidParams || error.reason === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
+  }
+  // Help and --version end parsing with exit code 0; everything else that commander throws is a usage error.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage;
+  if (error instanceof GptdError) return error.code === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
+  return EXIT.jobFailed;
+}
+
+/** `gptd: <sentence>` on one line. */
+export function errorLine(error: unknown): string {
+  const message = error instanceof Error ? error.message : String(error);
+  const sentence = message
+    .replace(/^error: /, '')
+    .replace(/\s*\n\s*/g, ' ')
+    .trim();
+  return `gptd: ${sentence}`;
+}

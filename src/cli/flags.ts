@@ -1,0 +1,136 @@
+// Flags and their checks. Commander parses words into numbers here; ranges are those of the wire contract's schemas, and
+// what a schema refuses is told with the flag's name, because that is what the user typed.
+
+import { InvalidArgumentError, type Command } from 'commander';
+import { type describeIssue, JOB_SPECS, type JobKind, METHODS, type MethodName } from '../daemon/protocol.ts';
+import { usageError } from './exit-codes.ts';
+
+type SchemaError = Parameters<typeof describeIssue>[0];
+type Issue = SchemaError['issues'][number];
+
+/** Flags of every command. */
+export interface ConnectionFlags {
+  readonly json?: boolean;
+  readonly url?: string;
+  readonly token?: string;
+  readonly dataDir?: string;
+}
+
+/** Flags of every command that submits a job. */
+export interface SubmitFlags extends ConnectionFlags {
+  readonly detach?: boolean;
+}
+
+export function addConnectionFlags(command: Command): Command {
+  return command
+    .option('--json', 'machine-readable output on stdout')
+    .option('--url <url>', "the daemon's address (default: $GPTD_URL, else DATA/daemon.json)")
+    .option('--token <token>', 'bearer token (default: $GPTD_TOKEN, else DATA/token)')
+    .option('--data-dir <dir>', 'data directory (default: $GPTD_HOME, else ~/.gptd)');
+}
+
+/** The flags of `flags` that belong to the job's spec. */
+export function specFields<F extends SubmitFlags>(flags: F): Omit<F, keyof SubmitFlags> {
+  return without(flags, ['json', 'url', 'token', 'dataDir', 'detach']);
+}
+
+/** A copy of `record` without `keys`. */
+export function without<T extends object, K extends keyof T>(record: T, keys: readonly K[]): Omit<T, K> {
+  const left = { ...record };
+  for (const key of keys) Reflect.deleteProperty(left, key);
+  return left;
+}
+
+/** A decimal number. `Number` alone would also take '', ' ', '0x10' and 'Infinity'. */
+export function parseNumber(text: string): number {
+  const value = Number(text);
+  if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) || !Number.isFinite(value)) {
+    throw new InvalidArgumentError('It must be a number.');
+  }
+  return value;
+}
+
+/** For flags that are no field of a spec, and so have no schema. */
+export function integerBetween(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = parseNumber(text);
+    if (!Number.isInteger(value) || value < min || value > max) {
+      throw new InvalidArgumentError(`It must be an integer between ${min} and ${max}.`);
+    }
+    return value;
+  };
+}
+
+/** `1,2,3`. */
+export function parseIds(text: string): number[] {
+  if (!/^\s*\d+(\s*,\s*\d+)*\s*$/.test(text)) {
+    throw new InvalidArgumentError('It must be token ids separated by commas, like 1,2,3.');
+  }
+  return text.split(',').map(Number);
+}
+
+/** For options that may be repeated. */
+export const collect = (text: string, earlier: readonly string[] | undefined): string[] => [...(earlier ?? []), text];
+
+const ARGUMENT_NAMES: Readonly<Record<string, string>> = { model: 'NAME', jobId: 'JOB' };
+
+/** `batchSize` -> `--batch-size`, `emb_dim` -> `--emb-dim`; positional arguments keep the name of the usage line. */
+export function flagOf(field: string): string {
+  return (
+    ARGUMENT_NAMES[field] ?? `--${field.replace(/_/g, '-').replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+  );
+}
+
+/** Throws a usage error that names the flag unless the daemon would take `spec`. */
+export function checkSpec(kind: JobKind, spec: Readonly<Record<string, unknown>>): void {
+  const parsed = JOB_SPECS[kind].safeParse(spec);
+  if (!parsed.success) throw usageError(flagIssue(parsed.error, spec));
+}
+
+/** The same for a method's parameters. */
+export function checkParams(method: MethodName, params: Readonly<Record<string, unknown>>): void {
+  const parsed = METHODS[method].safeParse(params);
+  if (!parsed.success) throw usageError(flagIssue(parsed.error, params));
+}
+
+/** One sentence with flags instead of fields. */
+export function flagIssue(error: SchemaError, spec: Readonly<Record<string, unknown>>): string {
+  const issue = error.issues.at(0);
+  if (issue === undefined) return 'The command is invalid.';
+  const path = issue.path.map(String);
+  const field = path[0] === 'config' ? path.at(1) : path.at(0);
+  if (field === undefined) return `The command is invalid: ${issue.message}.`;
+  const value = issue.path.reduce<unknown>(
+    (inner, key) => (inner as Readonly<Record<PropertyKey, unknown>> | undefined)?.[key],
+    spec,
+  );
+  return value === undefined
+    ? `${flagOf(field)} is missing.`
+    : `${flagOf(field)} is ${describeValue(value)}: ${describeRule(issue)}.`;
+}
+
+function describeValue(value: unknown): string {
+  const text = JSON.stringify(value);
+  return text.length > 80 ? `${text.slice(0, 77)}...` : text;
+}
+
+function describeRule(issue: Issue): string {
+  switch (issue.code) {
+    case 'too_small':
+      return `it must be ${issue.inclusive === false ? 'above' : 'at least'} ${issue.minimum}${unitOf(issue.origin)}`;
+    case 'too_big':
+      return `it must be ${issue.inclusive === false ? 'below' : 'at most'} ${issue.maximum}${unitOf(issue.origin)}`;
+    case 'invalid_type':
+      return `it must be ${issue.expected === 'int' ? 'an integer' : `a ${issue.expected}`}`;
+    case 'invalid_value':
+      return `it must be one of ${issue.values.map(String).join(', ')}`;
+    default:
+      return issue.message;
+  }
+}
+
+/** What a bound counts: characters, entries, or nothing but itself. */
+function unitOf(origin: string): string {
+  if (origin === 'string') return ' characters long';
+  return origin === 'array' ? ' entries long' : '';
+}

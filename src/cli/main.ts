@@ -1,0 +1,47 @@
+#!/usr/bin/env node
+// The `gptd` command. It alone reads argv and the environment, prints what went wrong, and exits.
+
+import { CommanderError } from 'commander';
+import { EXIT } from '../daemon/protocol.ts';
+import type { CliContext } from './context.ts';
+import { errorLine, exitCodeOf } from './exit-codes.ts';
+import { buildProgram } from './program.ts';
+
+const context: CliContext = {
+  env: process.env,
+  mainFile: process.argv[1],
+  stdout: process.stdout,
+  stderr: process.stderr,
+  exitCode: EXIT.ok,
+  survivesBrokenPipe: false,
+};
+
+/** A reader that has seen enough (`| head`) is no error. */
+function onStreamError(error: NodeJS.ErrnoException): void {
+  if (error.code !== 'EPIPE') throw error;
+  if (!context.survivesBrokenPipe) process.exit(context.exitCode);
+}
+
+/** Resolves when what was written has left the process, which on a pipe may be later than the write. */
+const drained = (stream: NodeJS.WriteStream): Promise<void> =>
+  new Promise((resolve) => stream.write('', () => resolve()));
+
+/** Commander has already printed help and the version; bare `gptd` gets the help as its error. */
+const isPrinted = (error: unknown): boolean =>
+  error instanceof CommanderError && (error.exitCode === 0 || error.code === 'commander.help');
+
+async function main(): Promise<number> {
+  process.stdout.on('error', onStreamError);
+  process.stderr.on('error', onStreamError);
+  try {
+    await buildProgram(context).parseAsync(process.argv);
+    return context.exitCode;
+  } catch (error) {
+    if (!isPrinted(error)) process.stderr.write(`${errorLine(error)}\n`);
+    return exitCodeOf(error);
+  }
+}
+
+const exitCode = await main();
+await Promise.all([drained(process.stdout), drained(process.stderr)]);
+process.exit(exitCode);

@@ -1,0 +1,66 @@
+// Progress on stderr: one live line on a terminal, redrawn in place and never wider than it; elsewhere a plain line every
+// few seconds. Lines that must stay (evaluations, checkpoints, logs) are printed above the live one.
+
+import type { OutputStream } from './context.ts';
+
+const LIVE_INTERVAL_MS = 100;
+const PLAIN_INTERVAL_MS = 5_000;
+/** Carriage return and "erase the line". */
+const CLEAR = '\r\x1b[2K';
+const COLUMNS_DEFAULT = 80;
+
+/** Draws a text of at most `columns` characters; `live` allows a bar. */
+export type DrawProgress = (options: { readonly columns: number; readonly live: boolean }) => string;
+
+export class ProgressLine {
+  readonly #stream: OutputStream;
+  readonly #live: boolean;
+  #timer: NodeJS.Timeout | undefined;
+  #latest: DrawProgress | undefined;
+  #isDrawn = false;
+
+  constructor(stream: OutputStream) {
+    this.#stream = stream;
+    this.#live = stream.isTTY === true;
+  }
+
+  /** Cheap to call for every event: only the latest is drawn, when its time has come. */
+  update(draw: DrawProgress): void {
+    this.#latest = draw;
+    this.#timer ??= setInterval(() => this.#draw(), this.#live ? LIVE_INTERVAL_MS : PLAIN_INTERVAL_MS).unref();
+  }
+
+  /** A line that stays. */
+  print(line: string): void {
+    this.clear();
+    this.#stream.write(`${line}\n`);
+  }
+
+  /** Removes the live line, so that something else may be written to the terminal. */
+  clear(): void {
+    if (this.#isDrawn) this.#stream.write(CLEAR);
+    this.#isDrawn = false;
+  }
+
+  /** May be called twice. */
+  close(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+    this.#latest = undefined;
+    this.clear();
+  }
+
+  #draw(): void {
+    if (this.#latest === undefined) return;
+    const columns = this.#stream.columns ?? COLUMNS_DEFAULT;
+    if (this.#live) {
+      // The last column stays empty: some terminals wrap when it is written.
+      const text = this.#latest({ columns: columns - 1, live: true }).slice(0, columns - 1);
+      this.#stream.write(`${CLEAR}${text}`);
+      this.#isDrawn = true;
+      return;
+    }
+    this.#stream.write(`${this.#latest({ columns: Infinity, live: false })}\n`);
+    this.#latest = undefined;
+  }
+}

@@ -1,0 +1,164 @@
+// A conversation with the daemon that outlives its connections: when one breaks, the next request or event opens another,
+// with back-off. Job events go on after the last one seen, so a restart of the daemon repeats and misses nothing.
+
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  EXIT,
+  isTerminal,
+  type JobEvent,
+  type MethodInputs,
+  type MethodName,
+  type MethodResults,
+} from '../daemon/protocol.ts';
+import { type Client, connect, ConnectionLost, type EventListener } from './client.ts';
+import type { Address } from './connection.ts';
+import { CliError, RpcFault } from './exit-codes.ts';
+
+/** How long a lost daemon is looked for. */
+const RECONNECT_MS_MAX = 30_000;
+const BACKOFF_MS_MIN = 100;
+const BACKOFF_MS_MAX = 2_000;
+/** A connection that lived this long was a good one: the next search starts afresh. */
+const GOOD_CONNECTION_MS = 5_000;
+
+export interface SessionOptions {
+  /** Finds the daemon, anew for every connection. */
+  readonly locate: () => Promise<Address>;
+  /** Told in one sentence when the connection is lost and when it is back. */
+  readonly notify?: (sentence: string) => void;
+}
+
+/** Tries once: a daemon that does not answer now is exit 69. */
+export async function openSession(options: SessionOptions): Promise<Session> {
+  return new Session(await connect(await options.locate()), options);
+}
+
+export class Session {
+  readonly #options: SessionOptions;
+  #client: Client;
+  #reconnecting: Promise<Client> | undefined;
+  #closed = false;
+  #searchDeadlineMs = 0;
+  #backoffMs = BACKOFF_MS_MIN;
+
+  constructor(client: Client, options: SessionOptions) {
+    this.#client = client;
+    this.#options = options;
+  }
+
+  /** Where the daemon was last reached. */
+  get address(): Address {
+    return this.#client.address;
+  }
+
+  /**
+   * Sends the request again on a new connection when the first one broke: whatever the CLI asks is a read, is the same
+   * when done twice, or carries a key. Only `model.delete` would then answer that there is no such model, and is not repeated.
+   */
+  async request<M extends MethodName>(method: M, params: MethodInputs[M]): Promise<MethodResults[M]> {
+    for (;;) {
+      const client = await this.#live();
+      try {
+        return await client.request(method, params);
+      } catch (error) {
+        if (!(error instanceof ConnectionLost) || method === 'model.delete' || this.#closed) throw error;
+      }
+    }
+  }
+
+  /** The job's events from `after` + 1 on, each exactly once and in order, up to and with the one that ends the job. */
+  async *events(jobId: string, { after = 0 }: { readonly after?: number } = {}): AsyncGenerator<JobEvent, void> {
+    let lastSeq = after;
+    for (;;) {
+      const client = await this.#live();
+      const inbox = new Inbox();
+      client.listen(jobId, inbox);
+      try {
+        await client.request('job.subscribe', { jobId, after: lastSeq });
+        for await (const event of inbox) {
+          if (event.seq <= lastSeq) continue;
+          if (event.seq !== lastSeq + 1) {
+            throw new CliError(EXIT.jobFailed, `The daemon sent event ${event.seq} of job ${jobId} after ${lastSeq}.`);
+          }
+          lastSeq = event.seq;
+          yield event;
+          if (isTerminal(event.type)) return;
+        }
+      } catch (error) {
+        // A daemon that is stopping still answers, but only to say so: the next one takes the job up.
+        const stopping = error instanceof RpcFault && error.reason === 'shutting_down';
+        if ((!(error instanceof ConnectionLost) && !stopping) || this.#closed) throw error;
+        client.close();
+      } finally {
+        client.unlisten(jobId);
+      }
+    }
+  }
+
+  /** May be called twice. What still waits rejects with `ConnectionLost`. */
+  close(): void {
+    this.#closed = true;
+    this.#client.close();
+  }
+
+  async #live(): Promise<Client> {
+    if (this.#client.isOpen) return this.#client;
+    if (this.#closed) throw new ConnectionLost('The session is closed.');
+    this.#reconnecting ??= this.#reconnect().finally(() => {
+      this.#reconnecting = undefined;
+    });
+    return this.#reconnecting;
+  }
+
+  async #reconnect(): Promise<Client> {
+    this.#options.notify?.('The connection to the daemon was lost: looking for it again.');
+    if (performance.now() - this.#client.connectedAtMs > GOOD_CONNECTION_MS || this.#searchDeadlineMs === 0) {
+      this.#searchDeadlineMs = performance.now() + RECONNECT_MS_MAX;
+      this.#backoffMs = BACKOFF_MS_MIN;
+    }
+    for (;;) {
+      await delay(this.#backoffMs);
+      this.#backoffMs = Math.min(this.#backoffMs * 2, BACKOFF_MS_MAX);
+      if (this.#closed) throw new ConnectionLost('The session is closed.');
+      if (performance.now() > this.#searchDeadlineMs) {
+        const sentence = `The daemon went away and did not come back within ${RECONNECT_MS_MAX / 1000} s`;
+        throw new CliError(EXIT.noDaemon, `${sentence}: start one with "gptd start".`);
+      }
+      try {
+        this.#client = await connect(await this.#options.locate());
+        this.#options.notify?.(`Connected again to ${this.#client.address.url}.`);
+        return this.#client;
+      } catch (error) {
+        if (!(error instanceof CliError) || error.exitCode !== EXIT.noDaemon) throw error;
+      }
+    }
+  }
+}
+
+/** Events that came and were not read yet. After a lost connection it hands out what it has, then throws the cause. */
+class Inbox implements EventListener, AsyncIterable<JobEvent> {
+  readonly #events: JobEvent[] = [];
+  #cause: ConnectionLost | undefined;
+  #wake: (() => void) | undefined;
+
+  event(event: JobEvent): void {
+    this.#events.push(event);
+    this.#wake?.();
+  }
+
+  lost(cause: ConnectionLost): void {
+    this.#cause = cause;
+    this.#wake?.();
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<JobEvent, never> {
+    for (;;) {
+      for (const event of this.#events.splice(0)) yield event;
+      if (this.#events.length > 0) continue;
+      if (this.#cause !== undefined) throw this.#cause;
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve;
+      });
+    }
+  }
+}

@@ -1,0 +1,72 @@
+// Submitting a job: connect, send, then follow it or print its id and leave. The job carries a key, so that a connection
+// that breaks between the request and its answer does not make two jobs of one command.
+
+import { randomUUID } from 'node:crypto';
+import { EXIT, type JobKind } from '../daemon/protocol.ts';
+import { locate } from './connection.ts';
+import { printJson, printText, type CliContext } from './context.ts';
+import type { ConnectionFlags, SubmitFlags } from './flags.ts';
+import { followJob, type Report } from './follow.ts';
+import { ProgressLine } from './progress-line.ts';
+import { openSession, type Session } from './session.ts';
+
+/** What a command does with an open session; `progress` is where it may tell about it. */
+export interface SessionUse {
+  readonly session: Session;
+  readonly progress: ProgressLine;
+}
+
+/** Opens a session for `use` and closes it afterwards. */
+export async function withSession<T>(
+  { flags, context }: { readonly flags: ConnectionFlags; readonly context: CliContext },
+  use: (opened: SessionUse) => Promise<T>,
+): Promise<T> {
+  const progress = new ProgressLine(context.stderr);
+  const session = await openSession({
+    locate: () => locate(flags, context),
+    notify: (sentence) => progress.print(sentence),
+  });
+  try {
+    return await use({ session, progress });
+  } finally {
+    progress.close();
+    session.close();
+  }
+}
+
+export interface Submission {
+  readonly kind: JobKind;
+  readonly flags: SubmitFlags;
+  readonly context: CliContext;
+  /** Called once connected: files are uploaded here, and the spec is complete when it resolves. */
+  readonly spec: (opened: SessionUse) => Promise<Readonly<Record<string, unknown>>>;
+}
+
+/** Resolves to the exit code. */
+export async function submitJob(submission: Submission): Promise<number> {
+  const { kind, flags, context } = submission;
+  return withSession({ flags, context }, async (opened) => {
+    const spec = await submission.spec(opened);
+    const { jobId } = await opened.session.request('job.submit', { kind, spec: { ...spec }, key: randomUUID() });
+    if (flags.detach === true) {
+      if (flags.json === true) printJson(context, { jobId });
+      else printText(context, jobId);
+      return EXIT.ok;
+    }
+    const report = reportOf(kind, flags);
+    return followJob(opened.session, {
+      jobId,
+      kind,
+      report,
+      onInterrupt: 'cancel',
+      context,
+      progress: opened.progress,
+    });
+  });
+}
+
+/** Long jobs report every event in JSON, short ones only their result. */
+function reportOf(kind: JobKind, flags: ConnectionFlags): Report {
+  if (flags.json !== true) return 'text';
+  return kind === 'train' || kind === 'generate' ? 'events' : 'document';
+}

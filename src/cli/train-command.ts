@@ -1,0 +1,102 @@
+// `gptd train`: data files become blobs, flags become the spec of a training job. Defaults are the daemon's: a flag that
+// was not given is not in the spec.
+
+import { Option, type Command } from 'commander';
+import { TOKENIZERS } from '../daemon/protocol.ts';
+import type { CliContext } from './context.ts';
+import { addConnectionFlags, checkSpec, parseNumber, specFields, type SubmitFlags } from './flags.ts';
+import { submitJob, type SessionUse } from './submit.ts';
+import { checkSourceFile, dataFormatOf, DIGEST_TO_COME, uploadFile, type SourceFile } from './upload.ts';
+
+/** Flags of `train`; those that are not named here have the name and type of their field in the spec. */
+export interface TrainFlags extends SubmitFlags {
+  readonly data: readonly string[];
+  readonly tokenizer?: string;
+  readonly shuffle: boolean;
+  readonly [field: string]: unknown;
+}
+
+export function addTrainCommand(program: Command, context: CliContext): void {
+  const command = program
+    .command('train')
+    .argument('<name>', 'model')
+    .description('train a model on text or token files')
+    .requiredOption('--data <file...>', 'training data: .txt, .jsonl ("text" field) or .bin (uint16 token ids)')
+    .addOption(
+      new Option('--tokenizer <name>', "how text becomes tokens; none reads ids (default: the model's)").choices([
+        ...TOKENIZERS,
+        'none',
+      ]),
+    )
+    .addOption(new Option('--steps <count>', 'optimizer steps').argParser(parseNumber).conflicts('epochs'))
+    .option('--epochs <count>', 'passes over the data (default: 1)', parseNumber)
+    .option('--batch-size <count>', 'sequences per step (default: 4)', parseNumber)
+    .option('--micro-batch-size <count>', 'sequences per micro-batch; divides the batch size', parseNumber)
+    .option('--context-length <count>', "tokens per sequence (default: the model's)", parseNumber)
+    .option('--stride <count>', 'tokens between the starts of sequences (default: the context length)', parseNumber)
+    .option('--no-shuffle', 'take the sequences in order')
+    .option('--val-split <fraction>', 'part of the data kept for validation (default: 0.1)', parseNumber)
+    .option('--seed <number>', 'seed of data order and dropout (default: 123)', parseNumber);
+  addOptimizerFlags(command);
+  addConnectionFlags(command.option('--detach', 'print the job id and leave')).action(
+    async (model: string, flags: TrainFlags) => {
+      context.exitCode = await train(model, { flags, context });
+    },
+  );
+}
+
+function addOptimizerFlags(command: Command): void {
+  command
+    .option('--lr <rate>', 'learning rate (default: 4e-4)', parseNumber)
+    .option('--min-lr <rate>', 'learning rate at the end of a schedule (default: 0)', parseNumber)
+    .option('--warmup-steps <count>', 'steps of linear warm-up (default: 0)', parseNumber)
+    .addOption(
+      new Option('--schedule <name>', 'how the learning rate goes on (default: constant)').choices([
+        'constant',
+        'cosine',
+        'linear',
+      ]),
+    )
+    .option('--beta1 <number>', 'AdamW (default: 0.9)', parseNumber)
+    .option('--beta2 <number>', 'AdamW (default: 0.999)', parseNumber)
+    .option('--eps <number>', 'AdamW (default: 1e-8)', parseNumber)
+    .option('--weight-decay <number>', 'AdamW (default: 0.1)', parseNumber)
+    .addOption(new Option('--decay <what>', 'which tensors decay (default: matrices)').choices(['matrices', 'all']))
+    .option('--grad-clip <norm>', 'largest gradient norm, 0 for none (default: 1)', parseNumber)
+    .option('--eval-every <steps>', 'evaluate that often (default: at the end)', parseNumber)
+    .option('--eval-batches <count>', 'batches per evaluation (default: 5)', parseNumber)
+    .option('--sample-every <steps>', 'generate a sample that often (default: never)', parseNumber)
+    .option('--sample-prompt <text>', 'prompt of the samples')
+    .option('--checkpoint-every <steps>', 'write a checkpoint that often (default: once a minute)', parseNumber)
+    .option('--keep-last <count>', 'checkpoints to keep (default: 2)', parseNumber)
+    .option('--resume', "continue with the optimizer's state of the newest checkpoint");
+}
+
+/** The spec of a training job whose data have the given digests, in the order of `flags.data`. */
+export function trainSpecOf(
+  model: string,
+  { flags, digests }: { readonly flags: TrainFlags; readonly digests: readonly string[] },
+): Readonly<Record<string, unknown>> {
+  const data = flags.data.map((path, index) => ({
+    digest: digests[index],
+    format: dataFormatOf(path, flags.tokenizer),
+  }));
+  const spec = { ...specFields(flags), model, data };
+  checkSpec('train', spec);
+  return spec;
+}
+
+async function train(
+  model: string,
+  { flags, context }: { readonly flags: TrainFlags; readonly context: CliContext },
+): Promise<number> {
+  trainSpecOf(model, { flags, digests: flags.data.map(() => DIGEST_TO_COME) });
+  const files: SourceFile[] = [];
+  for (const path of flags.data) files.push(await checkSourceFile(path));
+  const spec = async ({ session, progress }: SessionUse): Promise<Readonly<Record<string, unknown>>> => {
+    const digests: string[] = [];
+    for (const file of files) digests.push(await uploadFile(file, { address: session.address, progress }));
+    return trainSpecOf(model, { flags, digests });
+  };
+  return submitJob({ kind: 'train', flags, context, spec });
+}

@@ -1,0 +1,71 @@
+// One worker thread behind a piscina pool of exactly one: whoever sends it work reaches exactly the thread that owns the
+// blocks. Requests run one at a time, the more urgent first, equals in order. Typed arrays in requests and replies move.
+
+import { Piscina, queueOptionsSymbol } from 'piscina';
+import type { PiscinaTask, TaskQueue } from 'piscina';
+import type { WorkerSettings } from '../workers/messages.ts';
+import { arraysOf, transferableBuffers, unwrap, type Reply } from '../workers/reply.ts';
+
+/** Urgency of a request, smallest first. Backward passes come before forward ones: they free memory and feed upstream. */
+export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weights: 3 } as const;
+export type Priority = (typeof PRIORITY)[keyof typeof PRIORITY];
+
+class PriorityQueue implements TaskQueue {
+  readonly #lanes: PiscinaTask[][] = Object.values(PRIORITY).map(() => []);
+
+  get size(): number {
+    return this.#lanes.reduce((size, lane) => size + lane.length, 0);
+  }
+
+  shift(): PiscinaTask | null {
+    return this.#lanes.find((lane) => lane.length > 0)?.shift() ?? null;
+  }
+
+  push(task: PiscinaTask): void {
+    const { priority } = task[queueOptionsSymbol] as { priority: Priority };
+    this.#lanes[priority]!.push(task);
+  }
+
+  remove(task: PiscinaTask): void {
+    for (const lane of this.#lanes) {
+      const at = lane.indexOf(task);
+      if (at >= 0) lane.splice(at, 1);
+    }
+  }
+}
+
+/** A thread that runs `src/workers/<file>` and answers the requests of `C`. */
+export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] }> {
+  readonly #pool: Piscina;
+
+  constructor(file: string, settings: WorkerSettings) {
+    this.#pool = new Piscina({
+      filename: new URL(`../workers/${file}.js`, import.meta.url).href,
+      workerData: settings,
+      minThreads: 1,
+      maxThreads: 1,
+      idleTimeout: Infinity,
+      concurrentTasksPerWorker: 1,
+      taskQueue: new PriorityQueue(),
+    });
+  }
+
+  /**
+   * Sends one request. Arrays in `input` are transferred and must not be used afterwards. Rejects with the thread's
+   * GptdError, or with the cause when the thread dies.
+   */
+  async call<K extends keyof C & string>(
+    type: K,
+    input: C[K][0],
+    { priority = PRIORITY.forward }: { priority?: Priority } = {},
+  ): Promise<C[K][1]> {
+    const request = { ...input, type, [queueOptionsSymbol]: { priority } };
+    const reply: unknown = await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) });
+    return unwrap(reply as Reply<C[K][1]>);
+  }
+
+  /** Waits for the running request and ends the thread. May be called twice. */
+  async close(): Promise<void> {
+    await this.#pool.destroy();
+  }
+}

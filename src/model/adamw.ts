@@ -1,0 +1,60 @@
+// AdamW (Loshchilov and Hutter, 2019) over one flat chunk of a tensor, in PyTorch's form: decay first, bias-corrected
+// moments, epsilon outside the root. Chunks are small enough that the arithmetic stays in the cache.
+
+import { GraphBuilder, type Graph } from './graph.ts';
+
+/** Elements of a chunk: seven arrays of 128 KiB stay within a core's second-level cache. */
+export const ADAMW_CHUNK_SIZE = 32768;
+
+/** What differs from step to step, as ADAMW_SCALARS inputs of the program. */
+export interface AdamwStep {
+  /** Number of this update, from 1. */
+  readonly step: number;
+  readonly lr: number;
+  readonly weightDecay: number;
+  /** Factor that clips the gradient, 1 for none. */
+  readonly gradScale: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+}
+
+/** Names of the program's scalar inputs, each of shape (). */
+export const ADAMW_SCALARS = ['keep', 'beta1', 'gain1', 'beta2', 'gain2', 'rootScale', 'eps', 'stepSize'] as const;
+
+/** The scalars of one update in double precision; they are rounded to float32 as they enter the program. */
+export function adamwScalars(update: AdamwStep): Record<(typeof ADAMW_SCALARS)[number], number> {
+  const { step, lr, weightDecay, gradScale, beta1, beta2, eps } = update;
+  return {
+    keep: 1 - lr * weightDecay,
+    beta1,
+    gain1: (1 - beta1) * gradScale,
+    beta2,
+    gain2: (1 - beta2) * gradScale * gradScale,
+    rootScale: 1 / Math.sqrt(1 - beta2 ** step),
+    eps,
+    stepSize: lr / (1 - beta1 ** step),
+  };
+}
+
+/**
+ * w, g, m, v (n) and ADAMW_SCALARS -> w, m, v (n) as `wNext`, `mNext`, `vNext`.
+ *   m' = beta1 m + gain1 g,   v' = beta2 v + gain2 g^2,   w' = keep w - stepSize m' / (rootScale sqrt(v') + eps)
+ */
+export function adamwProgram(): Graph {
+  const b = new GraphBuilder('adamw');
+  const [w, g, m, v] = ['w', 'g', 'm', 'v'].map((name) => b.input(name, ['n']));
+  const s = Object.fromEntries(ADAMW_SCALARS.map((name) => [name, b.input(name, [])])) as Record<
+    (typeof ADAMW_SCALARS)[number],
+    ReturnType<typeof b.input>
+  >;
+  const mNext = b.node('Add', [b.node('Mul', [m!, s.beta1]), b.node('Mul', [g!, s.gain1])]);
+  const square = b.node('Mul', [g!, g!]);
+  const vNext = b.node('Add', [b.node('Mul', [v!, s.beta2]), b.node('Mul', [square, s.gain2])]);
+  const root = b.node('Add', [b.node('Mul', [b.node('Sqrt', [vNext]), s.rootScale]), s.eps]);
+  const change = b.node('Mul', [b.node('Div', [mNext, root]), s.stepSize]);
+  b.output('wNext', b.node('Sub', [b.node('Mul', [w!, s.keep]), change]));
+  b.output('mNext', mNext);
+  b.output('vNext', vNext);
+  return b.build();
+}

@@ -1,0 +1,86 @@
+// Causal multi-head attention (Vaswani et al., 2017) between the projections: from the rows of q, k and v side by side to
+// the context rows, and back. The projections themselves are linear layers of the block.
+// Letters: B sequences, T positions, H heads, W = D/H width of a head; rows are B*T.
+
+import { dropout, product, productTransposedA, productTransposedB, type Dropout } from './layers.ts';
+import type { GraphBuilder, Value } from './graph.ts';
+
+export interface AttentionShape {
+  readonly B: number;
+  readonly T: number;
+  readonly H: number;
+  readonly D: number;
+}
+
+/** rows (B*T, D) -> heads (B, H, T, W). */
+function toHeads(g: GraphBuilder, rows: Value, { B, T, H, D }: AttentionShape): Value {
+  const split = g.node('Reshape', [rows, g.integers([B, T, H, D / H])]);
+  return g.node('Transpose', [split], { perm: [0, 2, 1, 3] });
+}
+
+/** heads (B, H, T, W) -> rows (B*T, D). */
+function toRows(g: GraphBuilder, heads: Value, { B, T, D }: AttentionShape): Value {
+  return g.node('Reshape', [g.node('Transpose', [heads], { perm: [0, 2, 1, 3] }), g.integers([B * T, D])]);
+}
+
+/** qkv (B*T, 3D) -> q, k, v (B, H, T, W). */
+function splitHeads(g: GraphBuilder, qkv: Value, shape: AttentionShape): Value[] {
+  const { D } = shape;
+  return g.nodes('Split', [qkv, g.integers([D, D, D])], 3, { axis: 1 }).map((part) => toHeads(g, part, shape));
+}
+
+/** (T, T): 0 where a query may look, -Infinity on what lies ahead of it. */
+function causalMask(T: number): Float32Array {
+  const mask = new Float32Array(T * T);
+  for (let query = 0; query < T; query++) mask.fill(-Infinity, query * T + query + 1, (query + 1) * T);
+  return mask;
+}
+
+/** qkv (B*T, 3D) -> context (B*T, D) and the attention weights before dropout (B, H, T, T), which backward needs. */
+export function attention(
+  g: GraphBuilder,
+  qkv: Value,
+  { shape, drop }: { shape: AttentionShape; drop: Dropout | null },
+): { context: Value; weights: Value } {
+  const [q, k, v] = splitHeads(g, qkv, shape);
+  const scores = productTransposedB(g, q!, { b: k!, factor: 1 / Math.sqrt(shape.D / shape.H) });
+  const masked = g.node('Add', [scores, g.constant(causalMask(shape.T), [shape.T, shape.T])]);
+  const weights = g.node('Softmax', [masked], { axis: -1 });
+  return { context: toRows(g, product(g, dropout(g, weights, drop), { b: v! }), shape), weights };
+}
+
+/**
+ * dContext (B*T, D) and what the forward pass kept -> dqkv (B*T, 3D).
+ * For a row of weights p and its gradient dp, the scores' gradient is p * (dp - sum(dp p)), and that sum equals the inner
+ * product of the context with its gradient, which is cheaper (Dao et al., 2022); dropout does not change that.
+ */
+export function attentionBackward(
+  g: GraphBuilder,
+  dContext: Value,
+  {
+    qkv,
+    weights,
+    context,
+    shape,
+    drop,
+  }: { qkv: Value; weights: Value; context: Value; shape: AttentionShape; drop: Dropout | null },
+): Value {
+  const { B, T, H, D } = shape;
+  const [q, k, v] = splitHeads(g, qkv, shape);
+  const dHeads = toHeads(g, dContext, shape);
+  const dv = productTransposedA(g, dropout(g, weights, drop), { b: dHeads });
+  const dWeights = dropout(g, productTransposedB(g, dHeads, { b: v! }), drop);
+  const perHead = g.node('Reshape', [g.node('Mul', [dContext, context]), g.integers([B, T, H, D / H])]);
+  const inner = g.node('Transpose', [g.node('ReduceSum', [perHead, g.integers([-1])], { keepdims: 1 })], {
+    perm: [0, 2, 1, 3],
+  });
+  const dScores = g.node('Mul', [weights, g.node('Sub', [dWeights, inner])]);
+  const factor = 1 / Math.sqrt(D / H);
+  const dq = product(g, dScores, { b: k!, factor });
+  const dk = productTransposedA(g, dScores, { b: q!, factor });
+  return g.node(
+    'Concat',
+    [dq, dk, dv].map((heads) => toRows(g, heads, shape)),
+    { axis: 1 },
+  );
+}

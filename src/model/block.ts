@@ -1,0 +1,159 @@
+// One pre-norm transformer block as three programs: forward, the inputs' backward pass (B) and the weights' gradients (W).
+// They are compiled once per shape and serve every block: the weights are inputs. B and W are apart so that a pipeline can
+// send dx upstream before it spends time on weights (Qi et al., 2023, "Zero Bubble Pipeline Parallelism").
+//   a = x + drop(proj(attention(qkv(ln_1(x)))))        y = a + drop(proj(gelu(fc(ln_2(a)))))
+
+import { attention, attentionBackward, type AttentionShape } from './attention.ts';
+import type { GptConfig } from './config.ts';
+import { GraphBuilder, type Graph, type Value } from './graph.ts';
+import {
+  dropout,
+  gelu,
+  geluBackward,
+  layerNorm,
+  layerNormBackward,
+  layerNormScaleGradient,
+  linear,
+  linearBackward,
+  linearWeightGradient,
+  rowSum,
+  type Dropout,
+} from './layers.ts';
+import { blockTensors, BLOCK_TENSOR_NAMES, type BlockTensorName } from './tensors.ts';
+
+/** A micro-batch: B sequences of T tokens. */
+export interface BatchShape {
+  readonly B: number;
+  readonly T: number;
+}
+
+/** What the forward program returns beside y, for B and W: rows are B*T; weights (B, H, T, T). */
+export const BLOCK_SAVED = ['qkv', 'weights', 'context', 'a', 'u'] as const;
+/** What B returns beside dx, for W. */
+export const BLOCK_ROW_GRADIENTS = ['dqkv', 'da', 'du', 'dn1', 'dn2'] as const;
+/** The masks of a block's three dropouts: attention weights (B, H, T, T), and both residual branches (B*T, D). */
+export const BLOCK_MASKS = ['maskWeights', 'maskAttention', 'maskFeedForward'] as const;
+
+interface BlockInputs {
+  readonly shape: AttentionShape;
+  readonly rows: (name: string, width: number) => Value;
+  readonly attentionWeights: (name: string) => Value;
+  /** One of the block's tensors, or null when the configuration has none of that name. */
+  readonly tensor: (name: BlockTensorName) => Value | null;
+  readonly required: (name: BlockTensorName) => Value;
+  readonly drop: (name: (typeof BLOCK_MASKS)[number]) => Dropout | null;
+}
+
+function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): BlockInputs {
+  const { emb_dim: D, n_heads: H, drop_rate: rate } = config;
+  const shapes = new Map(blockTensors(config, 0).map((tensor) => [tensor.name.replace('h.0.', ''), tensor.shape]));
+  const rows = (name: string, width: number): Value => g.input(name, [B * T, width]);
+  const declared = new Map<string, Value>();
+  const once = (name: string, declare: () => Value): Value => {
+    const value = declared.get(name) ?? declare();
+    declared.set(name, value);
+    return value;
+  };
+  const tensor = (name: BlockTensorName): Value | null => {
+    const shape = shapes.get(name);
+    return shape === undefined ? null : once(name, () => g.input(name, shape));
+  };
+  return {
+    shape: { B, T, H, D },
+    rows,
+    attentionWeights: (name) => g.input(name, [B, H, T, T]),
+    tensor,
+    required: (name) => tensor(name)!,
+    drop: (name) => {
+      if (rate === 0) return null;
+      const dims = name === 'maskWeights' ? [B, H, T, T] : [B * T, D];
+      return { mask: once(name, () => g.input(name, dims, 'uint8')), rate };
+    },
+  };
+}
+
+/** x (B*T, D), tensors, masks -> y (B*T, D) and, when `save`, BLOCK_SAVED. Without `save` there is no dropout either. */
+export function blockForwardProgram(config: GptConfig, batch: BatchShape, { save }: { save: boolean }): Graph {
+  const g = new GraphBuilder(save ? 'block forward' : 'block evaluate');
+  const settings = save ? config : { ...config, drop_rate: 0 };
+  const { shape, rows, required, tensor, drop } = blockInputs(g, settings, batch);
+  const x = rows('x', shape.D);
+  const n1 = layerNorm(g, x, { weight: required('ln_1.weight'), bias: required('ln_1.bias') });
+  const qkv = linear(g, n1, { weight: required('attn.c_attn.weight'), bias: tensor('attn.c_attn.bias') });
+  const { context, weights } = attention(g, qkv, { shape, drop: drop('maskWeights') });
+  const mixed = linear(g, context, { weight: required('attn.c_proj.weight'), bias: tensor('attn.c_proj.bias') });
+  const a = g.node('Add', [x, dropout(g, mixed, drop('maskAttention'))]);
+  const n2 = layerNorm(g, a, { weight: required('ln_2.weight'), bias: required('ln_2.bias') });
+  const u = linear(g, n2, { weight: required('mlp.c_fc.weight'), bias: tensor('mlp.c_fc.bias') });
+  const fed = linear(g, gelu(g, u), { weight: required('mlp.c_proj.weight'), bias: tensor('mlp.c_proj.bias') });
+  g.output('y', g.node('Add', [a, dropout(g, fed, drop('maskFeedForward'))]));
+  if (save) for (const [name, value] of Object.entries({ qkv, weights, context, a, u })) g.output(name, value);
+  return g.build();
+}
+
+/** B: dy (B*T, D), x, BLOCK_SAVED, tensors, masks -> dx (B*T, D) and BLOCK_ROW_GRADIENTS. */
+export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Graph {
+  const g = new GraphBuilder('block backward, inputs');
+  const { shape, rows, attentionWeights, required, drop } = blockInputs(g, config, batch);
+  const { D } = shape;
+  const [dy, x, qkv, context] = [rows('dy', D), rows('x', D), rows('qkv', 3 * D), rows('context', D)];
+  const [a, u, weights] = [rows('a', D), rows('u', 4 * D), attentionWeights('weights')];
+
+  const dFed = dropout(g, dy, drop('maskFeedForward'));
+  const du = geluBackward(g, u, linearBackward(g, dFed, required('mlp.c_proj.weight')));
+  const dn2 = linearBackward(g, du, required('mlp.c_fc.weight'));
+  const da = g.node('Add', [dy, layerNormBackward(g, a, { dy: dn2, weight: required('ln_2.weight') })]);
+
+  const dMixed = dropout(g, da, drop('maskAttention'));
+  const dContext = linearBackward(g, dMixed, required('attn.c_proj.weight'));
+  const dqkv = attentionBackward(g, dContext, { qkv, weights, context, shape, drop: drop('maskWeights') });
+  const dn1 = linearBackward(g, dqkv, required('attn.c_attn.weight'));
+  g.output('dx', g.node('Add', [da, layerNormBackward(g, x, { dy: dn1, weight: required('ln_1.weight') })]));
+  for (const [name, value] of Object.entries({ dqkv, da, du, dn1, dn2 })) g.output(name, value);
+  return g.build();
+}
+
+/**
+ * W: x, context, a, u, dy, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors, masks and, to `accumulate`, every
+ * gradient so far as `<tensor>.soFar` -> the gradients as `<tensor>.gradient`.
+ */
+export function blockWeightsProgram(
+  config: GptConfig,
+  batch: BatchShape,
+  { accumulate }: { accumulate: boolean },
+): Graph {
+  const g = new GraphBuilder('block backward, weights');
+  const { shape, rows, required, drop } = blockInputs(g, config, batch);
+  const { D } = shape;
+  const [x, context, a, u, dy] = [rows('x', D), rows('context', D), rows('a', D), rows('u', 4 * D), rows('dy', D)];
+  const [dqkv, da, du] = [rows('dqkv', 3 * D), rows('da', D), rows('du', 4 * D)];
+  const [dn1, dn2] = [rows('dn1', D), rows('dn2', D)];
+  const dFed = dropout(g, dy, drop('maskFeedForward'));
+  const dMixed = dropout(g, da, drop('maskAttention'));
+  const norm = (n: 1 | 2): { weight: Value; bias: Value } => ({
+    weight: required(`ln_${n}.weight`),
+    bias: required(`ln_${n}.bias`),
+  });
+
+  const shapes = blockTensors(config, 0);
+  const soFar = (name: BlockTensorName): Value | null =>
+    accumulate ? g.input(`${name}.soFar`, shapes.find((tensor) => tensor.name === `h.0.${name}`)!.shape) : null;
+  const gradient: Readonly<Record<BlockTensorName, (so: Value | null) => Value>> = {
+    'ln_1.weight': (so) => layerNormScaleGradient(g, x, { dy: dn1, weight: norm(1).weight, soFar: so }),
+    'ln_1.bias': (so) => rowSum(g, dn1, so),
+    'attn.c_attn.weight': (so) => linearWeightGradient(g, layerNorm(g, x, norm(1)), { dy: dqkv, soFar: so }),
+    'attn.c_attn.bias': (so) => rowSum(g, dqkv, so),
+    'attn.c_proj.weight': (so) => linearWeightGradient(g, context, { dy: dMixed, soFar: so }),
+    'attn.c_proj.bias': (so) => rowSum(g, dMixed, so),
+    'ln_2.weight': (so) => layerNormScaleGradient(g, a, { dy: dn2, weight: norm(2).weight, soFar: so }),
+    'ln_2.bias': (so) => rowSum(g, dn2, so),
+    'mlp.c_fc.weight': (so) => linearWeightGradient(g, layerNorm(g, a, norm(2)), { dy: du, soFar: so }),
+    'mlp.c_fc.bias': (so) => rowSum(g, du, so),
+    'mlp.c_proj.weight': (so) => linearWeightGradient(g, gelu(g, u), { dy: dFed, soFar: so }),
+    'mlp.c_proj.bias': (so) => rowSum(g, dFed, so),
+  };
+  for (const name of BLOCK_TENSOR_NAMES) {
+    if (shapes.some((tensor) => tensor.name === `h.0.${name}`)) g.output(`${name}.gradient`, gradient[name](soFar(name)));
+  }
+  return g.build();
+}

@@ -1,0 +1,48 @@
+// The digest of a model's weights: SHA-256 over the tensors in table order, for each the UTF-8 line `<name> <d0>,<d1>\n` (its
+// dimensions, joined by commas) and then its values as little-endian f32. Anyone can recompute it from an export.
+
+import { createHash } from 'node:crypto';
+import type { GptConfig } from './config.ts';
+import { assert } from './errors.ts';
+import { tensorTable } from './tensors.ts';
+
+export interface WeightsDigest {
+  /**
+   * Takes the next bytes of tensor `name`, little-endian f32. A tensor may come in pieces; tensors come in table order.
+   * A wrong order or length is a bug and throws.
+   */
+  update(name: string, bytes: Uint8Array): void;
+  /** 64 hexadecimal digits. Throws before the last byte of the last tensor. Call it once. */
+  digest(): string;
+}
+
+/** Starts a digest of the weights of a model of this configuration. */
+export function weightsDigest(config: GptConfig): WeightsDigest {
+  const table = tensorTable(config);
+  const hash = createHash('sha256');
+  let next = 0;
+  let missingBytes = 0;
+  return {
+    update: (name, bytes) => {
+      if (missingBytes === 0) {
+        assert(next < table.length, `${name} comes after the last tensor`);
+        const { name: wanted, shape, size } = table[next++];
+        assert(name === wanted, `${name} comes where ${wanted} was due`);
+        hash.update(`${name} ${shape.join(',')}\n`);
+        missingBytes = size * 4;
+      }
+      const current = table[next - 1].name;
+      assert(name === current, `${name} comes while ${current} lacks ${missingBytes} bytes`);
+      assert(bytes.length <= missingBytes, `${name} has ${bytes.length - missingBytes} bytes too many`);
+      hash.update(bytes);
+      missingBytes -= bytes.length;
+    },
+    digest: () => {
+      assert(
+        next === table.length && missingBytes === 0,
+        `the digest is complete after ${table.length} tensors, not ${next}`,
+      );
+      return hash.digest('hex');
+    },
+  };
+}

@@ -1,0 +1,48 @@
+// The one error type of the world's faults: bad input, full queues, corrupt data. Its codes are the closed union of the
+// wire contract. Bugs are not of this type: they are asserted and fail loudly.
+
+export const ERROR_CODES = [
+  'invalid_spec',
+  'not_found',
+  'conflict',
+  'queue_full',
+  'limit_exceeded',
+  'unauthorized',
+  'shutting_down',
+  'corrupt',
+  'incompatible',
+  'out_of_memory',
+  'engine_failed',
+  'cancelled',
+] as const;
+
+export type ErrorCode = (typeof ERROR_CODES)[number];
+
+/** A fault of the world, with a sentence that says what was wrong and what was wanted. */
+export class GptdError extends Error {
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'GptdError';
+    this.code = code;
+  }
+}
+
+/** The plain form of an error that crosses a thread or a socket. */
+export interface ErrorData {
+  readonly code: ErrorCode;
+  readonly message: string;
+}
+
+/** Errors thrown in a worker thread arrive as plain `Error`s that kept their `code`; anything else is an engine failure. */
+export function errorData(error: unknown): ErrorData {
+  const message = error instanceof Error ? error.message : String(error);
+  const code = (error as { code?: unknown } | null)?.code;
+  return { code: ERROR_CODES.find((known) => known === code) ?? 'engine_failed', message };
+}
+
+/** A bug, not a fault of the world: throws a plain Error. */
+export function assert(condition: unknown, message: string): asserts condition {
+  if (!condition) throw new Error(`assertion failed: ${message}`);
+}

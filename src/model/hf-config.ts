@@ -1,0 +1,123 @@
+// From the config.json beside a safetensors file, and the names and shapes in it, to our configuration and to which tensor of
+// the file fills which of ours. Reads Hugging Face's GPT-2 configurations and our own snake_case ones; GPT-2's layouts are
+// ours, so nothing is transposed.
+
+import { checkConfig, type GptConfig } from './config.ts';
+import { GptdError } from './errors.ts';
+import { tensorTable } from './tensors.ts';
+
+export interface NamedShape {
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+export interface HuggingFaceModel {
+  readonly config: GptConfig;
+  /** Our name of every tensor of the table -> its name in the file. */
+  readonly rename: ReadonlyMap<string, string>;
+}
+
+const HEAD = 'lm_head.weight';
+/** Causal masks that old exports carry: they are no weights. */
+const BUFFERS = /^h\.\d+\.attn\.(bias|masked_bias)$/;
+
+/**
+ * Reads `json`, a parsed config.json, against the tensors of the file. `qkv_bias` follows from the tensors. A model without
+ * a head in the file is tied. One with a head is tied as the configuration says (`tie_word_embeddings`, or our `tie_weights`),
+ * and when it is silent as its dialect has it: Hugging Face's ties, ours does not. The head of a tied model is ignored. Throws `incompatible` for a configuration that is not GPT-2's, a missing or unknown tensor or a wrong shape.
+ */
+export function configFromHuggingFace(json: unknown, tensors: readonly NamedShape[]): HuggingFaceModel {
+  const fields = requireObject(json);
+  const inFile = new Map<string, NamedShape>();
+  for (const tensor of tensors) {
+    const name = tensor.name.replace(/^transformer\./, '');
+    if (BUFFERS.test(name)) continue;
+    const twin = inFile.get(name);
+    if (twin !== undefined) throw incompatible(`Tensors ${twin.name} and ${tensor.name} are both ${name}.`);
+    inFile.set(name, tensor);
+  }
+
+  const config = readConfig(fields, {
+    hasHead: inFile.has(HEAD),
+    hasQkvBias: inFile.has('h.0.attn.c_attn.bias'),
+  });
+  if (config.tie_weights) inFile.delete(HEAD);
+
+  const rename = new Map<string, string>();
+  for (const { name, shape } of tensorTable(config)) {
+    const found = inFile.get(name);
+    if (found === undefined) throw incompatible(`Tensor ${name} of shape ${shown(shape)} is missing from the file.`);
+    if (shown(found.shape) !== shown(shape)) {
+      throw incompatible(`Tensor ${found.name} has shape ${shown(found.shape)} but ${shown(shape)} is wanted.`);
+    }
+    rename.set(name, found.name);
+    inFile.delete(name);
+  }
+  for (const { name, shape } of inFile.values()) {
+    throw incompatible(`Tensor ${name} of shape ${shown(shape)} has no place in this model.`);
+  }
+  return { config, rename };
+}
+
+function readConfig(
+  fields: Readonly<Record<string, unknown>>,
+  { hasHead, hasQkvBias }: { readonly hasHead: boolean; readonly hasQkvBias: boolean },
+): GptConfig {
+  const { model_type: type, n_inner: inner } = fields;
+  if (type !== undefined && type !== 'gpt2' && type !== 'gptd') {
+    throw incompatible(`The model_type is ${shownValue(type)}: it must be "gpt2".`);
+  }
+  const activation = fields['activation_function'];
+  if (activation !== undefined && activation !== 'gelu_new' && activation !== 'gelu_pytorch_tanh') {
+    throw incompatible(`The activation_function is ${shownValue(activation)}: it must be "gelu_new".`);
+  }
+  const epsilon = fields['layer_norm_epsilon'];
+  if (epsilon !== undefined && epsilon !== 1e-5) {
+    throw incompatible(`The layer_norm_epsilon is ${shownValue(epsilon)}: it must be 1e-5.`);
+  }
+  if (fields['scale_attn_weights'] === false || fields['scale_attn_by_inverse_layer_idx'] === true) {
+    throw incompatible(
+      'The attention must be scaled by 1/sqrt(head width): scale_attn_weights true, scale_attn_by_inverse_layer_idx false.',
+    );
+  }
+  const tieFlag = fields['tie_word_embeddings'] ?? fields['tie_weights'] ?? fields['tied'];
+  const tied = tieFlag === undefined || tieFlag === null ? fields['emb_dim'] === undefined : tieFlag !== false;
+  const config = {
+    vocab_size: requireNumber(fields, ['vocab_size']),
+    context_length: requireNumber(fields, ['context_length', 'n_positions', 'n_ctx']),
+    emb_dim: requireNumber(fields, ['emb_dim', 'n_embd']),
+    n_heads: requireNumber(fields, ['n_heads', 'n_head']),
+    n_layers: requireNumber(fields, ['n_layers', 'n_layer']),
+    drop_rate: requireNumber({ none: 0, ...fields }, ['drop_rate', 'resid_pdrop', 'none']),
+    qkv_bias: hasQkvBias,
+    tie_weights: tied || !hasHead,
+  };
+  if (inner !== undefined && inner !== null && inner !== 4 * config.emb_dim) {
+    throw incompatible(`The n_inner is ${shownValue(inner)}: it must be 4 times the width, ${4 * config.emb_dim}.`);
+  }
+  try {
+    return checkConfig(config);
+  } catch (cause) {
+    throw new GptdError('incompatible', `config.json is impossible: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function requireObject(json: unknown): Readonly<Record<string, unknown>> {
+  if (typeof json !== 'object' || json === null || Array.isArray(json))
+    throw incompatible('config.json is not an object.');
+  return json as Record<string, unknown>;
+}
+
+/** The first of the names that is present. */
+function requireNumber(fields: Readonly<Record<string, unknown>>, names: readonly string[]): number {
+  const name = names.find((candidate) => fields[candidate] !== undefined && fields[candidate] !== null);
+  if (name === undefined) throw incompatible(`config.json has no ${names.join(' or ')}.`);
+  const value = fields[name];
+  if (typeof value !== 'number')
+    throw incompatible(`The ${name} of config.json is ${shownValue(value)}: it must be a number.`);
+  return value;
+}
+
+const incompatible = (message: string): GptdError => new GptdError('incompatible', message);
+const shown = (shape: readonly number[]): string => `(${shape.join(', ')})`;
+const shownValue = (value: unknown): string => JSON.stringify(value).slice(0, 100);

@@ -1,0 +1,110 @@
+// Writes a Graph as an ONNX ModelProto. The messages are the part of onnx.proto3 that the programs use, declared by field
+// number; protobufjs does the encoding. Reading ONNX is not its business.
+
+import protobuf from 'protobufjs/light.js';
+import { OPSET, MICROSOFT, type Attribute, type ElementType, type Graph } from './graph.ts';
+
+const IR_VERSION = 9;
+const ELEMENT_TYPE: Readonly<Record<ElementType, number>> = { float32: 1, uint8: 2, int64: 7 };
+const ATTRIBUTE_TYPE = { float: 1, int: 2, string: 3, ints: 7 } as const;
+
+const root = protobuf.Root.fromJSON({
+  nested: {
+    ModelProto: {
+      fields: {
+        irVersion: { type: 'int64', id: 1 },
+        producerName: { type: 'string', id: 2 },
+        graph: { type: 'GraphProto', id: 7 },
+        opsetImport: { rule: 'repeated', type: 'OperatorSetIdProto', id: 8 },
+      },
+    },
+    OperatorSetIdProto: { fields: { domain: { type: 'string', id: 1 }, version: { type: 'int64', id: 2 } } },
+    GraphProto: {
+      fields: {
+        node: { rule: 'repeated', type: 'NodeProto', id: 1 },
+        name: { type: 'string', id: 2 },
+        initializer: { rule: 'repeated', type: 'TensorProto', id: 5 },
+        input: { rule: 'repeated', type: 'ValueInfoProto', id: 11 },
+        output: { rule: 'repeated', type: 'ValueInfoProto', id: 12 },
+      },
+    },
+    NodeProto: {
+      fields: {
+        input: { rule: 'repeated', type: 'string', id: 1 },
+        output: { rule: 'repeated', type: 'string', id: 2 },
+        opType: { type: 'string', id: 4 },
+        attribute: { rule: 'repeated', type: 'AttributeProto', id: 5 },
+        domain: { type: 'string', id: 7 },
+      },
+    },
+    AttributeProto: {
+      fields: {
+        name: { type: 'string', id: 1 },
+        f: { type: 'float', id: 2 },
+        i: { type: 'int64', id: 3 },
+        s: { type: 'bytes', id: 4 },
+        ints: { rule: 'repeated', type: 'int64', id: 8, options: { packed: true } },
+        type: { type: 'int32', id: 20 },
+      },
+    },
+    TensorProto: {
+      fields: {
+        dims: { rule: 'repeated', type: 'int64', id: 1, options: { packed: true } },
+        dataType: { type: 'int32', id: 2 },
+        name: { type: 'string', id: 8 },
+        rawData: { type: 'bytes', id: 9 },
+      },
+    },
+    ValueInfoProto: { fields: { name: { type: 'string', id: 1 }, type: { type: 'TypeProto', id: 2 } } },
+    TypeProto: { fields: { tensorType: { type: 'TensorTypeProto', id: 1 } } },
+    TensorTypeProto: { fields: { elemType: { type: 'int32', id: 1 }, shape: { type: 'TensorShapeProto', id: 2 } } },
+    TensorShapeProto: { fields: { dim: { rule: 'repeated', type: 'DimensionProto', id: 1 } } },
+    DimensionProto: { fields: { dimValue: { type: 'int64', id: 1 }, dimParam: { type: 'string', id: 2 } } },
+  },
+});
+const ModelProto = root.lookupType('ModelProto');
+
+function attribute(name: string, value: Attribute): Record<string, unknown> {
+  if (typeof value === 'number') return { name, i: value, type: ATTRIBUTE_TYPE.int };
+  if (typeof value === 'string') return { name, s: new TextEncoder().encode(value), type: ATTRIBUTE_TYPE.string };
+  if ('float' in value) return { name, f: value.float, type: ATTRIBUTE_TYPE.float };
+  return { name, ints: value, type: ATTRIBUTE_TYPE.ints };
+}
+
+/** The bytes of a ModelProto. Constants are copied into them, so the graph's arrays may be dropped afterwards. */
+export function encodeOnnx(graph: Graph): Uint8Array {
+  return ModelProto.encode({
+    irVersion: IR_VERSION,
+    producerName: 'gptd',
+    opsetImport: [
+      { domain: '', version: OPSET },
+      { domain: MICROSOFT, version: 1 },
+    ],
+    graph: {
+      name: graph.name,
+      node: graph.nodes.map((node) => ({
+        input: node.inputs,
+        output: node.outputs,
+        opType: node.op,
+        domain: node.domain,
+        attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
+      })),
+      initializer: graph.constants.map(({ name, type, dims, data }) => ({
+        name,
+        dims,
+        dataType: ELEMENT_TYPE[type],
+        rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+      })),
+      input: graph.inputs.map(({ name, type, dims }) => ({
+        name,
+        type: {
+          tensorType: {
+            elemType: ELEMENT_TYPE[type],
+            shape: { dim: dims.map((dim) => (typeof dim === 'number' ? { dimValue: dim } : { dimParam: dim })) },
+          },
+        },
+      })),
+      output: graph.outputs.map(({ name, type }) => ({ name, type: { tensorType: { elemType: ELEMENT_TYPE[type] } } })),
+    },
+  }).finish();
+}

@@ -1,0 +1,353 @@
+// The thread contract: every request that the main thread sends to a worker thread, and its reply. Requests are unions on a
+// string `type`, each is answered exactly once, and big arrays travel by transfer. Nothing here knows sockets or JSON-RPC.
+
+import type { GptConfig } from '../model/config.ts';
+import type { AdamwStep } from '../model/adamw.ts';
+import type { ErrorData } from '../model/errors.ts';
+import type { InitScheme } from '../model/init.ts';
+import type { TokenizerSpec } from '../model/tokenizer.ts';
+
+// ---- The store: one thread, the only writing connection ----------------------------------------------------------------
+
+/** Which of a tensor's arrays a chunk belongs to: the weight, or AdamW's first and second moments. */
+export type TensorPart = 'w' | 'm' | 'v';
+
+/** Bytes of one tensor from `offsetBytes` on. A chunk never crosses a tensor's end; at most CHUNK_BYTES_MAX long. */
+export interface TensorChunk {
+  readonly tensor: string;
+  readonly part: TensorPart;
+  readonly offsetBytes: number;
+  readonly bytes: Uint8Array;
+}
+
+/** Chunks of stored content: between 1 and 4 MiB but for the ends. */
+export const CHUNK_BYTES_MAX = 4 << 20;
+
+export interface NewJob {
+  readonly jobId: string;
+  readonly kind: string;
+  readonly spec: unknown;
+  readonly key: string | undefined;
+  /** Refuse with `queue_full` when this many jobs are queued. */
+  readonly queueLimit: number;
+}
+
+/** A row of `jobs`. */
+export interface StoredJob {
+  readonly jobId: string;
+  readonly kind: string;
+  readonly state: string;
+  readonly spec: unknown;
+  readonly createdAt: number;
+  readonly startedAt: number | null;
+  readonly endedAt: number | null;
+  readonly lastSeq: number;
+  readonly result: unknown;
+  readonly error: ErrorData | null;
+}
+
+/** An event to append. Two events of a job with the same `key` are one: the second is dropped, and its result is null. */
+export interface NewEvent {
+  readonly jobId: string;
+  readonly type: string;
+  readonly data: unknown;
+  readonly key?: string | undefined;
+  /** State that the job takes in the same transaction. Events of an ended job are dropped. */
+  readonly state?: string | undefined;
+}
+
+export interface StoredEvent {
+  readonly jobId: string;
+  readonly seq: number;
+  readonly at: number;
+  readonly type: string;
+  readonly data: unknown;
+}
+
+export interface StoredModel {
+  readonly name: string;
+  readonly config: GptConfig;
+  /** null, or {type: 'gpt2'|'byte'}, or {type: 'char', alphabet}. */
+  readonly tokenizer: unknown;
+  readonly createdAt: number;
+  /** Newest committed checkpoint. */
+  readonly checkpoint: StoredCheckpoint;
+}
+
+export interface StoredCheckpoint {
+  readonly checkpointId: number;
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
+  /** Bytes of weights and optimizer state, before chunks are shared. */
+  readonly bytes: number;
+  readonly optimizer: boolean;
+  readonly jobId: string;
+  /** Free-form record: losses, fingerprint, state of the training job. */
+  readonly meta: CheckpointMeta;
+  readonly createdAt: number;
+}
+
+export interface CheckpointMeta {
+  readonly fingerprint: string;
+  readonly loss: number | null;
+  readonly valLoss: number | null;
+}
+
+export interface StoredDataset {
+  readonly key: string;
+  /** Blob of little-endian uint16 or uint32 token ids. */
+  readonly blob: string;
+  readonly meta: unknown;
+}
+
+/** name -> [request, reply]. `bytes` are transferred to the store and must not be used afterwards. */
+export interface StoreCalls {
+  /** Takes the directory's lock (code `conflict` when another daemon has it), opens and migrates, drops unfinished staging. */
+  open: [{ readonly dataDir: string }, { readonly sqliteVersion: string }];
+  close: [Record<string, never>, Record<string, never>];
+
+  submitJob: [NewJob, { readonly job: StoredJob; readonly created: boolean; readonly event: StoredEvent | null }];
+  /** All in one transaction: the reply comes after it is durable. One result an item, null for a dropped one. */
+  appendEvents: [{ readonly items: readonly NewEvent[] }, { readonly events: readonly (StoredEvent | null)[] }];
+  readEvents: [
+    { readonly jobId: string; readonly after: number; readonly limit: number; readonly type?: string | undefined },
+    { readonly events: readonly StoredEvent[]; readonly lastSeq: number },
+  ];
+  getJob: [{ readonly jobId: string }, StoredJob];
+  listJobs: [
+    { readonly state?: string | undefined; readonly kind?: string | undefined; readonly all: boolean; readonly limit: number },
+    { readonly jobs: readonly StoredJob[] },
+  ];
+  /** After a start: what was running is queued again. Oldest first. */
+  recoverJobs: [Record<string, never>, { readonly jobs: readonly StoredJob[] }];
+
+  beginCheckpoint: [
+    { readonly model: string; readonly step: number; readonly jobId: string; readonly config: GptConfig },
+    { readonly checkpointId: number },
+  ];
+  putChunks: [{ readonly checkpointId: number; readonly chunks: readonly TensorChunk[] }, Record<string, never>];
+  /**
+   * One small transaction makes the checkpoint visible, creates the model when `newModel` is given (code `conflict` when the
+   * name is taken), and drops the older checkpoints of the same job beyond `keepLast`.
+   */
+  commitCheckpoint: [
+    {
+      readonly checkpointId: number;
+      readonly meta: CheckpointMeta;
+      readonly newModel?: { readonly name: string; readonly config: GptConfig; readonly tokenizer: unknown } | undefined;
+      readonly keepLast?: number | undefined;
+    },
+    { readonly checkpoint: StoredCheckpoint },
+  ];
+  abortCheckpoint: [{ readonly checkpointId: number }, Record<string, never>];
+
+  getModel: [{ readonly name: string }, StoredModel];
+  listModels: [Record<string, never>, { readonly models: readonly StoredModel[] }];
+  setTokenizer: [{ readonly name: string; readonly tokenizer: unknown }, Record<string, never>];
+  deleteModel: [{ readonly name: string }, Record<string, never>];
+  /** `which`: a step, 'best' (lowest validation loss) or 'latest'. */
+  getCheckpoint: [{ readonly model: string; readonly which: number | 'best' | 'latest' }, StoredCheckpoint];
+  listCheckpoints: [{ readonly model: string }, { readonly checkpoints: readonly StoredCheckpoint[] }];
+
+  hasBlob: [{ readonly hash: string }, { readonly sizeBytes: number | null }];
+  beginBlob: [Record<string, never>, { readonly uploadId: number }];
+  putBlobChunk: [{ readonly uploadId: number; readonly bytes: Uint8Array }, Record<string, never>];
+  /** Code `corrupt` when the content has another digest than `hash`; without `hash` the digest is what it is. */
+  commitBlob: [{ readonly uploadId: number; readonly hash?: string | undefined }, { readonly hash: string; readonly sizeBytes: number }];
+  abortBlob: [{ readonly uploadId: number }, Record<string, never>];
+  /** Verified bytes of the blob's chunk number `index`; null past the end. */
+  readBlobChunk: [{ readonly hash: string; readonly index: number }, { readonly bytes: Uint8Array | null }];
+
+  getDataset: [{ readonly key: string }, { readonly dataset: StoredDataset | null }];
+  putDataset: [StoredDataset, Record<string, never>];
+}
+
+export type StoreRequest = { readonly [K in keyof StoreCalls]: { readonly type: K } & StoreCalls[K][0] }[keyof StoreCalls];
+export type StoreReply<K extends keyof StoreCalls> = StoreCalls[K][1];
+
+/** What every worker thread is started with. */
+export interface WorkerSettings {
+  readonly dataDir: string;
+  readonly engine: 'onnx' | 'tensorflow';
+}
+
+// ---- Stages: one thread each, the owner of a contiguous range of blocks -------------------------------------------------
+
+/** Blocks [firstBlock, endBlock), and whether the embeddings and the head are here. A tied wte lives with the head. */
+export interface StageRange {
+  readonly firstBlock: number;
+  readonly endBlock: number;
+  readonly embeds: boolean;
+  readonly head: boolean;
+}
+
+export interface TrainSetup {
+  readonly config: GptConfig;
+  readonly stage: StageRange;
+  readonly batchSize: number;
+  readonly microBatchSize: number;
+  readonly contextLength: number;
+  /** Of dropout. */
+  readonly seed: number;
+  /** All token ids of the dataset, shared by the stages: uint16, or uint32 when `wideTokens`. */
+  readonly tokens: SharedArrayBuffer;
+  readonly wideTokens: boolean;
+  /** Load AdamW's moments from the checkpoint too; otherwise they begin at zero. */
+  readonly optimizerState: boolean;
+}
+
+/** Some of a step's sequences: windows of `contextLength` + 1 tokens that begin at `starts`. */
+export interface MicroBatch {
+  /** Within the step, from 0: sums run in this order. */
+  readonly index: number;
+  readonly step: number;
+  /** Number of its first sequence within the batch. */
+  readonly firstSequence: number;
+  readonly starts: readonly number[];
+}
+
+export interface SamplingOptions {
+  readonly temperature: number;
+  readonly topK?: number | undefined;
+  readonly topP?: number | undefined;
+  readonly minP?: number | undefined;
+  readonly repetitionPenalty?: number | undefined;
+  readonly seed: number;
+}
+
+/** A sampled token. `text` is what can be shown now; `stopped` says that a stop string has been reached. */
+export interface SampledToken {
+  readonly id: number;
+  readonly logprob: number;
+  readonly text: string;
+  readonly stopped: boolean;
+}
+
+/** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
+export interface StageCalls {
+  trainLoad: [{ readonly lease: string; readonly checkpointId: number; readonly setup: TrainSetup }, Record<string, never>];
+  trainEmbed: [{ readonly lease: string; readonly micro: MicroBatch; readonly train: boolean }, { readonly x: Float32Array }];
+  trainForward: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
+    { readonly y: Float32Array | null; readonly losses: Float32Array | null },
+  ];
+  trainBackward: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array | null },
+    { readonly dx: Float32Array },
+  ];
+  trainWeights: [{ readonly lease: string; readonly micro: MicroBatch }, Record<string, never>];
+  trainEmbedBackward: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly dx: Float32Array },
+    Record<string, never>,
+  ];
+  /** Sums of squares of the gradients, in table order. */
+  trainFinish: [
+    { readonly lease: string },
+    { readonly squares: readonly { readonly tensor: string; readonly sumOfSquares: number }[] },
+  ];
+  trainUpdate: [{ readonly lease: string; readonly step: AdamwStep; readonly decayAll: boolean }, Record<string, never>];
+  trainReset: [{ readonly lease: string }, Record<string, never>];
+  trainEvaluate: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
+    { readonly y: Float32Array | null; readonly losses: Float32Array | null },
+  ];
+  trainRead: [
+    {
+      readonly lease: string;
+      readonly tensor: string;
+      readonly part: TensorPart;
+      readonly start: number;
+      readonly count: number;
+    },
+    { readonly data: Float32Array },
+  ];
+
+  serveLoad: [
+    {
+      readonly lease: string;
+      readonly checkpointId: number;
+      readonly config: GptConfig;
+      readonly stage: StageRange;
+      readonly tokenizer: TokenizerSpec | null;
+    },
+    Record<string, never>,
+  ];
+  /** On the head's stage: token ids of a prompt; the stream decoder starts behind them. */
+  serveBegin: [
+    {
+      readonly lease: string;
+      readonly sequence: string;
+      readonly prompt: string | readonly number[];
+      /** Ids that were generated before an interruption: they follow the prompt. */
+      readonly continued: readonly number[];
+      readonly stop: readonly string[];
+      readonly sampling: SamplingOptions;
+    },
+    /** `text` is what the continued ids decode to. */
+    { readonly ids: readonly number[]; readonly text: string },
+  ];
+  /** ids, or x (rows, D) from the stage before, at positions from `position` on -> x for the next stage, or a token. */
+  serveStep: [
+    {
+      readonly lease: string;
+      readonly sequence: string;
+      readonly position: number;
+      readonly input: readonly number[] | Float32Array;
+      /** Sample after these rows: the index of the token among those generated; null while the prompt goes in. */
+      readonly sampleIndex: number | null;
+      /** The sequence ends with this token whatever it is: show all of its text. */
+      readonly last: boolean;
+    },
+    { readonly x: Float32Array | null; readonly token: SampledToken | null },
+  ];
+  serveEnd: [{ readonly lease: string; readonly sequence: string }, Record<string, never>];
+
+  unload: [{ readonly lease: string }, Record<string, never>];
+  /** Name, version and fingerprint of the thread's engine. */
+  engine: [Record<string, never>, { readonly name: string; readonly version: string; readonly fingerprint: string }];
+}
+
+export type StageRequest = { readonly [K in keyof StageCalls]: { readonly type: K } & StageCalls[K][0] }[keyof StageCalls];
+
+// ---- The preparer: one thread for long work on data ---------------------------------------------------------------------
+
+/** A list of chunks that a thread makes piece by piece: `next` until `done`. */
+export interface SourceProgress {
+  readonly chunks: readonly TensorChunk[];
+  readonly done: boolean;
+}
+
+export interface PreparerCalls {
+  /** Starts the seeded weights of a new model. */
+  initBegin: [{ readonly source: string; readonly config: GptConfig; readonly seed: number; readonly scheme: InitScheme }, Record<string, never>];
+  /** Starts reading weights from a blob of safetensors; checks every tensor against the configuration first. */
+  importBegin: [
+    { readonly source: string; readonly weights: string; readonly config: string | null },
+    { readonly config: GptConfig },
+  ];
+  /** Up to 16 MiB of the source's next chunks, in table order. */
+  sourceNext: [{ readonly source: string }, SourceProgress];
+  sourceEnd: [{ readonly source: string }, Record<string, never>];
+  /** Token ids of data files in order; text is encoded by `tokenizer`, or by the alphabet found when it is 'char'. */
+  tokenize: [
+    {
+      readonly files: readonly { readonly digest: string; readonly format: 'text' | 'jsonl' | 'tokens' }[];
+      readonly tokenizer: TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
+      readonly vocabSize: number;
+    },
+    {
+      readonly tokens: SharedArrayBuffer;
+      readonly wideTokens: boolean;
+      readonly tokenCount: number;
+      readonly characterCount: number;
+      readonly tokenizer: TokenizerSpec | null;
+    },
+  ];
+  /** Token ids of a stored dataset. */
+  loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
+}
+
+export type PreparerRequest = {
+  readonly [K in keyof PreparerCalls]: { readonly type: K } & PreparerCalls[K][0];
+}[keyof PreparerCalls];

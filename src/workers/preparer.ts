@@ -1,0 +1,81 @@
+// The entry of the preparer's thread: long work on data that must not hold up the main thread or a stage. It makes the
+// weights of new models, reads weights from uploads, and turns text into token ids.
+
+import { workerData } from 'node:worker_threads';
+import { assert } from '../model/errors.ts';
+import { initialTensors } from '../model/init.ts';
+import { openReader, type ChunkReader } from './chunk-reader.ts';
+import { openImport } from './import-source.ts';
+import {
+  CHUNK_BYTES_MAX,
+  type PreparerCalls,
+  type PreparerRequest,
+  type SourceProgress,
+  type TensorChunk,
+  type WorkerSettings,
+} from './messages.ts';
+import { arraysOf, replying, transferableBuffers } from './reply.ts';
+import { loadTokens, tokenize } from './tokenize.ts';
+
+/** Bytes that one `sourceNext` returns at the most, but for a last chunk that begins below it. */
+const SOURCE_BYTES_MAX = 16 << 20;
+
+const { dataDir } = workerData as WorkerSettings;
+const sources = new Map<string, Iterator<TensorChunk>>();
+let opened: ChunkReader | null = null;
+
+function reader(): ChunkReader {
+  opened ??= openReader(dataDir);
+  return opened;
+}
+
+/** Weights as chunks, each in a buffer of its own. */
+function* chunksOf(tensors: Iterable<{ name: string; data: Float32Array }>): Generator<TensorChunk> {
+  for (const { name, data } of tensors) {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    for (let offsetBytes = 0; offsetBytes < bytes.length; offsetBytes += CHUNK_BYTES_MAX) {
+      yield { tensor: name, part: 'w', offsetBytes, bytes: bytes.slice(offsetBytes, offsetBytes + CHUNK_BYTES_MAX) };
+    }
+  }
+}
+
+function next(source: string): SourceProgress {
+  const iterator = sources.get(source);
+  assert(iterator !== undefined, `no source ${source}`);
+  const chunks: TensorChunk[] = [];
+  for (let sizeBytes = 0; sizeBytes < SOURCE_BYTES_MAX; sizeBytes += chunks.at(-1)!.bytes.length) {
+    const { value, done } = iterator.next() as IteratorResult<TensorChunk, undefined>;
+    if (done === true) return { chunks, done };
+    chunks.push(value);
+  }
+  return { chunks, done: false };
+}
+
+async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof PreparerCalls][1]> {
+  switch (request.type) {
+    case 'initBegin': {
+      const { source, config, seed, scheme } = request;
+      sources.set(source, chunksOf(initialTensors(config, { seed, scheme })));
+      return {};
+    }
+    case 'importBegin': {
+      const { config, tensors } = openImport(reader(), request);
+      sources.set(request.source, chunksOf(tensors));
+      return { config };
+    }
+    case 'sourceNext':
+      return next(request.source);
+    case 'sourceEnd':
+      sources.delete(request.source);
+      return {};
+    case 'tokenize':
+      return await tokenize(reader(), request);
+    case 'loadTokens':
+      return loadTokens(reader(), request.blob);
+    default:
+      request satisfies never;
+      throw new Error('unknown request');
+  }
+}
+
+export default replying(handle, { transfer: (reply) => transferableBuffers(arraysOf(reply)) });

@@ -1,0 +1,121 @@
+// The entry of a stage's thread: owns what training runs and served models keep on it, and answers StageRequests one at a
+// time. Weights are read from the store's database over a connection of its own, which only reads.
+
+import { workerData } from 'node:worker_threads';
+import { assert, GptdError } from '../model/errors.ts';
+import { tensorTable, type TensorSpec } from '../model/tensors.ts';
+import { createTokenizer } from '../model/tokenizer.ts';
+import { openReader, type ChunkReader } from './chunk-reader.ts';
+import type { Engine } from './engine.ts';
+import { onnxEngine } from './engine-onnx.ts';
+import type { StageCalls, StageRequest, TensorPart, WorkerSettings } from './messages.ts';
+import { arraysOf, replying, transferableBuffers } from './reply.ts';
+import { ServeStage } from './serve-stage.ts';
+import { TrainStage } from './train-stage.ts';
+
+const { dataDir, engine: engineName } = workerData as WorkerSettings;
+const trainings = new Map<string, TrainStage>();
+const served = new Map<string, ServeStage>();
+let reader: ChunkReader | null = null;
+
+function engine(): Engine {
+  switch (engineName) {
+    case 'onnx':
+      return onnxEngine;
+    case 'tensorflow':
+      throw new GptdError('engine_failed', 'The TensorFlow.js engine is not part of this version: start with --engine onnx.');
+    default:
+      engineName satisfies never;
+      throw new Error('unknown engine');
+  }
+}
+
+function readTensor(checkpointId: number, spec: TensorSpec, part: TensorPart): Float32Array {
+  reader ??= openReader(dataDir);
+  return reader.readTensor({ checkpointId, tensor: spec.name, part, sizeBytes: spec.size * 4 });
+}
+
+function training(lease: string): TrainStage {
+  const stage = trainings.get(lease);
+  assert(stage !== undefined, `no training ${lease} on this stage`);
+  return stage;
+}
+
+function serving(lease: string): ServeStage {
+  const stage = served.get(lease);
+  assert(stage !== undefined, `no served model ${lease} on this stage`);
+  return stage;
+}
+
+async function loadServing(request: StageCalls['serveLoad'][0]): Promise<void> {
+  const { lease, checkpointId, config, stage } = request;
+  const specs = new Map(tensorTable(config).map((spec) => [spec.name, spec]));
+  const tokenizer = stage.head && request.tokenizer !== null ? await createTokenizer(request.tokenizer) : null;
+  const loaded = await ServeStage.load(engine(), { config, stage, tokenizer }, (names) => {
+    return new Map(names.map((name) => [name, readTensor(checkpointId, specs.get(name)!, 'w')]));
+  });
+  served.set(lease, loaded);
+}
+
+async function unload(lease: string): Promise<void> {
+  const stages = [trainings.get(lease), served.get(lease)];
+  trainings.delete(lease);
+  served.delete(lease);
+  for (const stage of stages) await stage?.close();
+}
+
+async function handle(request: StageRequest): Promise<StageCalls[keyof StageCalls][1]> {
+  switch (request.type) {
+    case 'trainLoad': {
+      const { lease, checkpointId, setup } = request;
+      trainings.set(lease, new TrainStage(engine(), setup, (spec, part) => readTensor(checkpointId, spec, part)));
+      return {};
+    }
+    case 'trainEmbed':
+      return { x: training(request.lease).embed(request.micro, { train: request.train }) };
+    case 'trainForward':
+      return await training(request.lease).forward(request.micro, request.x);
+    case 'trainBackward':
+      return { dx: await training(request.lease).backward(request.micro, request.dy) };
+    case 'trainWeights':
+      await training(request.lease).weights(request.micro);
+      return {};
+    case 'trainEmbedBackward':
+      training(request.lease).embedBackward(request.micro, request.dx);
+      return {};
+    case 'trainFinish':
+      return { squares: training(request.lease).finish() };
+    case 'trainUpdate':
+      await training(request.lease).update(request.step, { decayAll: request.decayAll });
+      return {};
+    case 'trainReset':
+      training(request.lease).reset();
+      return {};
+    case 'trainEvaluate':
+      return await training(request.lease).evaluate(request.micro, request.x);
+    case 'trainRead':
+      return { data: training(request.lease).read(request) };
+    case 'serveLoad':
+      await loadServing(request);
+      return {};
+    case 'serveBegin':
+      return serving(request.lease).begin(request);
+    case 'serveStep':
+      return await serving(request.lease).step(request);
+    case 'serveEnd':
+      served.get(request.lease)?.end(request.sequence);
+      return {};
+    case 'unload':
+      await unload(request.lease);
+      return {};
+    case 'engine': {
+      const { name, version, fingerprint } = engine();
+      return { name, version, fingerprint };
+    }
+    default:
+      request satisfies never;
+      throw new Error('unknown request');
+  }
+}
+
+export default replying(handle, { transfer: (reply) => transferableBuffers(arraysOf(reply)) });

@@ -1,0 +1,199 @@
+// Jobs and their events. A job's events are numbered from 1 without gaps, an event with a key is stored once, and nothing
+// follows the event that ended the job. State and event change in one transaction, so that neither is ever seen alone.
+
+import { isDeepStrictEqual } from 'node:util';
+import type Database from 'better-sqlite3';
+import { assert, GptdError, type ErrorData } from '../model/errors.ts';
+import type { NewEvent, StoredEvent, StoredJob } from './messages.ts';
+import type { Calls } from './store-schema.ts';
+
+const ENDED: ReadonlySet<string> = new Set(['succeeded', 'failed', 'cancelled']);
+
+interface JobRow {
+  readonly job_id: string;
+  readonly kind: string;
+  readonly spec: string;
+  readonly state: string;
+  readonly created_at: number;
+  readonly started_at: number | null;
+  readonly ended_at: number | null;
+  readonly last_seq: number;
+  readonly result: string | null;
+  readonly error: string | null;
+}
+
+interface EventRow {
+  readonly seq: number;
+  readonly at: number;
+  readonly type: string;
+  readonly data: string;
+}
+
+/** `null` stands for what JSON cannot say, so that a column never holds the text "undefined". */
+const toJson = (value: unknown): string => JSON.stringify(value ?? null);
+
+const jobOf = (row: JobRow): StoredJob => ({
+  jobId: row.job_id,
+  kind: row.kind,
+  state: row.state,
+  spec: JSON.parse(row.spec) as unknown,
+  createdAt: row.created_at,
+  startedAt: row.started_at,
+  endedAt: row.ended_at,
+  lastSeq: row.last_seq,
+  result: row.result === null ? null : (JSON.parse(row.result) as unknown),
+  error: row.error === null ? null : (JSON.parse(row.error) as ErrorData),
+});
+
+/** The store's calls about jobs and events over an open database. */
+export function jobCalls(
+  db: Database.Database,
+): Calls<'submitJob' | 'appendEvents' | 'readEvents' | 'getJob' | 'listJobs' | 'recoverJobs'> {
+  const selectJob = db.prepare<[string], JobRow>('SELECT * FROM jobs WHERE job_id = ?');
+  const selectByKey = db.prepare<[string], JobRow>('SELECT * FROM jobs WHERE key = ?');
+  const countQueued = db.prepare<[], number>(`SELECT count(*) FROM jobs WHERE state = 'queued'`).pluck();
+  const insertJob = db.prepare<[string, string | null, string, string, number]>(
+    `INSERT INTO jobs (job_id, key, kind, spec, state, created_at, last_seq) VALUES (?, ?, ?, ?, 'queued', ?, 1)`,
+  );
+  const insertEvent = db.prepare<[string, number, number, string, string | null, string]>(
+    'INSERT INTO events (job_id, seq, at, type, key, data) VALUES (?, ?, ?, ?, ?, ?)',
+  );
+  const hasKey = db.prepare<[string, string], number>('SELECT 1 FROM events WHERE job_id = ? AND key = ?').pluck();
+  const updateJob = db.prepare<[{ [K in keyof Omit<JobRow, 'kind' | 'spec' | 'created_at'>]: JobRow[K] }]>(
+    `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, last_seq = :last_seq,
+       result = :result, error = :error WHERE job_id = :job_id`,
+  );
+  const insertMetrics = db.prepare<[string, number, ...(number | null)[]]>(
+    `INSERT OR REPLACE INTO metrics (job_id, step, at, loss, lr, grad_norm, tokens, tokens_per_second)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+  );
+  const selectEvents = db.prepare<[{ jobId: string; after: number; limit: number; type: string | null }], EventRow>(
+    `SELECT seq, at, type, data FROM events
+     WHERE job_id = :jobId AND seq > :after AND (:type IS NULL OR type = :type) ORDER BY seq LIMIT :limit`,
+  );
+  const selectJobs = db.prepare<[{ state: string | null; kind: string | null; all: number; limit: number }], JobRow>(
+    `SELECT * FROM jobs
+     WHERE (:state IS NULL OR state = :state) AND (:kind IS NULL OR kind = :kind)
+       AND (:all OR state NOT IN ('succeeded', 'failed', 'cancelled'))
+     ORDER BY job_number DESC LIMIT :limit`,
+  );
+  const requeue = db.prepare(`UPDATE jobs SET state = 'queued' WHERE state = 'running'`);
+  const selectQueued = db.prepare<[], JobRow>(`SELECT * FROM jobs WHERE state = 'queued' ORDER BY job_number`);
+
+  function requireJob(jobId: string): JobRow {
+    const row = selectJob.get(jobId);
+    if (row === undefined) throw new GptdError('not_found', `There is no job ${jobId}.`);
+    return row;
+  }
+
+  function storeMetrics(event: StoredEvent): void {
+    const data = (event.data ?? {}) as Readonly<Record<string, unknown>>;
+    const number = (name: string): number | null => (typeof data[name] === 'number' ? data[name] : null);
+    const step = number('step');
+    assert(step !== null, `a step event of job ${event.jobId} has no step`);
+    const { jobId, at } = event;
+    const values = ['loss', 'lr', 'gradNorm', 'tokens', 'tokensPerSecond'].map(number);
+    insertMetrics.run(jobId, step, at, ...values);
+  }
+
+  /** The job's row after `item`, and the event; null when the event is dropped. */
+  function append(
+    row: JobRow,
+    { item, at }: { readonly item: NewEvent; readonly at: number },
+  ): [JobRow, StoredEvent] | null {
+    if (ENDED.has(row.state)) return null;
+    const key = item.key ?? null;
+    if (key !== null && hasKey.get(row.job_id, key) !== undefined) return null;
+    const state = item.state ?? (ENDED.has(item.type) ? item.type : row.state);
+    assert(ENDED.has(state) === ENDED.has(item.type), `an event of type ${item.type} cannot make a job ${state}`);
+    const event: StoredEvent = {
+      jobId: row.job_id,
+      seq: row.last_seq + 1,
+      at,
+      type: item.type,
+      data: item.data ?? null,
+    };
+    insertEvent.run(event.jobId, event.seq, at, event.type, key, toJson(event.data));
+    if (item.type === 'step') storeMetrics(event);
+    const data = (item.data ?? {}) as { readonly result?: unknown; readonly error?: unknown };
+    const next: JobRow = {
+      ...row,
+      state,
+      last_seq: event.seq,
+      // A job that was interrupted and started again keeps its first start.
+      started_at: item.type === 'started' ? (row.started_at ?? at) : row.started_at,
+      ended_at: ENDED.has(state) ? at : null,
+      result: item.type === 'succeeded' ? toJson(data.result) : null,
+      error: item.type === 'failed' ? toJson(data.error) : null,
+    };
+    return [next, event];
+  }
+
+  const submitJob = db.transaction((input: Parameters<Calls<'submitJob'>['submitJob']>[0]) => {
+    const { jobId, kind, key, queueLimit } = input;
+    const spec = toJson(input.spec);
+    const existing = key === undefined ? undefined : selectByKey.get(key);
+    if (existing !== undefined) {
+      if (existing.kind !== kind || !isDeepStrictEqual(JSON.parse(existing.spec), JSON.parse(spec))) {
+        throw new GptdError(
+          'conflict',
+          `The key "${key}" belongs to the ${existing.kind} job ${existing.job_id}, whose spec differs: use another key.`,
+        );
+      }
+      return { job: jobOf(existing), created: false, event: null };
+    }
+    const queuedCount = countQueued.get() ?? 0;
+    if (queuedCount >= queueLimit) {
+      throw new GptdError(
+        'queue_full',
+        `The queue holds ${queuedCount} jobs and takes at most ${queueLimit}: submit again later.`,
+      );
+    }
+    const at = Date.now();
+    insertJob.run(jobId, key ?? null, kind, spec, at);
+    const event: StoredEvent = { jobId, seq: 1, at, type: 'queued', data: { kind } };
+    insertEvent.run(jobId, 1, at, event.type, null, toJson(event.data));
+    return { job: jobOf(requireJob(jobId)), created: true, event };
+  });
+
+  const appendEvents = db.transaction((items: readonly NewEvent[]): (StoredEvent | null)[] => {
+    const at = Date.now();
+    const rows = new Map<string, JobRow>();
+    const changed = new Set<string>();
+    const events = items.map((item) => {
+      const row = rows.get(item.jobId) ?? requireJob(item.jobId);
+      const [next, event] = append(row, { item, at }) ?? [row, null];
+      rows.set(item.jobId, next);
+      if (event !== null) changed.add(item.jobId);
+      return event;
+    });
+    for (const jobId of changed) {
+      const { job_id, state, started_at, ended_at, last_seq, result, error } = rows.get(jobId)!;
+      updateJob.run({ job_id, state, started_at, ended_at, last_seq, result, error });
+    }
+    return events;
+  });
+
+  const recoverJobs = db.transaction(() => {
+    requeue.run();
+    return { jobs: selectQueued.all().map(jobOf) };
+  });
+
+  return {
+    submitJob: (input) => submitJob.immediate(input),
+    appendEvents: ({ items }) => ({ events: appendEvents.immediate(items) }),
+    readEvents: ({ jobId, after, limit, type }) => {
+      const lastSeq = requireJob(jobId).last_seq;
+      const rows = selectEvents.all({ jobId, after, limit, type: type ?? null });
+      return { events: rows.map((row) => ({ ...row, jobId, data: JSON.parse(row.data) as unknown })), lastSeq };
+    },
+    getJob: ({ jobId }) => jobOf(requireJob(jobId)),
+    listJobs: ({ state, kind, all, limit }) => ({
+      // A named state is an explicit wish, also for jobs that have ended.
+      jobs: selectJobs
+        .all({ state: state ?? null, kind: kind ?? null, all: all || state !== undefined ? 1 : 0, limit })
+        .map(jobOf),
+    }),
+    recoverJobs: () => recoverJobs.immediate(),
+  };
+}

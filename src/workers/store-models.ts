@@ -1,0 +1,90 @@
+// Models: a name, a configuration, a tokenizer, and at least one checkpoint, with which the model was committed. Also the
+// datasets, which remember what tokenizing a file gave.
+
+import type Database from 'better-sqlite3';
+import type { GptConfig } from '../model/config.ts';
+import { GptdError } from '../model/errors.ts';
+import type { StoredModel } from './messages.ts';
+import { checkpointOf, type CheckpointRow } from './store-checkpoints.ts';
+import { hashFromHex } from './store-chunks.ts';
+import type { Calls } from './store-schema.ts';
+
+/** A model's row beside that of its newest checkpoint. */
+interface ModelRow extends CheckpointRow {
+  readonly config: string;
+  readonly tokenizer: string;
+  readonly model_created_at: number;
+}
+
+const modelOf = (row: ModelRow): StoredModel => ({
+  name: row.model,
+  config: JSON.parse(row.config) as GptConfig,
+  tokenizer: JSON.parse(row.tokenizer) as unknown,
+  createdAt: row.model_created_at,
+  checkpoint: checkpointOf(row),
+});
+
+const SELECT_MODELS = `
+  SELECT checkpoints.*, models.config, models.tokenizer, models.created_at AS model_created_at
+  FROM models JOIN checkpoints
+    ON checkpoint_id = (SELECT max(checkpoint_id) FROM checkpoints WHERE checkpoints.model = models.name)`;
+
+/** The store's calls about models. `purge` removes the checkpoints that a deleted model leaves. */
+export function modelCalls(
+  db: Database.Database,
+  purge: () => void,
+): Calls<'getModel' | 'listModels' | 'setTokenizer' | 'deleteModel'> {
+  const selectOne = db.prepare<[string], ModelRow>(`${SELECT_MODELS} WHERE models.name = ?`);
+  const selectAll = db.prepare<[], ModelRow>(`${SELECT_MODELS} ORDER BY models.name`);
+  const updateTokenizer = db.prepare<[string, string]>('UPDATE models SET tokenizer = ? WHERE name = ?');
+  const dropCheckpoints = db.prepare<[string]>('UPDATE checkpoints SET model = NULL WHERE model = ?');
+  const remove = db.prepare<[string]>('DELETE FROM models WHERE name = ?');
+  const notFound = (name: string): GptdError => new GptdError('not_found', `There is no model ${name}.`);
+
+  const deleteModel = db.transaction((name: string): void => {
+    dropCheckpoints.run(name);
+    if (remove.run(name).changes === 0) throw notFound(name);
+  });
+
+  return {
+    getModel: ({ name }) => {
+      const row = selectOne.get(name);
+      if (row === undefined) throw notFound(name);
+      return modelOf(row);
+    },
+    listModels: () => ({ models: selectAll.all().map(modelOf) }),
+    setTokenizer: ({ name, tokenizer }) => {
+      if (updateTokenizer.run(JSON.stringify(tokenizer ?? null), name).changes === 0) throw notFound(name);
+      return {};
+    },
+    deleteModel: ({ name }) => {
+      deleteModel.immediate(name);
+      purge();
+      return {};
+    },
+  };
+}
+
+/** The store's calls about datasets. */
+export function datasetCalls(db: Database.Database): Calls<'getDataset' | 'putDataset'> {
+  const select = db.prepare<[string], { key: string; blob: string; meta: string }>(
+    'SELECT key, lower(hex(blob)) AS blob, meta FROM datasets WHERE key = ?',
+  );
+  const hasBlob = db.prepare<[Buffer], number>('SELECT 1 FROM blobs WHERE hash = ?').pluck();
+  const upsert = db.prepare<[string, Buffer, string]>(
+    `INSERT INTO datasets (key, blob, meta) VALUES (?, ?, ?)
+     ON CONFLICT (key) DO UPDATE SET blob = excluded.blob, meta = excluded.meta`,
+  );
+  return {
+    getDataset: ({ key }) => {
+      const row = select.get(key);
+      return { dataset: row === undefined ? null : { ...row, meta: JSON.parse(row.meta) as unknown } };
+    },
+    putDataset: ({ key, blob, meta }) => {
+      const hash = hashFromHex(blob);
+      if (hasBlob.get(hash) === undefined) throw new GptdError('not_found', `There is no blob ${blob}.`);
+      upsert.run(key, hash, JSON.stringify(meta ?? null));
+      return {};
+    },
+  };
+}

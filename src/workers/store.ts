@@ -1,0 +1,163 @@
+// The store's thread: the only writing connection to `gptd.db`, behind the calls of messages.ts. Requests are handled one
+// after the other, each in short transactions, and answered only when what they did is durable.
+
+import Database from 'better-sqlite3';
+import { assert, GptdError } from '../model/errors.ts';
+import type { StoreCalls, StoreRequest } from './messages.ts';
+import { replying, transferableBuffers, type Reply } from './reply.ts';
+import { blobCalls } from './store-blobs.ts';
+import { checkpointCalls } from './store-checkpoints.ts';
+import { jobCalls } from './store-jobs.ts';
+import { lockDirectory } from './store-lock.ts';
+import { datasetCalls, modelCalls } from './store-models.ts';
+import { openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
+
+type StoreValue = StoreCalls[keyof StoreCalls][1];
+
+/** An open store. */
+export interface Store extends Calls<Exclude<keyof StoreCalls, 'open' | 'close'>> {
+  readonly sqliteVersion: string;
+  /** May be called twice. */
+  close(): void;
+}
+
+/**
+ * Takes the directory's lock, opens and migrates the database, and removes what an interrupted process left unfinished.
+ * Throws `conflict` when another daemon has the directory, `incompatible` for a newer database, `corrupt` for a damaged one.
+ */
+export function openStore(dataDir: string): Store {
+  const lock = lockDirectory(dataDir);
+  try {
+    const db = openDatabase(dataDir);
+    const checkpoints = checkpointCalls(db);
+    const blobs = blobCalls(db);
+    checkpoints.purge();
+    blobs.purge();
+    return {
+      ...jobCalls(db),
+      ...checkpoints,
+      ...modelCalls(db, checkpoints.purge),
+      ...blobs,
+      ...datasetCalls(db),
+      sqliteVersion: sqliteVersion(db),
+      close: () => {
+        db.close();
+        lock.release();
+      },
+    };
+  } catch (error) {
+    lock.release();
+    throw error;
+  }
+}
+
+let store: Store | undefined;
+
+function answer(request: StoreRequest): StoreValue {
+  if (request.type === 'open') {
+    assert(store === undefined, 'the store is open already');
+    store = openStore(request.dataDir);
+    return { sqliteVersion: store.sqliteVersion };
+  }
+  if (request.type === 'close') {
+    store?.close();
+    store = undefined;
+    return {};
+  }
+  assert(store !== undefined, 'the store is not open');
+  switch (request.type) {
+    case 'submitJob':
+      return store.submitJob(request);
+    case 'appendEvents':
+      return store.appendEvents(request);
+    case 'readEvents':
+      return store.readEvents(request);
+    case 'getJob':
+      return store.getJob(request);
+    case 'listJobs':
+      return store.listJobs(request);
+    case 'recoverJobs':
+      return store.recoverJobs(request);
+    case 'beginCheckpoint':
+      return store.beginCheckpoint(request);
+    case 'putChunks':
+      return store.putChunks(request);
+    case 'commitCheckpoint':
+      return store.commitCheckpoint(request);
+    case 'abortCheckpoint':
+      return store.abortCheckpoint(request);
+    case 'getModel':
+      return store.getModel(request);
+    case 'listModels':
+      return store.listModels(request);
+    case 'setTokenizer':
+      return store.setTokenizer(request);
+    case 'deleteModel':
+      return store.deleteModel(request);
+    case 'getCheckpoint':
+      return store.getCheckpoint(request);
+    case 'listCheckpoints':
+      return store.listCheckpoints(request);
+    case 'hasBlob':
+      return store.hasBlob(request);
+    case 'beginBlob':
+      return store.beginBlob(request);
+    case 'putBlobChunk':
+      return store.putBlobChunk(request);
+    case 'commitBlob':
+      return store.commitBlob(request);
+    case 'abortBlob':
+      return store.abortBlob(request);
+    case 'readBlobChunk':
+      return store.readBlobChunk(request);
+    case 'getDataset':
+      return store.getDataset(request);
+    case 'putDataset':
+      return store.putDataset(request);
+    default:
+      throw new Error(`unknown store call ${JSON.stringify(request satisfies never)}`);
+  }
+}
+
+/** Faults of the disk and of the file are the world's; every other SQLite error is a bug and stays what it is. */
+function translated(error: unknown): unknown {
+  if (!(error instanceof Database.SqliteError)) return error;
+  const cause = { cause: error };
+  if (/^SQLITE_(CORRUPT|NOTADB)/.test(error.code)) {
+    return new GptdError(
+      'corrupt',
+      `The database gptd.db is damaged (${error.message}): restore it from a backup.`,
+      cause,
+    );
+  }
+  if (error.code === 'SQLITE_FULL') {
+    return new GptdError('limit_exceeded', 'The disk is full: free some space, then try again.', cause);
+  }
+  if (/^SQLITE_(IOERR|CANTOPEN|READONLY)/.test(error.code)) {
+    return new GptdError(
+      'engine_failed',
+      `The database gptd.db cannot be written (${error.code}: ${error.message}).`,
+      cause,
+    );
+  }
+  return error;
+}
+
+const reply = replying(
+  (request: StoreRequest): StoreValue => {
+    try {
+      return answer(request);
+    } catch (error) {
+      throw translated(error);
+    }
+  },
+  {
+    transfer: (value) =>
+      'bytes' in value && value.bytes instanceof Uint8Array ? transferableBuffers([value.bytes]) : [],
+  },
+);
+
+/** Entry of the thread: piscina calls the default export. */
+export default function handle(request: StoreRequest): Promise<Reply<StoreValue>> {
+  return reply(request);
+}

@@ -1,0 +1,106 @@
+import { spawn, spawnSync } from 'node:child_process';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import Database from 'better-sqlite3';
+import { expect, it } from 'vitest';
+import { lockDirectory } from '../../src/workers/store-lock.ts';
+import {
+  checkSqliteVersion,
+  openDatabase,
+  SCHEMA_VERSION,
+  SQLITE_VERSION_MIN,
+} from '../../src/workers/store-schema.ts';
+import handle, { openStore } from '../../src/workers/store.ts';
+import { openedStore, temporaryDirectory } from './store-fixture.ts';
+
+const code = (name: string): Error => expect.objectContaining({ code: name }) as Error;
+
+it('sets what durability and distrust need', () => {
+  const db = openDatabase(temporaryDirectory());
+  const pragma = (name: string): unknown => db.pragma(name, { simple: true });
+  expect(pragma('journal_mode')).toBe('wal');
+  // 2 is FULL: every commit reaches the disk before it is acknowledged.
+  expect(pragma('synchronous')).toBe(2);
+  expect(pragma('foreign_keys')).toBe(1);
+  expect(pragma('trusted_schema')).toBe(0);
+  expect(pragma('cell_size_check')).toBe(1);
+  expect(pragma('journal_size_limit')).toBe(64 << 20);
+  expect(pragma('page_size')).toBe(32 << 10);
+  expect(pragma('user_version')).toBe(SCHEMA_VERSION);
+  db.close();
+});
+
+it('refuses a SQLite with the write-ahead log bug', () => {
+  expect(() => checkSqliteVersion('3.51.2')).toThrow(code('incompatible'));
+  expect(() => checkSqliteVersion('3.9.9')).toThrow(code('incompatible'));
+  checkSqliteVersion(SQLITE_VERSION_MIN);
+  checkSqliteVersion('3.100.0');
+  const { store } = openedStore();
+  checkSqliteVersion(store.sqliteVersion);
+});
+
+it('leaves a newer database as it is', () => {
+  const dataDir = temporaryDirectory();
+  openStore(dataDir).close();
+  const file = path.join(dataDir, 'gptd.db');
+  const db = new Database(file);
+  db.pragma(`user_version = ${SCHEMA_VERSION + 1}`);
+  db.close();
+  const before = readFileSync(file);
+  expect(() => openStore(dataDir)).toThrow(code('incompatible'));
+  expect(readFileSync(file).equals(before)).toBe(true);
+});
+
+it('keeps a file that is no database, and says so', async () => {
+  const dataDir = temporaryDirectory();
+  const file = path.join(dataDir, 'gptd.db');
+  writeFileSync(file, 'something else entirely, and long enough to hold the header of a database file.'.repeat(9));
+  const before = readFileSync(file);
+  const reply = await handle({ type: 'open', dataDir });
+  expect(reply).toMatchObject({ ok: false, error: { code: 'corrupt' } });
+  expect(readFileSync(file).equals(before)).toBe(true);
+});
+
+it('keeps the directory to its owner', () => {
+  const dataDir = path.join(temporaryDirectory(), 'new', 'data');
+  openedStore(dataDir);
+  expect(statSync(dataDir).mode & 0o777).toBe(0o700);
+});
+
+it('lets one daemon at a time have the directory', () => {
+  const { store, dataDir } = openedStore();
+  expect(() => openStore(dataDir)).toThrow(code('conflict'));
+  const script = `
+    import Database from 'better-sqlite3';
+    const db = new Database(process.argv[1], { timeout: 0 });
+    try { db.exec('BEGIN EXCLUSIVE'); console.log('taken'); } catch (error) { console.log(error.code); }`;
+  const attempt = (): string =>
+    spawnSync(process.execPath, ['--input-type=module', '-e', script, path.join(dataDir, 'gptd.lock')], {
+      encoding: 'utf8',
+    }).stdout.trim();
+  expect(attempt()).toBe('SQLITE_BUSY');
+  store.close();
+  store.close();
+  expect(attempt()).toBe('taken');
+  const lock = lockDirectory(dataDir);
+  lock.release();
+  lock.release();
+});
+
+it('refuses a directory that another process holds, and has it when that process is killed', async () => {
+  const dataDir = temporaryDirectory();
+  openStore(dataDir).close();
+  const script = `
+    import Database from 'better-sqlite3';
+    const db = new Database(process.argv[1]);
+    db.exec('BEGIN EXCLUSIVE');
+    process.stdout.write('held');
+    setInterval(() => db.open, 1000);`;
+  const child = spawn(process.execPath, ['--input-type=module', '-e', script, path.join(dataDir, 'gptd.lock')]);
+  const exited = new Promise((resolve) => child.once('exit', resolve));
+  await new Promise((resolve) => child.stdout.once('data', resolve));
+  expect(() => openStore(dataDir)).toThrow(`The data directory ${dataDir} is in use by another daemon`);
+  child.kill('SIGKILL');
+  await exited;
+  openedStore(dataDir);
+});
