@@ -61,7 +61,7 @@ async function quickstart() {
   writeBook(book);
 
   say('A daemon on a free port, with its data in a temporary directory.');
-  await startDaemon(folder);
+  await startDaemon();
 
   say('The parameters of GPT-2 small, as the book counts them.');
   await gptd(['params', '--config', 'GPT_CONFIG_124M']);
@@ -92,7 +92,7 @@ function say(sentence) {
   console.log(`\n# ${sentence}`);
 }
 
-/** @param {Readonly<Record<string, number>>} flags */
+/** @param {Readonly<Record<string, number | string>>} flags */
 function words(flags) {
   return Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
 }
@@ -110,37 +110,28 @@ function writeBook(file) {
 }
 
 /**
- * The command line as a user would type it.
+ * Prints the command line as a user would type it, and runs it.
  * @param {readonly string[]} args
  */
-function echo(args) {
+function startGptd(args) {
   const shown = args.map((arg) => (/^[\w@%+=:,./-]+$/.test(arg) ? arg : `"${arg}"`));
   console.log(`$ gptd ${shown.join(' ')}`);
-}
-
-/**
- * GPTD_HOME makes `folder` the data directory; an address or token of another daemon must not be used.
- * @param {string} folder
- */
-function environment(folder) {
+  // The temporary folder is the data directory; the address or token of another daemon must not be used.
   const { GPTD_URL, GPTD_TOKEN, ...rest } = process.env;
   void [GPTD_URL, GPTD_TOKEN];
-  return { ...rest, GPTD_HOME: folder };
-}
-
-/** @param {string} folder */
-async function startDaemon(folder) {
-  const args = ['start', '--port', '0'];
-  echo(args);
-  // In a process group of its own, so that Ctrl-C first ends the command that runs and the daemon last.
-  const daemon = spawn(process.execPath, [CLI, ...args], {
-    env: environment(folder),
+  return spawn(process.execPath, [CLI, ...args], {
+    env: { ...rest, GPTD_HOME: owned.folder },
     stdio: ['ignore', 'inherit', 'inherit'],
+    // Ctrl-C in a terminal reaches this process only, which then ends the others one by one.
     detached: true,
   });
+}
+
+async function startDaemon() {
+  const daemon = startGptd(['start', '--port', '0']);
   owned.daemon = daemon;
   const deadlineMs = performance.now() + START_MS_MAX;
-  while (!existsSync(join(folder, 'daemon.json'))) {
+  while (!existsSync(join(owned.folder ?? '', 'daemon.json'))) {
     if (hasEnded(daemon)) throw new Error(`The daemon ended with exit code ${daemon.exitCode}.`);
     if (performance.now() > deadlineMs) throw new Error(`The daemon was not ready within ${START_MS_MAX / 1000} s.`);
     if (isInterrupted) throw new Error('Interrupted.');
@@ -151,8 +142,7 @@ async function startDaemon(folder) {
 /** @param {readonly string[]} args */
 async function gptd(args) {
   if (isInterrupted) throw new Error('Interrupted.');
-  echo(args);
-  const command = spawn(process.execPath, [CLI, ...args], { env: environment(owned.folder ?? ''), stdio: 'inherit' });
+  const command = startGptd(args);
   owned.command = command;
   const exitCode = await ended(command);
   owned.command = undefined;

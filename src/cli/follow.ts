@@ -101,9 +101,6 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
         valLoss = event.data.valLoss;
         tell(formatEval(event.data));
         return undefined;
-      case 'sample':
-        tell(`sample at step ${event.data.step}: ${event.data.text}`);
-        return undefined;
       case 'checkpoint':
         tell(formatCheckpoint(event.data));
         return undefined;

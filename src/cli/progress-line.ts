@@ -52,7 +52,8 @@ export class ProgressLine {
 
   #draw(): void {
     if (this.#latest === undefined) return;
-    const columns = this.#stream.columns ?? COLUMNS_DEFAULT;
+    // A terminal that does not know its width says 0.
+    const columns = Math.max(0, this.#stream.columns ?? 0) || COLUMNS_DEFAULT;
     if (this.#live) {
       // The last column stays empty: some terminals wrap when it is written.
       const text = this.#latest({ columns: columns - 1, live: true }).slice(0, columns - 1);

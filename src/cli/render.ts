@@ -135,10 +135,7 @@ export function formatStatus(status: DaemonStatus, url: string): string {
     ['fingerprint', engine.fingerprint],
     ['workers', String(status.workers)],
     ['jobs', `${queue.running} running, ${queue.queued} queued of at most ${queue.limit}, ${queue.paused} paused`],
-    [
-      'memory',
-      `${formatBytes(memory.rssBytes)} used, ${formatBytes(memory.reservedBytes)} reserved of ${formatBytes(memory.budgetBytes)}`,
-    ],
+    ['memory', `${formatBytes(memory.rssBytes)} used, models may take ${formatBytes(memory.budgetBytes)}`],
   ] as const;
   const width = Math.max(...rows.map(([label]) => label.length));
   return rows.map(([label, value]) => `${label.padEnd(width)}  ${value}`).join('\n');

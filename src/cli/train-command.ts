@@ -65,8 +65,6 @@ function addOptimizerFlags(command: Command): void {
     .option('--grad-clip <norm>', 'largest gradient norm, 0 for none (default: 1)', parseNumber)
     .option('--eval-every <steps>', 'evaluate that often (default: at the end)', parseNumber)
     .option('--eval-batches <count>', 'batches per evaluation (default: 5)', parseNumber)
-    .option('--sample-every <steps>', 'generate a sample that often (default: never)', parseNumber)
-    .option('--sample-prompt <text>', 'prompt of the samples')
     .option('--checkpoint-every <steps>', 'write a checkpoint that often (default: once a minute)', parseNumber)
     .option('--keep-last <count>', 'checkpoints to keep (default: 2)', parseNumber)
     .option('--resume', "continue with the optimizer's state of the newest checkpoint");

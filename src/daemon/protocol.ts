@@ -132,8 +132,6 @@ export const trainSpec = z.strictObject({
   /** Steps between evaluations; 0 evaluates at the end only. */
   evalEvery: integer(0, LIMITS.stepsMax).default(0),
   evalBatches: integer(1, 1e6).default(5),
-  sampleEvery: integer(0, LIMITS.stepsMax).default(0),
-  samplePrompt: z.string().max(LIMITS.promptCharactersMax).default(''),
   /** Steps between checkpoints; 0 writes one at the end only. Left out, one is written a minute. */
   checkpointEvery: integer(0, LIMITS.stepsMax).optional(),
   /** Checkpoints of this job that are kept; older ones are deleted as new ones land. */
@@ -235,7 +233,6 @@ export type JobEventBody =
         readonly perplexity: number | null;
       };
     }
-  | { readonly type: 'sample'; readonly data: { readonly step: number; readonly text: string } }
   | { readonly type: 'checkpoint'; readonly data: { readonly step: number; readonly digest: string } }
   | {
       readonly type: 'token';
@@ -334,7 +331,7 @@ export interface DaemonStatus {
   readonly workers: number;
   readonly uptimeMs: number;
   readonly queue: { readonly queued: number; readonly running: number; readonly paused: number; readonly limit: number };
-  readonly memory: { readonly rssBytes: number; readonly budgetBytes: number; readonly reservedBytes: number };
+  readonly memory: { readonly rssBytes: number; readonly budgetBytes: number };
 }
 
 // ---- JSON-RPC --------------------------------------------------------------------------------------------------------

@@ -1,36 +1,27 @@
 // The daemon's end of the store's thread: typed calls, bytes that move instead of being copied, errors that keep their code.
-// One thread, one request at a time, in order. The thread's death is not handled here: it ends the daemon, which loses nothing.
+// One request at a time, in order. The thread's death is not handled here: it ends the daemon, which loses nothing.
 
-import { Piscina } from 'piscina';
-import type { StoreCalls, StoreReply, StoreRequest } from '../workers/messages.ts';
-import { transferableBuffers, unwrap, type Reply } from '../workers/reply.ts';
-
-type Pool = Piscina<StoreRequest, Reply<unknown>>;
+import type { StoreCalls, StoreReply } from '../workers/messages.ts';
+import { WorkerThread } from './worker-thread.ts';
 
 export class StoreClient {
   readonly sqliteVersion: string;
-  readonly #pool: Pool;
+  readonly #thread: WorkerThread<StoreCalls>;
   #closed: Promise<void> | undefined;
 
-  private constructor(pool: Pool, sqliteVersion: string) {
-    this.#pool = pool;
+  private constructor(thread: WorkerThread<StoreCalls>, sqliteVersion: string) {
+    this.#thread = thread;
     this.sqliteVersion = sqliteVersion;
   }
 
   /** Starts the thread and opens the data directory; throws what StoreCalls.open throws, with no thread left behind. */
   static async open({ dataDir }: { readonly dataDir: string }): Promise<StoreClient> {
-    const pool = new Piscina<StoreRequest, Reply<unknown>>({
-      filename: new URL('../workers/store.js', import.meta.url).href,
-      minThreads: 1,
-      maxThreads: 1,
-      idleTimeout: Infinity,
-      concurrentTasksPerWorker: 1,
-    });
+    const thread = new WorkerThread<StoreCalls>('store');
     try {
-      const { sqliteVersion } = await request(pool, 'open', { dataDir });
-      return new StoreClient(pool, sqliteVersion);
+      const { sqliteVersion } = await thread.call('open', { dataDir });
+      return new StoreClient(thread, sqliteVersion);
     } catch (error) {
-      await pool.destroy();
+      await thread.close();
       throw error;
     }
   }
@@ -40,29 +31,12 @@ export class StoreClient {
    * whole buffer that they are a view of. Chunks that share a buffer therefore belong in one call.
    */
   call<K extends keyof StoreCalls>(type: K, input: StoreCalls[K][0]): Promise<StoreReply<K>> {
-    return request(this.#pool, type, input);
+    return this.#thread.call(type, input);
   }
 
   /** Waits for the calls before it, closes the database and ends the thread. May be called twice. */
   close(): Promise<void> {
-    this.#closed ??= request(this.#pool, 'close', {}).then(() => this.#pool.destroy());
+    this.#closed ??= this.call('close', {}).then(() => this.#thread.close());
     return this.#closed;
   }
-}
-
-async function request<K extends keyof StoreCalls>(
-  pool: Pool,
-  type: K,
-  input: StoreCalls[K][0],
-): Promise<StoreReply<K>> {
-  // The compiler cannot see that a type and the input of that type make a member of the union.
-  const message = { ...input, type } as unknown as StoreRequest;
-  const reply = await pool.run(message, { transferList: transferableBuffers(bytesOf(message)) });
-  return unwrap(reply as Reply<StoreReply<K>>);
-}
-
-function bytesOf(message: StoreRequest): Uint8Array[] {
-  if (message.type === 'putChunks') return message.chunks.map((chunk) => chunk.bytes);
-  if (message.type === 'putBlobChunk') return [message.bytes];
-  return [];
 }

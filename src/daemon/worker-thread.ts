@@ -22,8 +22,12 @@ class PriorityQueue implements TaskQueue {
   }
 
   push(task: PiscinaTask): void {
-    const { priority } = task[queueOptionsSymbol] as { priority: Priority };
-    this.#lanes[priority]!.push(task);
+    this.#laneOf(task).push(task);
+  }
+
+  /** A task that the pool took and could not place goes back to the head of its lane. */
+  unshift(task: PiscinaTask): void {
+    this.#laneOf(task).unshift(task);
   }
 
   remove(task: PiscinaTask): void {
@@ -32,13 +36,18 @@ class PriorityQueue implements TaskQueue {
       if (at >= 0) lane.splice(at, 1);
     }
   }
+
+  #laneOf(task: PiscinaTask): PiscinaTask[] {
+    const { priority } = task[queueOptionsSymbol] as { priority: Priority };
+    return this.#lanes[priority];
+  }
 }
 
 /** A thread that runs `src/workers/<file>` and answers the requests of `C`. */
 export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] }> {
   readonly #pool: Piscina;
 
-  constructor(file: string, settings: WorkerSettings) {
+  constructor(file: string, settings?: WorkerSettings) {
     this.#pool = new Piscina({
       filename: new URL(`../workers/${file}.js`, import.meta.url).href,
       workerData: settings,
@@ -46,6 +55,8 @@ export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] 
       maxThreads: 1,
       idleTimeout: Infinity,
       concurrentTasksPerWorker: 1,
+      // Without it the pool may put a task behind later ones.
+      stricterFIFO: true,
       taskQueue: new PriorityQueue(),
     });
   }
@@ -60,8 +71,8 @@ export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] 
     { priority = PRIORITY.forward }: { priority?: Priority } = {},
   ): Promise<C[K][1]> {
     const request = { ...input, type, [queueOptionsSymbol]: { priority } };
-    const reply: unknown = await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) });
-    return unwrap(reply as Reply<C[K][1]>);
+    const reply = (await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) })) as Reply<C[K][1]>;
+    return unwrap(reply);
   }
 
   /** Waits for the running request and ends the thread. May be called twice. */

@@ -56,6 +56,9 @@ export const CONFIG_MAX = {
   n_layers: 2 ** 10,
 } as const;
 
+/** Some of the fields; an undefined one is as good as absent. */
+export type ConfigFields = { readonly [K in keyof GptConfig]?: GptConfig[K] | undefined };
+
 /** Throws `invalid_spec` with one sentence about the first impossible field; returns the configuration otherwise. */
 export function checkConfig(config: GptConfig): GptConfig {
   for (const name of ['vocab_size', 'context_length', 'emb_dim', 'n_heads', 'n_layers'] as const) {
@@ -85,12 +88,15 @@ export function checkConfig(config: GptConfig): GptConfig {
  * A preset's name, or fields that replace those of `GPT_CONFIG_124M`. Throws `invalid_spec` for an unknown preset or an
  * impossible configuration.
  */
-export function resolveConfig(source: string | Partial<GptConfig>, overrides: Partial<GptConfig> = {}): GptConfig {
+export function resolveConfig(source: string | ConfigFields, overrides: ConfigFields = {}): GptConfig {
   if (typeof source === 'string') {
     if (!Object.hasOwn(PRESETS, source)) {
       throw new GptdError('invalid_spec', `There is no preset "${source}": it must be one of ${PRESET_NAMES.join(', ')}.`);
     }
-    return checkConfig({ ...PRESETS[source as PresetName], ...overrides });
+    return checkConfig({ ...PRESETS[source as PresetName], ...given(overrides) });
   }
-  return checkConfig({ ...PRESETS[DEFAULT_PRESET], ...source, ...overrides });
+  return checkConfig({ ...PRESETS[DEFAULT_PRESET], ...given(source), ...given(overrides) });
 }
+
+const given = (fields: ConfigFields): Partial<GptConfig> =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));

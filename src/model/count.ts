@@ -1,5 +1,5 @@
-// How many parameters a configuration has, part by part, read off the tensor table. One block stands for all of them, so the
-// cost does not depend on the depth. It is not about bytes: those follow from how the daemon runs a model.
+// How many parameters a configuration has, part by part, read off the tensor table. One block stands for all of them,
+// so the cost does not depend on the depth. It is not about bytes: those follow from how the daemon runs a model.
 
 import type { GptConfig } from './config.ts';
 import { blockTensors, tensorTable, type TensorSpec } from './tensors.ts';

@@ -1,5 +1,6 @@
-// The digest of a model's weights: SHA-256 over the tensors in table order, for each the UTF-8 line `<name> <d0>,<d1>\n` (its
-// dimensions, joined by commas) and then its values as little-endian f32. Anyone can recompute it from an export.
+// The digest of a model's weights: SHA-256 over the tensors in table order, for each the UTF-8 line `<name>
+// <d0>,<d1>\n` (its dimensions, joined by commas) and then its values as little-endian f32. Anyone can recompute it
+// from an export.
 
 import { createHash } from 'node:crypto';
 import type { GptConfig } from './config.ts';

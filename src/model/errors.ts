@@ -35,7 +35,7 @@ export interface ErrorData {
   readonly message: string;
 }
 
-/** Errors thrown in a worker thread arrive as plain `Error`s that kept their `code`; anything else is an engine failure. */
+/** What is not a GptdError is a bug or a fault of the engine, and is told as `engine_failed`. */
 export function errorData(error: unknown): ErrorData {
   const message = error instanceof Error ? error.message : String(error);
   const code = (error as { code?: unknown } | null)?.code;

@@ -1,6 +1,6 @@
-// From the config.json beside a safetensors file, and the names and shapes in it, to our configuration and to which tensor of
-// the file fills which of ours. Reads Hugging Face's GPT-2 configurations and our own snake_case ones; GPT-2's layouts are
-// ours, so nothing is transposed.
+// From the config.json beside a safetensors file, and the names and shapes in it, to our configuration and to which
+// tensor of the file fills which of ours. Reads Hugging Face's GPT-2 configurations and our own snake_case ones;
+// GPT-2's layouts are ours, so nothing is transposed.
 
 import { checkConfig, type GptConfig } from './config.ts';
 import { GptdError } from './errors.ts';
@@ -22,9 +22,11 @@ const HEAD = 'lm_head.weight';
 const BUFFERS = /^h\.\d+\.attn\.(bias|masked_bias)$/;
 
 /**
- * Reads `json`, a parsed config.json, against the tensors of the file. `qkv_bias` follows from the tensors. A model without
- * a head in the file is tied. One with a head is tied as the configuration says (`tie_word_embeddings`, or our `tie_weights`),
- * and when it is silent as its dialect has it: Hugging Face's ties, ours does not. The head of a tied model is ignored. Throws `incompatible` for a configuration that is not GPT-2's, a missing or unknown tensor or a wrong shape.
+ * Reads `json`, a parsed config.json, against the tensors of the file. `qkv_bias` follows from the tensors. A model
+ * without a head in the file is tied. One with a head is tied as the configuration says (`tie_word_embeddings`, or our
+ * `tie_weights`), and when it is silent as its dialect has it: Hugging Face's ties, ours does not. The head of a tied
+ * model is ignored. Throws `incompatible` for a configuration that is not GPT-2's, a missing or unknown tensor or a
+ * wrong shape.
  */
 export function configFromHuggingFace(json: unknown, tensors: readonly NamedShape[]): HuggingFaceModel {
   const fields = requireObject(json);

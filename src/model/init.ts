@@ -1,6 +1,6 @@
-// The numbers a new model begins with: those of `torch.manual_seed(seed)` followed by building Raschka's GPTModel, to the
-// bit where PyTorch takes its AVX2 path (ATen/native/cpu/DistributionTemplates.h and avx_mathfun.h, whose log, sine and
-// cosine are Cephes' single-precision ones). GPT-2's own scheme draws from the same generator in the same order.
+// The numbers a new model begins with: those of `torch.manual_seed(seed)` followed by building Raschka's GPTModel, to
+// the bit where PyTorch takes its AVX2 path (ATen/native/cpu/DistributionTemplates.h and avx_mathfun.h, whose log, sine
+// and cosine are Cephes' single-precision ones). GPT-2's own scheme draws from the same generator in the same order.
 // Letters: V vocabulary, C context, D width.
 
 import type { GptConfig } from './config.ts';
@@ -89,12 +89,18 @@ export function* initialTensors(
 
 const isAttentionInput = (tensor: TensorSpec): boolean => tensor.name.includes('.attn.c_attn.');
 
-/** The bound of `kaiming_uniform_(a=sqrt(5))`, in torch's order of operations: about 1/sqrt(fanIn), and not always the same float. */
+/**
+ * The bound of `kaiming_uniform_(a=sqrt(5))`, in torch's order of operations: about 1/sqrt(fanIn), and not always the
+ * same float.
+ */
 const kaimingBound = (fanIn: number): number => Math.sqrt(3) * (Math.sqrt(2 / (1 + 5)) / Math.sqrt(fanIn));
 
-// ---- PyTorch's distributions -----------------------------------------------------------------------------------------
+// ---- PyTorch's distributions
+// -----------------------------------------------------------------------------------------
 
-/** torch's CPU generator: the stream of words, and the second sample that a scalar normal draw leaves for the next one. */
+/**
+ * torch's CPU generator: the stream of words, and the second sample that a scalar normal draw leaves for the next one.
+ */
 interface Source {
   readonly words: Mt19937;
   spareNormal: number | undefined;
@@ -104,7 +110,10 @@ interface Source {
 const WORDS_AT_ONCE = 8192;
 const words = new Uint32Array(WORDS_AT_ONCE);
 
-/** Overwrites `out` with `uniform_(-bound, bound)`: 24 random bits a value, one rounding to f32 (torch's fused multiply-add). */
+/**
+ * Overwrites `out` with `uniform_(-bound, bound)`: 24 random bits a value, one rounding to f32 (torch's fused
+ * multiply-add).
+ */
 function fillUniform(out: Float32Array, options: { readonly source: Source; readonly bound: number }): void {
   const bound = Math.fround(options.bound);
   const step = Math.fround(bound + bound) * 2 ** -24;
@@ -155,8 +164,8 @@ function nextUniform53(source: Source): number {
   return (high * 2 ** 32 + source.words.next()) * 2 ** -53;
 }
 
-// Every operation below rounds to f32 as the AVX2 code does. A product plus a sum inside one `f` is a fused multiply-add:
-// the product of two floats is exact in double precision.
+// Every operation below rounds to f32 as the AVX2 code does. A product plus a sum inside one `f` is a fused
+// multiply-add: the product of two floats is exact in double precision.
 const f = Math.fround;
 const TWO_PI = f(2 * Math.PI);
 const SQRT_HALF = f(Math.SQRT1_2);
@@ -174,7 +183,7 @@ const LOG_Q2 = f(0.693359375);
 const FOUR_OVER_PI = f(1.27323954473516);
 const MINUS_DP1 = f(-0.78515625);
 const MINUS_DP2 = f(-2.4187564849853516e-4);
-const MINUS_DP3 = f(-3.77489497744594108e-8);
+const MINUS_DP3 = f(-3.774894977445941e-8);
 const SIN_P0 = f(-1.9515295891e-4);
 const SIN_P1 = f(8.3321608736e-3);
 const SIN_P2 = f(-1.6666654611e-1);
@@ -182,7 +191,10 @@ const COS_P0 = f(2.443315711809948e-5);
 const COS_P1 = f(-1.388731625493765e-3);
 const COS_P2 = f(4.166664568298827e-2);
 
-/** Overwrites out[at .. at+16) with normals made of words[from .. from+16): radii from the first eight, angles from the rest. */
+/**
+ * Overwrites out[at .. at+16) with normals made of words[from .. from+16): radii from the first eight, angles from the
+ * rest.
+ */
 function boxMuller16(
   out: Float32Array,
   options: { readonly at: number; readonly from: number; readonly std: number },
@@ -242,13 +254,14 @@ function logOfUnit(m: number): number {
 
 const POWERS_OF_TWO = Float64Array.from({ length: 26 }, (_, exponent) => 2 ** exponent);
 
-// ---- Layout ----------------------------------------------------------------------------------------------------------
+// ---- Layout
+// ----------------------------------------------------------------------------------------------------------
 
 const TILE = 32;
 
 /**
- * Writes the transpose of `source` (rows, columns) into `out`, whose rows are `stride` long, at column `offset`. Tiled, so
- * that both sides stay in the cache.
+ * Writes the transpose of `source` (rows, columns) into `out`, whose rows are `stride` long, at column `offset`. Tiled,
+ * so that both sides stay in the cache.
  */
 function transposeInto(
   out: Float32Array,

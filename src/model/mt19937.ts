@@ -1,6 +1,6 @@
 // MT19937 as PyTorch's CPU generator runs it: Matsumoto and Nishimura's mt19937ar with `init_genrand` seeding
-// (http://www.math.sci.hiroshima-u.ac.jp/m-mat/MT/emt.html). Only initialization draws from it, because its order of draws
-// is PyTorch's; dropout, shuffling and sampling use the counter-based generator of philox.ts.
+// (http://www.math.sci.hiroshima-u.ac.jp/m-mat/MT/emt.html). Only initialization draws from it, because its order of
+// draws is PyTorch's; dropout, shuffling and sampling use the counter-based generator of philox.ts.
 
 import { assert } from './errors.ts';
 

@@ -1,13 +1,17 @@
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (Random123). A
-// draw is a pure function of (seed, purpose, step, index): it depends neither on who makes it nor on what was drawn before,
-// which is why dropout, shuffling and sampling use it. Initialization does not: see mt19937.ts.
+// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
+// (Random123). A draw is a pure function of (seed, purpose, step, index): it depends neither on who makes it nor on
+// what was drawn before, which is why dropout, shuffling and sampling use it. Initialization does not: see mt19937.ts.
 //
-// The key is the seed, below 2^53: word 0 its low 32 bits, word 1 its high 21. The 128-bit counter: words 0 and 1 the index
-// (low 32 bits, high 21), word 2 the low 32 bits of the step, word 3 the purpose in its top byte and the step's high 21 bits.
+// The key is the seed, below 2^53: word 0 its low 32 bits, word 1 its high 21. The 128-bit counter: words 0 and 1 the
+// index (low 32 bits, high 21), word 2 the low 32 bits of the step, word 3 the purpose in its top byte and the step's
+// high 21 bits.
 
 import { assert } from './errors.ts';
 
-/** What a draw is for. Two purposes never share a draw. The numbers are part of every seeded result: never renumber them. */
+/**
+ * What a draw is for. Two purposes never share a draw. The numbers are part of every seeded result: never renumber
+ * them.
+ */
 export const PURPOSE = {
   dropoutEmbedding: 1,
   dropoutAttention: 2,
@@ -29,8 +33,8 @@ export interface DrawAddress {
 }
 
 /**
- * One block of the generator. input (6,): four counter words, then two key words. out (4,) is overwritten with 128 random
- * bits; the two may be parts of one buffer. Allocates nothing.
+ * One block of the generator. input (6,): four counter words, then two key words. out (4,) is overwritten with 128
+ * random bits; the two may be parts of one buffer. Allocates nothing.
  */
 export function philox(out: Uint32Array, input: Uint32Array): void {
   let c0 = input[0] | 0;
@@ -94,9 +98,10 @@ export function uniform(address: DrawAddress): number {
 }
 
 /**
- * Overwrites `out` with 1 (keep) and 0 (drop), each dropped with probability round(rate * 65536) / 65536. Element i belongs to
- * the stream element `index` + i: lane (index + i) % 8, of 16 bits, of the block floor((index + i) / 8). So any chunking of
- * a stream gives the same mask, and streams are kept apart by step or by offsets. `rate` is at least 0 and below 1.
+ * Overwrites `out` with 1 (keep) and 0 (drop), each dropped with probability round(rate * 65536) / 65536. Element i
+ * belongs to the stream element `index` + i: lane (index + i) % 8, of 16 bits, of the block floor((index + i) / 8). So
+ * any chunking of a stream gives the same mask, and streams are kept apart by step or by offsets. `rate` is at least 0
+ * and below 1.
  */
 export function dropoutMask(out: Uint8Array, options: DrawAddress & { readonly rate: number }): void {
   const { index, rate } = options;

@@ -1,6 +1,6 @@
-// The safetensors format (https://github.com/huggingface/safetensors#format): a 64-bit little-endian length, a JSON header of
-// that length, then the tensors' bytes without gaps. Headers come from strangers, so every number in them is checked against
-// the size of the file before anything is read. It reads and writes bytes that others fetch and store.
+// The safetensors format (https://github.com/huggingface/safetensors#format): a 64-bit little-endian length, a JSON
+// header of that length, then the tensors' bytes without gaps. Headers come from strangers, so every number in them is
+// checked against the size of the file before anything is read. It reads and writes bytes that others fetch and store.
 
 import { GptdError } from './errors.ts';
 
@@ -49,9 +49,9 @@ export interface SafetensorsHeader {
 }
 
 /**
- * Parses the beginning of a file of `fileBytes` bytes. `prefix` is the file's first bytes, at least as many as the header takes:
- * min(fileBytes, SAFETENSORS_HEADER_BYTES_MAX + 8) always suffice. Throws `corrupt` for a header that breaks the format, whose offsets
- * leave the file, overlap or leave gaps, or that is past the limits above.
+ * Parses the beginning of a file of `fileBytes` bytes. `prefix` is the file's first bytes, at least as many as the
+ * header takes: min(fileBytes, SAFETENSORS_HEADER_BYTES_MAX + 8) always suffice. Throws `corrupt` for a header that
+ * breaks the format, whose offsets leave the file, overlap or leave gaps, or that is past the limits above.
  */
 export function parseSafetensorsHeader(
   prefix: Uint8Array,
@@ -190,14 +190,14 @@ export function safetensorsHeader(
   tensors: readonly Pick<SafetensorsTensor, 'name' | 'dtype' | 'shape'>[],
   metadata: Readonly<Record<string, string>>,
 ): Uint8Array {
-  const header: Record<string, unknown> = Object.keys(metadata).length === 0 ? {} : { __metadata__: metadata };
+  const entries: [string, unknown][] = Object.keys(metadata).length === 0 ? [] : [['__metadata__', metadata]];
   let at = 0;
   for (const { name, dtype, shape } of tensors) {
     const begin = at;
     at += shape.reduce((product, length) => product * length, DTYPE_BYTES[dtype]);
-    header[name] = { dtype, shape, data_offsets: [begin, at] };
+    entries.push([name, { dtype, shape, data_offsets: [begin, at] }]);
   }
-  const json = new TextEncoder().encode(JSON.stringify(header));
+  const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries(entries)));
   const headerBytes = Math.ceil(json.length / 8) * 8;
   const out = new Uint8Array(LENGTH_BYTES + headerBytes).fill(0x20);
   new DataView(out.buffer).setBigUint64(0, BigInt(headerBytes), true);

@@ -1,7 +1,7 @@
-// From one row of logits to the next token. The filters apply in the order of Hugging Face's generate: repetition penalty,
-// temperature, top-k, top-p, min-p; then one uniform draw, made by the caller, picks among what is left by walking the kept
-// ids in ascending order. Nothing is sorted: each filter only moves a cut through the order "weight down, then id up".
-// Letter: V vocabulary.
+// From one row of logits to the next token. The filters apply in the order of Hugging Face's generate: repetition
+// penalty, temperature, top-k, top-p, min-p; then one uniform draw, made by the caller, picks among what is left by
+// walking the kept ids in ascending order. Nothing is sorted: each filter only moves a cut through the order "weight
+// down, then id up". Letter: V vocabulary.
 
 import { assert, GptdError } from './errors.ts';
 
@@ -23,7 +23,9 @@ export interface SampleOptions {
 
 export interface Sample {
   readonly id: number;
-  /** Natural logarithm of softmax(logits)[id], over the logits as they came in: no penalty, no temperature, no filter. */
+  /**
+   * Natural logarithm of softmax(logits)[id], over the logits as they came in: no penalty, no temperature, no filter.
+   */
   readonly logprob: number;
 }
 
@@ -32,8 +34,8 @@ let weights = new Float64Array(0);
 let ids = new Uint32Array(0);
 
 /**
- * Picks one token. logits (V,) are only read. Throws `engine_failed` when a logit is not finite. The result depends on the
- * arguments alone.
+ * Picks one token. logits (V,) are only read. Throws `engine_failed` when a logit is not finite. The result depends on
+ * the arguments alone.
  */
 export function sample(logits: Float32Array, options: SampleOptions): Sample {
   const { temperature, u } = options;
@@ -92,8 +94,8 @@ function logSumExp(logits: Float32Array, max: number): number {
 
 const EXP_STEPS = 64;
 const STEPS_PER_LN = EXP_STEPS / Math.LN2;
-// ln(2) / 64 in two parts. Multiples of the first, a float, are exact in double precision; the second holds what it and the
-// double Math.LN2 lack.
+// ln(2) / 64 in two parts. Multiples of the first, a float, are exact in double precision; the second holds what it and
+// the double Math.LN2 lack.
 const STEP_HIGH = Math.fround(Math.LN2 / EXP_STEPS);
 const STEP_LOW = Math.LN2 / EXP_STEPS - STEP_HIGH + 2.3190468138462996e-17 / EXP_STEPS;
 const EXP_X_MIN = -700;
@@ -176,9 +178,9 @@ function draw(V: number, { temperature, topK, topP, minP, u }: SampleOptions): n
 }
 
 /**
- * Reorders ids[0 .. count) so that the shortest prefix in the order "weight down, then id up" whose mass reaches the target comes
- * first; returns the index of that prefix's last id. An id's mass is its weight or, without `byWeight`, 1. This is quickselect:
- * linear time on average.
+ * Reorders ids[0 .. count) so that the shortest prefix in the order "weight down, then id up" whose mass reaches the
+ * target comes first; returns the index of that prefix's last id. An id's mass is its weight or, without `byWeight`, 1.
+ * This is quickselect: linear time on average.
  */
 function selectPrefix(count: number, options: { readonly target: number; readonly byWeight: boolean }): number {
   const { target, byWeight } = options;

@@ -1,4 +1,5 @@
-// The learning rate of every update, as a pure function of the step: a resumed job needs no scheduler state.
+// The learning rate of every update, as a pure function of the step: a resumed job needs no scheduler state. Cosine is
+// that of SGDR without restarts (Loshchilov and Hutter), as GPT-2's successors train with it.
 
 export interface Schedule {
   /** The peak rate. */
@@ -13,8 +14,8 @@ export interface Schedule {
 }
 
 /**
- * The rate of update `step`, counted from 1: lr * step / warmupSteps while warming up, lr at the end of it (at step 1 without
- * a warm-up), then constant or down to minLr, which the last step gets.
+ * The rate of update `step`, counted from 1: lr * step / warmupSteps while warming up, lr at the end of it (at step 1
+ * without a warm-up), then constant or down to minLr, which the last step gets.
  */
 export function learningRate(step: number, { lr, minLr, warmupSteps, schedule, steps }: Schedule): number {
   if (step < warmupSteps) return (lr * step) / warmupSteps;

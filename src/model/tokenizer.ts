@@ -1,6 +1,7 @@
 // Text to token ids and back: GPT-2's byte-level BPE, plain bytes, or the characters of one text. GPT-2's vocabulary is
-// gpt-tokenizer's r50k_base table. The merge loop is ours: it is n log n for any run of letters or spaces, and it splits text
-// by Unicode's White_Space as OpenAI's tokenizer does, where JavaScript's \s also counts the byte order mark and misses U+0085.
+// gpt-tokenizer's r50k_base table. The merge loop is ours: it is n log n for any run of letters or spaces, and it
+// splits text by Unicode's White_Space as OpenAI's tokenizer does, where JavaScript's \s also counts the byte order
+// mark and misses U+0085.
 
 import { assert, GptdError } from './errors.ts';
 
@@ -30,7 +31,9 @@ export interface Tokenizer {
   stream(): StreamDecoder;
 }
 
-/** The tokenizer of a spec. Only `gpt2` loads a vocabulary, once per thread. Throws `invalid_spec` for a bad alphabet. */
+/**
+ * The tokenizer of a spec. Only `gpt2` loads a vocabulary, once per thread. Throws `invalid_spec` for a bad alphabet.
+ */
 export async function createTokenizer(spec: TokenizerSpec): Promise<Tokenizer> {
   switch (spec.type) {
     case 'gpt2':
@@ -57,7 +60,8 @@ export function charAlphabet(text: string): string {
 /** A lone half of a surrogate pair has no UTF-8 form: it becomes U+FFFD, as in TextEncoder. */
 const wellFormed = (text: string): string => text.replace(/\p{Surrogate}/gu, '\uFFFD');
 
-// ---- Characters ------------------------------------------------------------------------------------------------------
+// ---- Characters
+// ------------------------------------------------------------------------------------------------------
 
 function charTokenizer(alphabet: string): Tokenizer {
   const characters = Array.from(alphabet);
@@ -94,9 +98,12 @@ function charTokenizer(alphabet: string): Tokenizer {
   };
 }
 
-// ---- Bytes -----------------------------------------------------------------------------------------------------------
+// ---- Bytes
+// -----------------------------------------------------------------------------------------------------------
 
-/** The half of a tokenizer whose ids stand for bytes. `bytesOf` gives an id's bytes, undefined when there is no such id. */
+/**
+ * The half of a tokenizer whose ids stand for bytes. `bytesOf` gives an id's bytes, undefined when there is no such id.
+ */
 function byteDecoding(bytesOf: (id: number) => Uint8Array | undefined): Pick<Tokenizer, 'decode' | 'stream'> {
   const stream = (): StreamDecoder => {
     // In stream mode a TextDecoder holds back exactly the bytes that may still become a character.
@@ -128,7 +135,8 @@ function byteTokenizer(): Tokenizer {
   };
 }
 
-// ---- GPT-2's byte pair encoding --------------------------------------------------------------------------------------
+// ---- GPT-2's byte pair encoding
+// --------------------------------------------------------------------------------------
 
 const END_OF_TEXT = 50256;
 const VOCAB_SIZE = 50257;
@@ -179,13 +187,20 @@ async function loadGpt2(): Promise<Tokenizer> {
   return { vocabSize: VOCAB_SIZE, endOfText: END_OF_TEXT, encode, ...byteDecoding((id) => tokens[id]) };
 }
 
-/** Throws `limit_exceeded` for a run of millions of letters, or of spaces, on which the regular expression runs out of stack. */
+/**
+ * Throws `limit_exceeded` for a run of millions of letters, or of spaces, on which the regular expression runs out of
+ * stack.
+ */
 function* piecesOf(text: string): Generator<string> {
   try {
     for (const [piece] of text.matchAll(PIECES)) yield piece;
   } catch (cause) {
     if (!(cause instanceof RangeError)) throw cause;
-    throw new GptdError('limit_exceeded', 'The text has a run of millions of characters without a break between words.', { cause });
+    throw new GptdError(
+      'limit_exceeded',
+      'The text has a run of millions of characters without a break between words.',
+      { cause },
+    );
   }
 }
 
@@ -198,8 +213,9 @@ function binaryString(bytes: Uint8Array): string {
 }
 
 /**
- * Byte pair merging over a vocabulary in which a token's id is its rank: while two neighbours form a token, the pair of lowest rank, and
- * of those the leftmost, becomes one. Neighbours are a linked list, candidates a heap: n log n for n bytes.
+ * Byte pair merging over a vocabulary in which a token's id is its rank: while two neighbours form a token, the pair of
+ * lowest rank, and of those the leftmost, becomes one. Neighbours are a linked list, candidates a heap: n log n for n
+ * bytes.
  */
 function byteMerger(tokens: readonly Uint8Array[]): (piece: string) => Uint32Array {
   const rankOf = new Map(tokens.map((bytes, rank) => [binaryString(bytes), rank]));
@@ -210,8 +226,8 @@ function byteMerger(tokens: readonly Uint8Array[]): (piece: string) => Uint32Arr
     const whole = piece.length <= lengthMax ? rankOf.get(piece) : undefined;
     if (whole !== undefined) return Uint32Array.of(whole);
 
-    // Part p begins at byte p and ends at end[p], where the next part begins; start[e] is the part that ends at e. rank[p] is that of
-    // part p joined with the next one, -1 when they form no token or p is no longer a part.
+    // Part p begins at byte p and ends at end[p], where the next part begins; start[e] is the part that ends at e.
+    // rank[p] is that of part p joined with the next one, -1 when they form no token or p is no longer a part.
     const n = piece.length;
     const end = Uint32Array.from({ length: n }, (_, part) => part + 1);
     const start = Uint32Array.from({ length: n + 1 }, (_, byte) => Math.max(0, byte - 1));

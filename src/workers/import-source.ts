@@ -32,7 +32,7 @@ export function openImport(
   function* tensors(): Generator<{ name: string; data: Float32Array }> {
     for (const { name } of tensorTable(config)) {
       const { begin, end, dtype } = byName.get(rename.get(name)!)!;
-      const bytes = reader.readBlobRange({ hash: weights, offset: header.dataStart + begin, length: end - begin });
+      const bytes = reader.readBlobRange({ hash: weights, offset: begin, length: end - begin });
       const data = toFloat32(bytes, dtype);
       if (!data.every((value) => Number.isFinite(value))) {
         throw new GptdError('corrupt', `The tensor ${name} holds NaN or infinity: weights must be finite.`);

@@ -92,6 +92,10 @@ export interface CheckpointMeta {
   readonly fingerprint: string;
   readonly loss: number | null;
   readonly valLoss: number | null;
+  /** Of a training job: the model's step and AdamW's updates before its first one, and the tokens it has seen. */
+  readonly training?:
+    | { readonly baseStep: number; readonly baseUpdates: number; readonly tokens: number }
+    | undefined;
 }
 
 export interface StoredDataset {
@@ -111,7 +115,7 @@ export interface StoreCalls {
   /** All in one transaction: the reply comes after it is durable. One result an item, null for a dropped one. */
   appendEvents: [{ readonly items: readonly NewEvent[] }, { readonly events: readonly (StoredEvent | null)[] }];
   readEvents: [
-    { readonly jobId: string; readonly after: number; readonly limit: number; readonly type?: string | undefined },
+    { readonly jobId: string; readonly after: number; readonly limit: number; readonly eventType?: string | undefined },
     { readonly events: readonly StoredEvent[]; readonly lastSeq: number },
   ];
   getJob: [{ readonly jobId: string }, StoredJob];
@@ -285,7 +289,12 @@ export interface StageCalls {
       readonly sampling: SamplingOptions;
     },
     /** `text` is what the continued ids decode to. */
-    { readonly ids: readonly number[]; readonly text: string },
+    { readonly ids: readonly number[]; readonly text: string; readonly stopped: boolean },
+  ];
+  /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */
+  serveEmbed: [
+    { readonly lease: string; readonly position: number; readonly ids: readonly number[] },
+    { readonly x: Float32Array },
   ];
   /** ids, or x (rows, D) from the stage before, at positions from `position` on -> x for the next stage, or a token. */
   serveStep: [

@@ -99,9 +99,9 @@ export class ServeStage {
       decoder: this.#tokenizer?.stream() ?? null,
       stop: stopFilter(stop),
     };
-    const text = continued.map((id) => output.stop.push(output.decoder?.push(id) ?? '').text).join('');
+    const shown = continued.map((id) => output.stop.push(output.decoder?.push(id) ?? ''));
     this.#sequences.set(request.sequence, { capacity: 0, caches: [], output });
-    return { ids, text };
+    return { ids, text: shown.map(({ text }) => text).join(''), stopped: shown.some(({ stopped }) => stopped) };
   }
 
   #encode(prompt: string): readonly number[] {
@@ -115,7 +115,7 @@ export class ServeStage {
   async step(request: StageCalls['serveStep'][0]): Promise<StageCalls['serveStep'][1]> {
     const { position, input, sampleIndex, last } = request;
     const { emb_dim: D } = this.#config;
-    let x = input instanceof Float32Array ? input : this.#embed(input, position);
+    let x = input instanceof Float32Array ? input : this.embed(input, position);
     const rowCount = x.length / D;
     const sequence = this.#sequence(request.sequence, position + rowCount);
     const mask = attentionMask(rowCount, position, sequence.capacity);
@@ -131,9 +131,9 @@ export class ServeStage {
   }
 
   /** wte[id] + wpe[position] for consecutive positions: (M, D). */
-  #embed(ids: readonly number[], position: number): Float32Array {
+  embed(ids: readonly number[], position: number): Float32Array {
     const { emb_dim: D } = this.#config;
-    assert(this.#embeddings !== null, 'only the first stage embeds');
+    assert(this.#embeddings !== null, 'this stage does not embed');
     const { wte, wpe } = this.#embeddings;
     const x = new Float32Array(ids.length * D);
     for (const [row, id] of ids.entries()) {

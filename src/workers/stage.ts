@@ -100,6 +100,8 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       return {};
     case 'serveBegin':
       return serving(request.lease).begin(request);
+    case 'serveEmbed':
+      return { x: serving(request.lease).embed(request.ids, request.position) };
     case 'serveStep':
       return await serving(request.lease).step(request);
     case 'serveEnd':

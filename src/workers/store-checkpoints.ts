@@ -5,7 +5,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type Database from 'better-sqlite3';
 import type { GptConfig } from '../model/config.ts';
-import { weightsDigest } from '../model/digest.ts';
+import { weightsDigest, type WeightsDigest } from '../model/digest.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { tensorTable } from '../model/tensors.ts';
 import type { CheckpointMeta, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
@@ -46,7 +46,7 @@ interface Staging {
   readonly step: number;
   readonly jobId: string;
   readonly config: GptConfig;
-  readonly digest: ReturnType<typeof weightsDigest>;
+  readonly digest: WeightsDigest;
   readonly sizes: ReadonlyMap<string, number>;
   /** Bytes that arrived, by part and tensor. */
   readonly received: Record<TensorPart, Map<string, number>>;

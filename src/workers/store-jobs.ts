@@ -182,9 +182,9 @@ export function jobCalls(
   return {
     submitJob: (input) => submitJob.immediate(input),
     appendEvents: ({ items }) => ({ events: appendEvents.immediate(items) }),
-    readEvents: ({ jobId, after, limit, type }) => {
+    readEvents: ({ jobId, after, limit, eventType }) => {
       const lastSeq = requireJob(jobId).last_seq;
-      const rows = selectEvents.all({ jobId, after, limit, type: type ?? null });
+      const rows = selectEvents.all({ jobId, after, limit, type: eventType ?? null });
       return { events: rows.map((row) => ({ ...row, jobId, data: JSON.parse(row.data) as unknown })), lastSeq };
     },
     getJob: ({ jobId }) => jobOf(requireJob(jobId)),

@@ -57,6 +57,7 @@ export class TrainStage {
   /** dx of each micro-batch at the embeddings: added to the tables in order when all are there. */
   readonly #embeddingGradients = new Map<number, { ids: Uint32Array; dx: Float32Array }>();
   #weightPassesDone = new Map<number, number>();
+  #headPassesDone = 0;
 
   constructor(engine: Engine, setup: TrainSetup, load: LoadTensor) {
     this.#engine = engine;
@@ -203,6 +204,8 @@ export class TrainStage {
     const { config, batchSize, contextLength, microBatchSize } = this.#setup;
     const parameters = headTensorNames(config).map((name) => this.#parameter(name));
     const accumulate = micro.index > 0;
+    assert(this.#headPassesDone === micro.index, 'the head takes micro-batches in order');
+    this.#headPassesDone += 1;
     const program = await this.#program(`head ${accumulate ? 'next' : 'first'}`, () =>
       headTrainProgram(config, {
         rowCount: microBatchSize * contextLength,
@@ -309,6 +312,7 @@ export class TrainStage {
       this.#embeddingGradients.clear();
     }
     this.#weightPassesDone = new Map();
+    this.#headPassesDone = 0;
     return [...this.#parameters.values()].map(({ spec, g }) => {
       assert(g !== null, `${spec.name} has no gradient`);
       return { tensor: spec.name, sumOfSquares: sumOfSquares(g) };
@@ -347,6 +351,7 @@ export class TrainStage {
     this.#flights.clear();
     this.#embeddingGradients.clear();
     this.#weightPassesDone = new Map();
+    this.#headPassesDone = 0;
     for (const parameter of this.#parameters.values()) parameter.g = null;
   }
 

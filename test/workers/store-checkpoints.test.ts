@@ -122,7 +122,7 @@ describe('a checkpoint that is not committed', () => {
     const { store } = openedStore();
     const chunks = tinyChunks('w', () => 1);
     const { checkpointId } = store.beginCheckpoint({ model: 'm', step: 1, jobId: 'job', config: TINY });
-    expect(() => store.putChunks({ checkpointId, chunks: [chunks[1]!] })).toThrow('expected it at 0');
+    expect(() => store.putChunks({ checkpointId, chunks: [chunks[1]] })).toThrow('expected it at 0');
     store.abortCheckpoint({ checkpointId });
     const { checkpointId: second } = store.beginCheckpoint({ model: 'm', step: 1, jobId: 'job', config: TINY });
     store.putChunks({ checkpointId: second, chunks: chunks.slice(0, -1) });
@@ -220,7 +220,7 @@ describe('a damaged checkpoint', () => {
         `SELECT chunks.* FROM chunks JOIN checkpoint_chunks USING (hash) WHERE tensor = 'wte.weight' AND offset_bytes = 300`,
       )
       .get()!;
-    chunk.data[17]! ^= 4;
+    chunk.data[17] ^= 4;
     db.prepare('UPDATE chunks SET data = ? WHERE hash = ?').run(chunk.data, chunk.hash);
     db.close();
     expect(() => read(dataDir, checkpointId)).toThrow(

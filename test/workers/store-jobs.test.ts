@@ -129,7 +129,7 @@ describe('reading jobs', () => {
     store.submitJob(job('a'));
     store.appendEvents({ items: [step('a', 1), { jobId: 'a', type: 'log', data: { message: 'x' } }, step('a', 2)] });
     expect(store.readEvents({ jobId: 'a', after: 1, limit: 2 }).events.map((event) => event.seq)).toEqual([2, 3]);
-    expect(store.readEvents({ jobId: 'a', after: 2, limit: 9, type: 'step' }).events).toMatchObject([
+    expect(store.readEvents({ jobId: 'a', after: 2, limit: 9, eventType: 'step' }).events).toMatchObject([
       { seq: 4, data: { step: 2 } },
     ]);
     expect(() => store.readEvents({ jobId: 'b', after: 0, limit: 1 })).toThrow('There is no job b.');

@@ -1,0 +1,81 @@
+// Who may talk to the daemon. Every request names a host that is the daemon's own, comes from no foreign page, and carries the
+// token; only /healthz answers without one. A web page can reach loopback, so being local proves nothing.
+
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
+import type { IncomingMessage } from 'node:http';
+import path from 'node:path';
+import { GptdError } from '../model/errors.ts';
+import { BEARER_SUBPROTOCOL_PREFIX } from './protocol.ts';
+
+const TOKEN_BYTES = 32;
+const LOOPBACK_NAMES: ReadonlySet<string> = new Set(['localhost', '127.0.0.1', '[::1]']);
+
+export const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || host === '[::1]' || /^127(\.\d{1,3}){3}$/.test(host);
+
+export interface AccessRules {
+  readonly token: string;
+  /** The address that the daemon is bound to, as a URL writes it. */
+  readonly host: string;
+  readonly port: number;
+  /** Origins beside the daemon's own, such as `http://localhost:5173`. */
+  readonly allowOrigins: readonly string[];
+}
+
+export type Refusal = { readonly status: 401 | 403; readonly message: string };
+
+/**
+ * The token of a data directory, made at the first start. Throws `unauthorized` for a bind beyond loopback when there is no
+ * token yet: whoever opens the daemon to a network must hold the token first.
+ */
+export function loadToken({ dataDir, host, token }: { dataDir: string; host: string; token?: string | undefined }): string {
+  const file = path.join(dataDir, 'token');
+  if (token !== undefined) {
+    writeFileSync(file, `${token}\n`, { mode: 0o600 });
+  } else if (!existsSync(file)) {
+    if (!isLoopback(host)) {
+      throw new GptdError(
+        'unauthorized',
+        `Refusing to listen on ${host} without a token: start once on 127.0.0.1 to make ${file}, or set GPTD_TOKEN.`,
+      );
+    }
+    writeFileSync(file, `${randomBytes(TOKEN_BYTES).toString('base64url')}\n`, { mode: 0o600 });
+  }
+  chmodSync(file, 0o600);
+  const stored = readFileSync(file, 'utf8').trim();
+  if (stored.length < 16) throw new GptdError('unauthorized', `The token in ${file} is shorter than 16 characters: remove it for a new one.`);
+  return stored;
+}
+
+/** Why a request's Host or Origin is refused, null when they are in order. */
+export function refuseSource(request: IncomingMessage, rules: AccessRules): Refusal | null {
+  const { host = '', origin } = request.headers;
+  const name = host.replace(/:\d+$/, '').toLowerCase();
+  if (!LOOPBACK_NAMES.has(name) && name !== rules.host.toLowerCase()) {
+    return { status: 403, message: `Host "${host}" is not this daemon's: use ${rules.host}:${rules.port} or a loopback name.` };
+  }
+  if (origin === undefined || origin === `http://${host}` || rules.allowOrigins.includes(origin)) return null;
+  return { status: 403, message: `Origin "${origin}" is not allowed: start the daemon with --allow-origin ${origin} if it is yours.` };
+}
+
+/** Why a request's token is refused, null when it is right. */
+export function refuseToken(request: IncomingMessage, rules: AccessRules): Refusal | null {
+  const offered = bearerToken(request);
+  if (offered === null) return { status: 401, message: 'No token: send "Authorization: Bearer <token>" with the token in DATA/token.' };
+  return sameToken(offered, rules.token) ? null : { status: 401, message: 'Wrong token: the right one is in DATA/token.' };
+}
+
+function bearerToken({ headers }: IncomingMessage): string | null {
+  const bearer = /^Bearer\s+(\S+)\s*$/i.exec(headers.authorization ?? '')?.[1];
+  if (bearer !== undefined) return bearer;
+  const protocols = (headers['sec-websocket-protocol'] ?? '').split(',').map((protocol) => protocol.trim());
+  const offered = protocols.find((protocol) => protocol.startsWith(BEARER_SUBPROTOCOL_PREFIX));
+  return offered?.slice(BEARER_SUBPROTOCOL_PREFIX.length) ?? null;
+}
+
+/** Digests have one length whatever was offered, so the comparison takes one time. */
+function sameToken(a: string, b: string): boolean {
+  const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
+  return timingSafeEqual(digest(a), digest(b));
+}

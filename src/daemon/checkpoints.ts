@@ -1,0 +1,68 @@
+// From a source of tensor chunks to a committed checkpoint: chunks go to the store in groups while the next are made, and
+// nothing is visible before the store's last small transaction.
+
+import type { GptConfig } from '../model/config.ts';
+import type { CheckpointMeta, StoredCheckpoint, TensorChunk } from '../workers/messages.ts';
+import type { StoreClient } from './store-client.ts';
+
+/** Bytes of one group: one transaction of the store. */
+const GROUP_BYTES = 16 << 20;
+/** Groups that wait for the store while more are read. */
+const GROUPS_AHEAD = 2;
+
+export interface NewCheckpoint {
+  readonly model: string;
+  readonly step: number;
+  readonly jobId: string;
+  readonly config: GptConfig;
+  readonly meta: CheckpointMeta;
+  /** Set when the checkpoint is a new model's first. */
+  readonly newModel?: { readonly name: string; readonly config: GptConfig; readonly tokenizer: unknown } | undefined;
+  readonly keepLast?: number | undefined;
+}
+
+/** Stores and commits; on any failure, abort included, what was staged is dropped. `onBytes` hears of stored bytes. */
+export async function writeCheckpoint(
+  store: StoreClient,
+  checkpoint: NewCheckpoint,
+  {
+    chunks,
+    signal,
+    onBytes,
+  }: { chunks: AsyncIterable<TensorChunk>; signal?: AbortSignal; onBytes?: (sizeBytes: number) => void },
+): Promise<StoredCheckpoint> {
+  const { model, step, jobId, config } = checkpoint;
+  const { checkpointId } = await store.call('beginCheckpoint', { model, step, jobId, config });
+  const puts: Promise<unknown>[] = [];
+  try {
+    for await (const group of grouped(chunks)) {
+      signal?.throwIfAborted();
+      if (puts.length > GROUPS_AHEAD) await puts.shift();
+      const sizeBytes = group.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
+      const put = store.call('putChunks', { checkpointId, chunks: group });
+      put.catch(() => undefined);
+      puts.push(put);
+      onBytes?.(sizeBytes);
+    }
+    await Promise.all(puts);
+    const { meta, newModel, keepLast } = checkpoint;
+    return (await store.call('commitCheckpoint', { checkpointId, meta, newModel, keepLast })).checkpoint;
+  } catch (error) {
+    await Promise.allSettled(puts);
+    await store.call('abortCheckpoint', { checkpointId });
+    throw error;
+  }
+}
+
+async function* grouped(chunks: AsyncIterable<TensorChunk>): AsyncGenerator<TensorChunk[]> {
+  let [group, sizeBytes]: [TensorChunk[], number] = [[], 0];
+  for await (const chunk of chunks) {
+    group.push(chunk);
+    sizeBytes += chunk.bytes.byteLength;
+    if (sizeBytes >= GROUP_BYTES) {
+      yield group;
+      [group, sizeBytes] = [[], 0];
+    }
+  }
+  if (group.length > 0) yield group;
+}

@@ -1,0 +1,95 @@
+// The daemon's end of the event log. Events of all jobs go to the store in groups, one transaction after another; subscribers
+// hear of an event only after it is durable. An event with a key that its job has used already is dropped, so a job that
+// runs again after a crash may say everything again and is heard once.
+
+import type { StoredEvent } from '../workers/messages.ts';
+import type { JobEventBody, JobState } from './protocol.ts';
+import type { StoreClient } from './store-client.ts';
+
+/** Events that one transaction takes at the most. */
+const GROUP_MAX = 512;
+
+export interface EmitOptions {
+  /** The event's identity within its job. */
+  readonly key?: string | undefined;
+  /** The state that the job takes with the event. */
+  readonly state?: JobState | undefined;
+}
+
+interface Pending {
+  readonly jobId: string;
+  readonly body: JobEventBody;
+  readonly options: EmitOptions;
+  readonly resolve: (event: StoredEvent | null) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export type EventListener = (event: StoredEvent) => void;
+
+export class EventLog {
+  readonly #store: StoreClient;
+  readonly #listeners = new Map<string, Set<EventListener>>();
+  #pending: Pending[] = [];
+  #writing: Promise<void> | null = null;
+
+  constructor(store: StoreClient) {
+    this.#store = store;
+  }
+
+  /** Resolves when the event is durable, to null when it was dropped. Callers that stream need not wait for each. */
+  emit(jobId: string, body: JobEventBody, options: EmitOptions = {}): Promise<StoredEvent | null> {
+    const emitted = new Promise<StoredEvent | null>((resolve, reject) => {
+      this.#pending.push({ jobId, body, options, resolve, reject });
+    });
+    // A caller that does not wait learns of a failure from `flush`; the rejection is not an unhandled one.
+    emitted.catch(() => undefined);
+    this.#writing ??= this.#write();
+    return emitted;
+  }
+
+  /** Waits until everything emitted so far is durable. */
+  async flush(): Promise<void> {
+    while (this.#writing !== null) await this.#writing;
+  }
+
+  /** Number of events that wait for their transaction. */
+  get backlog(): number {
+    return this.#pending.length;
+  }
+
+  /** Tells subscribers of an event that the store has made by itself. */
+  publish(event: StoredEvent): void {
+    for (const listener of this.#listeners.get(event.jobId) ?? []) listener(event);
+  }
+
+  /** Calls `listener` with every event of the job from now on; returns the way out. */
+  listen(jobId: string, listener: EventListener): () => void {
+    const listeners = this.#listeners.get(jobId) ?? new Set();
+    this.#listeners.set(jobId, listeners.add(listener));
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0 && this.#listeners.get(jobId) === listeners) this.#listeners.delete(jobId);
+    };
+  }
+
+  async #write(): Promise<void> {
+    try {
+      while (this.#pending.length > 0) {
+        const group = this.#pending.splice(0, GROUP_MAX);
+        try {
+          const items = group.map(({ jobId, body, options }) => ({ jobId, type: body.type, data: body.data, ...options }));
+          const { events } = await this.#store.call('appendEvents', { items });
+          for (const [i, event] of events.entries()) {
+            if (event !== null) this.publish(event);
+            group[i]!.resolve(event);
+          }
+        } catch (error) {
+          for (const { reject } of group) reject(error);
+          throw error;
+        }
+      }
+    } finally {
+      this.#writing = null;
+    }
+  }
+}

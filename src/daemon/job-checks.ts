@@ -1,0 +1,112 @@
+// What a submission is checked for beyond its schema, before anything is stored: whatever is certain to fail later is refused
+// now, with the same sentence.
+
+import { resolveConfig } from '../model/config.ts';
+import { GptdError } from '../model/errors.ts';
+import { describeParameters } from './create-jobs.ts';
+import type { Services } from './job-context.ts';
+import { admit, servingBytes, trainingBytes } from './memory.ts';
+import { modelOf, resolveModel } from './model-reference.ts';
+import { planStages } from './plan.ts';
+import type { GenerateSpec, JobKind, JobSpecs, TrainSpec } from './protocol.ts';
+import { trainingShape } from './train-job.ts';
+
+interface Submission {
+  readonly kind: JobKind;
+  readonly spec: JobSpecs[JobKind];
+  /** Jobs that have not ended. */
+  readonly pending: readonly { readonly kind: JobKind; readonly spec: unknown }[];
+}
+
+/** Throws `invalid_spec`, `not_found`, `conflict` or `out_of_memory`. */
+export async function checkSubmission(services: Services, { kind, spec, pending }: Submission): Promise<void> {
+  switch (kind) {
+    case 'params':
+      describeParameters(resolveConfig((spec as JobSpecs['params']).config), services.stages.length);
+      return;
+    case 'create':
+      resolveConfig((spec as JobSpecs['create']).config);
+      return;
+    case 'import':
+      for (const digest of Object.values((spec as JobSpecs['import']).files)) await needBlob(services, digest);
+      return;
+    case 'train':
+      await checkTrain(services, { spec: spec as TrainSpec, pending });
+      return;
+    case 'generate':
+      await checkGenerate(services, { spec: spec as GenerateSpec, pending });
+      return;
+    default:
+      kind satisfies never;
+  }
+}
+
+async function checkTrain(
+  services: Services,
+  { spec, pending }: { spec: TrainSpec; pending: Submission['pending'] },
+): Promise<void> {
+  for (const { digest } of spec.data) await needBlob(services, digest);
+  if (spec.steps !== undefined && spec.epochs !== undefined) {
+    throw new GptdError('invalid_spec', 'steps and epochs are both given: give one of them.');
+  }
+  if (spec.minLr > spec.lr) {
+    throw new GptdError('invalid_spec', `minLr ${spec.minLr} is above lr ${spec.lr}: it is where the rate ends.`);
+  }
+  const config = await configOf(services, { reference: spec.model, pending });
+  if (config === null) return;
+  const shape = { batchSize: spec.batchSize, ...trainingShape(spec, config.context_length) };
+  const stageCount = planStages(config, services.stages.length).length;
+  admit(trainingBytes(config, { ...shape, stageCount }), {
+    budgetBytes: services.memoryBudgetBytes,
+    what: `Training ${spec.model}`,
+  });
+}
+
+async function checkGenerate(
+  services: Services,
+  { spec, pending }: { spec: GenerateSpec; pending: Submission['pending'] },
+): Promise<void> {
+  if ((spec.prompt === undefined) === (spec.promptIds === undefined)) {
+    throw new GptdError('invalid_spec', 'Give either prompt or promptIds.');
+  }
+  const config = await configOf(services, { reference: spec.model, pending });
+  if (config === null) return;
+  const ids = spec.promptIds;
+  const bad = ids?.find((id) => id >= config.vocab_size);
+  if (bad !== undefined) {
+    throw new GptdError('invalid_spec', `The prompt has token ${bad}: the model's ids go from 0 to ${config.vocab_size - 1}.`);
+  }
+  if (ids?.length === 0 || spec.prompt === '') {
+    throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
+  }
+  if (ids !== undefined && ids.length > config.context_length) {
+    throw new GptdError(
+      'invalid_spec',
+      `The prompt has ${ids.length} tokens: the model's context holds ${config.context_length}. Shorten the prompt.`,
+    );
+  }
+  admit(servingBytes(config), { budgetBytes: services.memoryBudgetBytes, what: `Generating with ${spec.model}` });
+}
+
+/** The model's configuration; null when a job that has not ended is about to make it. Throws `not_found`. */
+async function configOf(
+  { store }: Services,
+  { reference, pending }: { reference: string; pending: Submission['pending'] },
+): Promise<ReturnType<typeof resolveConfig> | null> {
+  try {
+    return (await resolveModel(store, reference)).model.config;
+  } catch (error) {
+    const name = modelOf({ model: reference });
+    const coming = pending.some(({ kind, spec }) => (kind === 'create' || kind === 'import') && modelOf(spec) === name);
+    if (coming && error instanceof GptdError && error.code === 'not_found') return null;
+    throw error;
+  }
+}
+
+async function needBlob({ store }: Services, digest: string): Promise<void> {
+  const { sizeBytes } = await store.call('hasBlob', { hash: digest });
+  if (sizeBytes === null) {
+    throw new GptdError('not_found', `There is no blob sha256:${digest}: upload it first with PUT /v1/blobs/sha256:${digest}.`);
+  }
+  if (sizeBytes === 0) throw new GptdError('invalid_spec', `The blob sha256:${digest} is empty: it holds no data.`);
+}

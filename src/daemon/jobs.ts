@@ -1,0 +1,259 @@
+// The job queue: from submission to exactly one terminal event. Jobs wait in lanes by kind, so a generation is not kept behind
+// a long training run; their states live in the store and change with their events, so a restart finds them as they were.
+
+import { randomUUID } from 'node:crypto';
+import { assert, errorData, GptdError } from '../model/errors.ts';
+import type { StoredJob } from '../workers/messages.ts';
+import { runCreate, runImport, runParams } from './create-jobs.ts';
+import { runGenerate } from './generate-job.ts';
+import { JobHalted, type JobContext, type JobRunner, type Services } from './job-context.ts';
+import { checkSubmission } from './job-checks.ts';
+import { modelOf } from './model-reference.ts';
+import {
+  isTerminal,
+  LIMITS,
+  type JobEventBody,
+  type JobKind,
+  type JobRecord,
+  type JobSpecs,
+  type JobState,
+  type MethodParams,
+} from './protocol.ts';
+import { runTrain } from './train-job.ts';
+
+const RUNNERS: { readonly [K in JobKind]: JobRunner<K> } = {
+  params: runParams,
+  create: runCreate,
+  train: runTrain,
+  generate: runGenerate,
+  import: runImport,
+};
+
+/** Jobs of a kind that run at once. Training has the stages' memory to itself; creating is bound by the disk. */
+const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: number }>> = {
+  params: { lane: 'answer', atOnce: 4 },
+  create: { lane: 'make', atOnce: 1 },
+  import: { lane: 'make', atOnce: 1 },
+  train: { lane: 'train', atOnce: 1 },
+  generate: { lane: 'generate', atOnce: 8 },
+};
+
+interface Live {
+  readonly jobId: string;
+  readonly kind: JobKind;
+  readonly spec: unknown;
+  /** Ran before, in this daemon or an earlier one. */
+  ranBefore: boolean;
+  state: 'queued' | 'running' | 'paused';
+  readonly cancel: AbortController;
+  halt: AbortController;
+  running: Promise<void> | null;
+}
+
+export interface JobCounts {
+  readonly queued: number;
+  readonly running: number;
+  readonly paused: number;
+}
+
+export class Jobs {
+  readonly #services: Services;
+  readonly #queueLimit: number;
+  readonly #onFatal: (error: unknown) => void;
+  /** Jobs that have not ended, oldest first. */
+  readonly #live = new Map<string, Live>();
+  #closing = false;
+
+  constructor(services: Services, options: { queueLimit: number; onFatal: (error: unknown) => void }) {
+    this.#services = services;
+    this.#queueLimit = options.queueLimit;
+    this.#onFatal = options.onFatal;
+  }
+
+  /** Takes up the jobs that the store holds: what ran when the daemon stopped runs again. */
+  async recover(): Promise<void> {
+    const { store } = this.#services;
+    const { jobs: paused } = await store.call('listJobs', { state: 'paused', all: false, limit: LIMITS.listMax });
+    const { jobs: queued } = await store.call('recoverJobs', {});
+    for (const job of [...paused, ...queued].sort((a, b) => a.createdAt - b.createdAt)) this.#add(job);
+    this.#dispatch();
+  }
+
+  /** Refuses what can be known to fail, then stores the job: the reply means that it is durable. */
+  async submit({ kind, spec, key }: { kind: JobKind; spec: JobSpecs[JobKind]; key?: string | undefined }): Promise<JobRecord> {
+    if (this.#closing) throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
+    await checkSubmission(this.#services, { kind, spec, pending: [...this.#live.values()] });
+    const submission = { jobId: randomUUID(), kind, spec, key, queueLimit: this.#queueLimit };
+    const { job, created, event } = await this.#services.store.call('submitJob', submission);
+    if (created) {
+      if (event !== null) this.#services.events.publish(event);
+      this.#add(job);
+      this.#dispatch();
+    }
+    return recordOf(job);
+  }
+
+  async get(jobId: string): Promise<JobRecord> {
+    return recordOf(await this.#services.store.call('getJob', { jobId }));
+  }
+
+  async list(filters: MethodParams['job.list']): Promise<JobRecord[]> {
+    const { jobs } = await this.#services.store.call('listJobs', filters);
+    return jobs.map(recordOf);
+  }
+
+  /** Ends a job; it keeps what it has stored. Cancelling an ended job changes nothing. Resolves when it has ended. */
+  async cancel(jobId: string): Promise<JobRecord> {
+    const live = this.#live.get(jobId);
+    if (live === undefined) return await this.get(jobId);
+    live.cancel.abort(new GptdError('cancelled', 'The job was cancelled.'));
+    if (live.running === null) await this.#end(live, { type: 'cancelled', data: {} });
+    else await live.running;
+    return await this.get(jobId);
+  }
+
+  /** Stops a queued job, or a running one once it has saved its work. Throws `conflict` for an ended job. */
+  async pause(jobId: string): Promise<JobRecord> {
+    const live = this.#live.get(jobId);
+    if (live === undefined) throw await this.#ended(jobId, 'paused');
+    if (live.state === 'queued') await this.#setState(live, 'paused', 'Paused before it started.');
+    else if (live.state === 'running') {
+      live.halt.abort();
+      await live.running;
+    }
+    return await this.get(jobId);
+  }
+
+  /** Queues a paused job again; others stay as they are. Throws `conflict` for an ended job. */
+  async resume(jobId: string): Promise<JobRecord> {
+    const live = this.#live.get(jobId);
+    if (live === undefined) throw await this.#ended(jobId, 'resumed');
+    if (live.state === 'paused') {
+      await this.#setState(live, 'queued', 'Resumed.');
+      this.#dispatch();
+    }
+    return await this.get(jobId);
+  }
+
+  counts(): JobCounts {
+    const states = [...this.#live.values()].map(({ state }) => state);
+    const count = (wanted: Live['state']): number => states.filter((state) => state === wanted).length;
+    return { queued: count('queued'), running: count('running'), paused: count('paused') };
+  }
+
+  /** Whether a job that has not ended uses the model. */
+  uses(model: string): boolean {
+    return [...this.#live.values()].some(({ spec }) => modelOf(spec) === model);
+  }
+
+  /** Halts what runs and waits for it; queued jobs stay queued in the store. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    const running = [...this.#live.values()].filter((live) => live.running !== null);
+    for (const live of running) live.halt.abort();
+    await Promise.allSettled(running.map((live) => live.running));
+    await this.#services.events.flush();
+  }
+
+  async #ended(jobId: string, wish: string): Promise<GptdError> {
+    const { state } = await this.get(jobId);
+    return new GptdError('conflict', `The job ${jobId} is ${state}: only a job that has not ended can be ${wish}.`);
+  }
+
+  #add(job: StoredJob): void {
+    const state = job.state === 'paused' ? 'paused' : 'queued';
+    this.#live.set(job.jobId, {
+      jobId: job.jobId,
+      kind: job.kind as JobKind,
+      spec: job.spec,
+      ranBefore: job.startedAt !== null,
+      state,
+      cancel: new AbortController(),
+      halt: new AbortController(),
+      running: null,
+    });
+  }
+
+  #dispatch(): void {
+    if (this.#closing) return;
+    const taken = new Map<string, number>();
+    for (const { state, kind } of this.#live.values()) {
+      if (state === 'running') taken.set(LANES[kind].lane, (taken.get(LANES[kind].lane) ?? 0) + 1);
+    }
+    for (const live of this.#live.values()) {
+      const { lane, atOnce } = LANES[live.kind];
+      const busy = taken.get(lane) ?? 0;
+      if (live.state !== 'queued' || busy >= atOnce || this.#waitsForModel(live)) continue;
+      taken.set(lane, busy + 1);
+      live.state = 'running';
+      live.running = this.#run(live).catch(this.#onFatal);
+    }
+  }
+
+  /** Whether an earlier job is about to make the model that this one needs. */
+  #waitsForModel(job: Live): boolean {
+    const name = modelOf(job.spec);
+    for (const earlier of this.#live.values()) {
+      if (earlier === job) return false;
+      if ((earlier.kind === 'create' || earlier.kind === 'import') && modelOf(earlier.spec) === name) return true;
+    }
+    return false;
+  }
+
+  async #run(live: Live): Promise<void> {
+    const { events, stages, engine } = this.#services;
+    const { jobId } = live;
+    const started: JobEventBody = live.ranBefore
+      ? { type: 'log', data: { message: 'Started again.' } }
+      : { type: 'started', data: { workers: stages.length, engine: `${engine.name} ${engine.version}` } };
+    live.ranBefore = true;
+    let outcome: JobEventBody;
+    try {
+      await events.emit(jobId, started, { state: 'running' });
+      outcome = { type: 'succeeded', data: { result: await this.#runner(live) } };
+    } catch (error) {
+      if (error instanceof JobHalted) {
+        live.running = null;
+        if (!this.#closing) {
+          live.halt = new AbortController();
+          await this.#setState(live, 'paused', 'Paused.');
+          this.#dispatch();
+        }
+        return;
+      }
+      outcome = live.cancel.signal.aborted
+        ? { type: 'cancelled', data: {} }
+        : { type: 'failed', data: { error: errorData(error) } };
+    }
+    await this.#end(live, outcome);
+  }
+
+  #runner(live: Live): Promise<unknown> {
+    const { jobId, kind } = live;
+    const context = {
+      jobId,
+      spec: live.spec,
+      services: this.#services,
+      cancelled: live.cancel.signal,
+      halted: live.halt.signal,
+      emit: (body, options) => this.#services.events.emit(jobId, body, options),
+    } satisfies Omit<JobContext, 'spec'> & { spec: unknown };
+    // The spec was parsed by the kind's schema before it was stored.
+    return (RUNNERS[kind] as (context: unknown) => Promise<unknown>)(context);
+  }
+
+  /** Says the terminal event; the job is no longer live when that is durable. */
+  async #end(live: Live, outcome: JobEventBody): Promise<void> {
+    assert(isTerminal(outcome.type), `${outcome.type} ends no job`);
+    await this.#services.events.emit(live.jobId, outcome, { key: 'end', state: outcome.type });
+    this.#live.delete(live.jobId);
+    this.#dispatch();
+  }
+
+  async #setState(live: Live, state: Live['state'], message: string): Promise<void> {
+    live.state = state;
+    await this.#services.events.emit(live.jobId, { type: 'log', data: { message } }, { state: state as JobState });
+  }
+}
+
+const recordOf = (job: StoredJob): JobRecord => job as JobRecord;

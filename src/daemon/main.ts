@@ -1,0 +1,151 @@
+// The composition root: makes the daemon's parts in order, runs until it is told to stop, and closes them in reverse. Also an
+// entry of its own for whoever starts the daemon without the CLI. Exit codes are the contract's.
+
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import process from 'node:process';
+import { errorData, GptdError } from '../model/errors.ts';
+import type { PreparerCalls, StageCalls, WorkerSettings } from '../workers/messages.ts';
+import { loadToken } from './access.ts';
+import { EventLog } from './event-log.ts';
+import type { Services } from './job-context.ts';
+import { Jobs } from './jobs.ts';
+import { makeHandlers } from './methods.ts';
+import { EXIT, VERSION, type DaemonFile } from './protocol.ts';
+import { ServedModels } from './served-models.ts';
+import { Server } from './server.ts';
+import { StoreClient } from './store-client.ts';
+import { WorkerThread } from './worker-thread.ts';
+
+/** Share of the machine's memory that models may take. */
+const MEMORY_SHARE = 0.85;
+export const WORKERS_MAX = 64;
+
+export interface DaemonOptions {
+  readonly dataDir: string;
+  readonly host: string;
+  readonly port: number;
+  /** Worker threads for stages; by default one a core. */
+  readonly workers: number | undefined;
+  readonly engine: 'auto' | 'onnx' | 'tensorflow';
+  readonly allowOrigins: readonly string[];
+  readonly queueLimit: number;
+  /** Replaces the token of the data directory. */
+  readonly token: string | undefined;
+  readonly onReady?: (info: DaemonFile) => void;
+}
+
+/** Runs a daemon until SIGINT or SIGTERM; resolves to the process's exit code. A second signal ends it at once. */
+export async function runDaemon(options: DaemonOptions): Promise<number> {
+  try {
+    return await run(options);
+  } catch (error) {
+    if (!(error instanceof GptdError)) throw error;
+    process.stderr.write(`gptd: ${error.message}\n`);
+    if (error.code === 'conflict') return EXIT.dataDirInUse;
+    if (error.code === 'unauthorized') return EXIT.unsafeConfiguration;
+    return error.code === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
+  }
+}
+
+async function run(options: DaemonOptions): Promise<number> {
+  const startedAt = performance.now();
+  const { dataDir, host } = options;
+  const workers = options.workers ?? os.availableParallelism();
+  if (!Number.isInteger(workers) || workers < 1 || workers > WORKERS_MAX) {
+    throw new GptdError('invalid_spec', `--workers is ${workers}: it must be an integer between 1 and ${WORKERS_MAX}.`);
+  }
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  const token = loadToken(options);
+  const stopping = new AbortController();
+  let failure: unknown = null;
+  const onFatal = (error: unknown): void => {
+    failure ??= error;
+    stopping.abort();
+  };
+
+  const opened: { close(): Promise<void> }[] = [];
+  const keep = <P extends { close(): Promise<void> }>(part: P): P => {
+    opened.push(part);
+    return part;
+  };
+  try {
+    const store = keep(await StoreClient.open({ dataDir }));
+    const settings: WorkerSettings = { dataDir, engine: options.engine === 'tensorflow' ? 'tensorflow' : 'onnx' };
+    const preparer = keep(new WorkerThread<PreparerCalls>('preparer', settings));
+    const stages = Array.from({ length: workers }, () => keep(new WorkerThread<StageCalls>('stage', settings)));
+    const engine = await stages[0]!.call('engine', {});
+    const memoryBudgetBytes = Math.floor(os.totalmem() * MEMORY_SHARE);
+    const events = new EventLog(store);
+    const served = new ServedModels(stages, memoryBudgetBytes);
+    const services: Services = { store, events, stages, preparer, served, engine, memoryBudgetBytes };
+    const jobs = keep(new Jobs(services, { queueLimit: options.queueLimit, onFatal }));
+    const handlers = makeHandlers(services, jobs, { queueLimit: options.queueLimit, startedAt });
+    const server = keep(
+      new Server({ store, events, handlers, onError: report }, { token, host, allowOrigins: options.allowOrigins }),
+    );
+    const port = await listen(server, options);
+    await jobs.recover();
+    server.ready();
+
+    const ready: DaemonFile = { pid: process.pid, url: `http://${host}:${port}`, version: VERSION };
+    const file = path.join(dataDir, 'daemon.json');
+    writeFileSync(`${file}.new`, `${JSON.stringify(ready)}\n`, { mode: 0o600 });
+    renameSync(`${file}.new`, file);
+    options.onReady?.(ready);
+
+    const unlisten = onStopSignal(stopping);
+    if (!stopping.signal.aborted) {
+      await new Promise<void>((resolve) => stopping.signal.addEventListener('abort', () => resolve(), { once: true }));
+    }
+    rmSync(file, { force: true });
+    await closeAll(opened);
+    unlisten();
+  } catch (error) {
+    await closeAll(opened);
+    throw error;
+  }
+  if (failure === null) return EXIT.ok;
+  report(failure);
+  return EXIT.jobFailed;
+}
+
+async function listen(server: Server, { host, port }: DaemonOptions): Promise<number> {
+  try {
+    return await server.listen(host, port);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const why = code === 'EADDRINUSE' ? 'the port is in use: take another --port, or 0 for a free one' : String(code);
+    throw new GptdError('invalid_spec', `Cannot listen on ${host}:${port}: ${why}.`, { cause: error });
+  }
+}
+
+/** The first signal asks for a stop, the second one ends the process without a word: everything told is durable anyway. */
+function onStopSignal(stopping: AbortController): () => void {
+  const onSignal = (): void => {
+    if (stopping.signal.aborted) process.exit(EXIT.cancelled);
+    stopping.abort();
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  return () => {
+    process.off('SIGINT', onSignal);
+    process.off('SIGTERM', onSignal);
+  };
+}
+
+async function closeAll(parts: { close(): Promise<void> }[]): Promise<void> {
+  for (const part of parts.splice(0).reverse()) {
+    try {
+      await part.close();
+    } catch (error) {
+      report(error);
+    }
+  }
+}
+
+function report(error: unknown): void {
+  const { code, message } = errorData(error);
+  process.stderr.write(`gptd: ${code}: ${message}\n`);
+}

@@ -1,0 +1,50 @@
+// How many bytes a model needs, before anything is allocated: Node's own limits do not count typed arrays, so admission by
+// estimate is the only guard.
+
+import type { GptConfig } from '../model/config.ts';
+import { countParameters } from '../model/count.ts';
+import { GptdError } from '../model/errors.ts';
+
+const FLOAT_BYTES = 4;
+/** Micro-batches whose activations may be held at once, per stage of the pipeline. */
+export const FLIGHTS_PER_STAGE = 2;
+
+export interface TrainingShape {
+  readonly batchSize: number;
+  readonly microBatchSize: number;
+  readonly contextLength: number;
+  readonly stageCount: number;
+}
+
+export const weightsBytes = (config: GptConfig): number => countParameters(config).total_params * FLOAT_BYTES;
+
+/** AdamW's two moments. */
+export const optimizerBytes = (config: GptConfig): number => 2 * weightsBytes(config);
+
+/** Packed weights, the embedding table beside the packed head, and one sequence's full cache. */
+export function servingBytes(config: GptConfig): number {
+  const { n_layers: L, emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
+  return weightsBytes(config) + (2 * L * C * D + (tied ? V * D : 0)) * FLOAT_BYTES;
+}
+
+/** Weights, gradients (twice while they are renewed), moments, activations in flight and the head's logits. */
+export function trainingBytes(config: GptConfig, shape: TrainingShape): number {
+  const { n_layers: L, emb_dim: D, n_heads: H, vocab_size: V } = config;
+  const { microBatchSize: B, contextLength: T, stageCount } = shape;
+  const flights = Math.min(shape.batchSize / B, FLIGHTS_PER_STAGE * stageCount);
+  // x, dy, qkv, context, a, u and the row gradients are 28 D a row; attention weights H T.
+  const activations = flights * L * B * T * (28 * D + H * T);
+  const logits = 3 * B * T * V;
+  return 5 * weightsBytes(config) + (activations + logits) * FLOAT_BYTES;
+}
+
+/** Throws `out_of_memory`, with both figures, when `bytes` exceed the budget. */
+export function admit(bytes: number, { budgetBytes, what }: { budgetBytes: number; what: string }): void {
+  if (bytes <= budgetBytes) return;
+  throw new GptdError(
+    'out_of_memory',
+    `${what} needs about ${gigabytes(bytes)} and the daemon may use ${gigabytes(budgetBytes)}: take a smaller model, micro-batch or context.`,
+  );
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

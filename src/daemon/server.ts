@@ -1,0 +1,221 @@
+// The daemon's one port: HTTP routes and the WebSocket. It checks who asks, bounds what they may send, and hands frames to the
+// RPC; it knows nothing of jobs. Lifecycle: created, listening, closed.
+
+import http, { type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { WebSocketServer, type WebSocket } from 'ws';
+import { errorData, GptdError, type ErrorCode } from '../model/errors.ts';
+import { refuseSource, refuseToken, type AccessRules } from './access.ts';
+import { receiveBlob, sendBlob } from './blobs.ts';
+import type { EventLog } from './event-log.ts';
+import { LIMITS, SUBPROTOCOL, VERSION, WEBSOCKET_PATH } from './protocol.ts';
+import { answer, type Handlers } from './rpc.ts';
+import type { StoreClient } from './store-client.ts';
+import { Subscriptions } from './subscriptions.ts';
+
+/** Bounds of a connection; all documented in README. */
+const HEADERS_TIMEOUT_MS = 5_000;
+const HEADER_BYTES_MAX = 16 << 10;
+const CONNECTIONS_MAX = 1024;
+const PING_INTERVAL_MS = 20_000;
+/** Requests of one socket that may be under way. */
+const PENDING_REQUESTS_MAX = 64;
+
+const HTTP_STATUS: Readonly<Record<ErrorCode, number>> = {
+  invalid_spec: 400,
+  not_found: 404,
+  conflict: 409,
+  queue_full: 429,
+  limit_exceeded: 413,
+  unauthorized: 401,
+  shutting_down: 503,
+  corrupt: 422,
+  incompatible: 422,
+  out_of_memory: 507,
+  engine_failed: 500,
+  cancelled: 499,
+};
+
+export interface ServerParts {
+  readonly store: StoreClient;
+  readonly events: EventLog;
+  /** Methods that are about one socket are answered here. */
+  readonly handlers: Omit<Handlers, 'job.subscribe' | 'job.unsubscribe'>;
+  readonly onError: (error: unknown) => void;
+}
+
+export class Server {
+  readonly #parts: ServerParts;
+  readonly #http: http.Server;
+  readonly #sockets = new WebSocketServer({
+    noServer: true,
+    maxPayload: LIMITS.messageBytesMax,
+    maxFragments: 256,
+    maxBufferedChunks: 4096,
+    perMessageDeflate: false,
+    handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
+  });
+  readonly #heartbeat: NodeJS.Timeout;
+  #rules: AccessRules;
+  #ready = false;
+
+  constructor(parts: ServerParts, rules: Omit<AccessRules, 'port'>) {
+    this.#parts = parts;
+    this.#rules = { ...rules, port: 0 };
+    this.#http = http.createServer({ headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: HEADER_BYTES_MAX });
+    this.#http.maxConnections = CONNECTIONS_MAX;
+    // Uploads of many gigabytes take as long as they take; silent ones are dropped by the socket's time-out.
+    this.#http.requestTimeout = 0;
+    this.#http.on('request', (request, response) => void this.#serve(request, response));
+    this.#http.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
+    this.#heartbeat = setInterval(() => this.#ping(), PING_INTERVAL_MS).unref();
+  }
+
+  /** Resolves to the port when it listens. Rejects with the system's error, such as EADDRINUSE. */
+  async listen(host: string, port: number): Promise<number> {
+    await new Promise<void>((resolve, reject) => {
+      this.#http.once('error', reject);
+      this.#http.listen(port, host.replace(/^\[|\]$/g, ''), () => {
+        this.#http.off('error', reject);
+        resolve();
+      });
+    });
+    this.#rules = { ...this.#rules, port: (this.#http.address() as AddressInfo).port };
+    return this.#rules.port;
+  }
+
+  /** /readyz says yes from now on. */
+  ready(): void {
+    this.#ready = true;
+  }
+
+  async close(): Promise<void> {
+    this.#ready = false;
+    clearInterval(this.#heartbeat);
+    for (const socket of this.#sockets.clients) socket.close(1001, 'the daemon stops');
+    const closed = new Promise<void>((resolve) => this.#http.close(() => resolve()));
+    this.#http.closeIdleConnections();
+    setTimeout(() => {
+      for (const socket of this.#sockets.clients) socket.terminate();
+      this.#http.closeAllConnections();
+    }, 500).unref();
+    await closed;
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    response.setHeader('x-content-type-options', 'nosniff');
+    const { pathname } = new URL(request.url ?? '/', 'http://daemon');
+    const open = pathname === '/healthz';
+    const refusal = refuseSource(request, this.#rules) ?? (open ? null : refuseToken(request, this.#rules));
+    if (refusal !== null) {
+      this.#reply(response, refusal.status, { error: { code: 'unauthorized', message: refusal.message } });
+      return;
+    }
+    try {
+      await this.#route(pathname, request, response);
+    } catch (error) {
+      const data = errorData(error);
+      if (!(error instanceof GptdError)) this.#parts.onError(error);
+      if (response.headersSent) response.destroy();
+      else this.#reply(response, HTTP_STATUS[data.code], { error: data });
+    }
+  }
+
+  async #route(pathname: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { method } = request;
+    const reading = method === 'GET' || method === 'HEAD';
+    const blob = /^\/v1\/blobs\/sha256:([0-9a-f]{64})$/.exec(pathname)?.[1];
+    if (blob !== undefined && reading) await sendBlob(this.#parts.store, blob, { request, response });
+    else if (blob !== undefined && method === 'PUT') await receiveBlob(this.#parts.store, blob, { request, response });
+    else if (pathname === '/healthz' && reading) this.#reply(response, 200, { status: 'ok', version: VERSION });
+    else if (pathname === '/readyz' && reading) {
+      this.#reply(response, this.#ready ? 200 : 503, { status: this.#ready ? 'ready' : 'not ready' });
+    } else if (pathname === '/v1/models' && reading) {
+      const { models } = await this.#parts.handlers['model.list']({});
+      const data = models.map(({ name, createdAt }) => ({
+        id: name,
+        object: 'model',
+        created: Math.floor(createdAt / 1000),
+        owned_by: 'gptd',
+      }));
+      this.#reply(response, 200, { object: 'list', data });
+    } else {
+      throw new GptdError('not_found', `There is nothing at ${method ?? 'GET'} ${pathname}.`);
+    }
+  }
+
+  #reply(response: ServerResponse, status: number, body: unknown): void {
+    response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on('error', () => socket.destroy());
+    const { pathname } = new URL(request.url ?? '/', 'http://daemon');
+    const refusal = refuseSource(request, this.#rules) ?? refuseToken(request, this.#rules);
+    if (refusal !== null) refuseUpgrade(socket, refusal.status, refusal.message);
+    else if (pathname !== WEBSOCKET_PATH) refuseUpgrade(socket, 404, `The WebSocket is at ${WEBSOCKET_PATH}.`);
+    else this.#sockets.handleUpgrade(request, socket, head, (accepted) => this.#accept(accepted));
+  }
+
+  #accept(socket: WebSocket): void {
+    const { store, events, handlers, onError } = this.#parts;
+    const send = (text: string): void => {
+      if (socket.readyState === socket.OPEN) socket.send(text);
+    };
+    const sink = { bufferedBytes: () => socket.bufferedAmount, send };
+    const subscriptions = new Subscriptions({ store, events }, { sink, onError });
+    const all: Handlers = {
+      ...handlers,
+      'job.subscribe': ({ jobId, after }) => subscriptions.subscribe(jobId, after),
+      'job.unsubscribe': ({ jobId }) => {
+        subscriptions.unsubscribe(jobId);
+        return Promise.resolve({});
+      },
+    };
+    let pending = 0;
+    alive.set(socket, true);
+    socket.on('pong', () => alive.set(socket, true));
+    socket.on('error', () => socket.terminate());
+    socket.on('close', () => subscriptions.close());
+    socket.on('message', (data, isBinary) => {
+      if (isBinary) {
+        socket.close(1003, 'text frames only');
+        return;
+      }
+      pending += 1;
+      // A client that asks faster than it is answered waits; its frames stay in its own socket.
+      if (pending >= PENDING_REQUESTS_MAX) socket.pause();
+      void answer((data as Buffer).toString('utf8'), all)
+        .then((response) => {
+          if (response !== null) send(JSON.stringify(response));
+        })
+        .catch(onError)
+        .finally(() => {
+          pending -= 1;
+          if (socket.isPaused && pending < PENDING_REQUESTS_MAX / 2) socket.resume();
+        });
+    });
+  }
+
+  /** A socket that has not answered the last ping is gone. */
+  #ping(): void {
+    for (const socket of this.#sockets.clients) {
+      if (alive.get(socket) === false) socket.terminate();
+      else {
+        alive.set(socket, false);
+        socket.ping();
+      }
+    }
+  }
+}
+
+const alive = new WeakMap<WebSocket, boolean>();
+
+function refuseUpgrade(socket: Duplex, status: number, message: string): void {
+  const body = `${JSON.stringify({ error: { code: status === 404 ? 'not_found' : 'unauthorized', message } })}\n`;
+  socket.end(
+    `HTTP/1.1 ${status} ${http.STATUS_CODES[status] ?? ''}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+}

@@ -1,0 +1,104 @@
+// One socket's view of the event logs: for each job a cursor that moves over contiguous seqs. Events come from the store until
+// the cursor has caught up, then live; a socket that does not drain is left behind and fed from the store when it does.
+
+import type { StoredEvent } from '../workers/messages.ts';
+import type { EventLog } from './event-log.ts';
+import type { JobEvent, JobEventNotification } from './protocol.ts';
+import type { StoreClient } from './store-client.ts';
+
+/** Bytes that may wait in a socket before its cursors stop. */
+const BUFFERED_BYTES_MAX = 1 << 20;
+const DRAIN_POLL_MS = 50;
+const PAGE = 256;
+
+export interface EventSink {
+  /** Bytes handed to the socket and not yet sent. */
+  bufferedBytes(): number;
+  send(text: string): void;
+}
+
+interface Cursor {
+  /** The last seq that was sent. */
+  last: number;
+  live: boolean;
+  closed: boolean;
+  readonly unlisten: () => void;
+}
+
+export class Subscriptions {
+  readonly #store: StoreClient;
+  readonly #events: EventLog;
+  readonly #sink: EventSink;
+  readonly #onError: (error: unknown) => void;
+  readonly #cursors = new Map<string, Cursor>();
+
+  constructor(
+    { store, events }: { store: StoreClient; events: EventLog },
+    { sink, onError }: { sink: EventSink; onError: (error: unknown) => void },
+  ) {
+    this.#store = store;
+    this.#events = events;
+    this.#sink = sink;
+    this.#onError = onError;
+  }
+
+  /** Begins after seq `after`; replaces a subscription of the same job. Throws `not_found`. The events come after the reply. */
+  async subscribe(jobId: string, after: number): Promise<{ lastSeq: number }> {
+    const { lastSeq } = await this.#store.call('getJob', { jobId });
+    this.unsubscribe(jobId);
+    const cursor: Cursor = {
+      last: after,
+      live: false,
+      closed: false,
+      unlisten: this.#events.listen(jobId, (event) => this.#hear(cursor, event)),
+    };
+    this.#cursors.set(jobId, cursor);
+    setImmediate(() => void this.#catchUp(jobId, cursor).catch(this.#onError));
+    return { lastSeq };
+  }
+
+  unsubscribe(jobId: string): void {
+    const cursor = this.#cursors.get(jobId);
+    if (cursor === undefined) return;
+    cursor.closed = true;
+    cursor.unlisten();
+    this.#cursors.delete(jobId);
+  }
+
+  close(): void {
+    for (const jobId of [...this.#cursors.keys()]) this.unsubscribe(jobId);
+  }
+
+  #hear(cursor: Cursor, event: StoredEvent): void {
+    if (!cursor.live || cursor.closed || event.seq <= cursor.last) return;
+    if (event.seq === cursor.last + 1 && this.#sink.bufferedBytes() < BUFFERED_BYTES_MAX) {
+      this.#send(cursor, event);
+      return;
+    }
+    cursor.live = false;
+    void this.#catchUp(event.jobId, cursor).catch(this.#onError);
+  }
+
+  async #catchUp(jobId: string, cursor: Cursor): Promise<void> {
+    while (!cursor.closed) {
+      if (this.#sink.bufferedBytes() >= BUFFERED_BYTES_MAX) {
+        await new Promise((resolve) => setTimeout(resolve, DRAIN_POLL_MS));
+        continue;
+      }
+      const { events, lastSeq } = await this.#store.call('readEvents', { jobId, after: cursor.last, limit: PAGE });
+      for (const event of events) this.#send(cursor, event);
+      // What was stored meanwhile is on its way as a live event only if nothing lies between.
+      if (cursor.last >= lastSeq) {
+        cursor.live = true;
+        return;
+      }
+    }
+  }
+
+  #send(cursor: Cursor, event: StoredEvent): void {
+    if (cursor.closed) return;
+    cursor.last = event.seq;
+    const notification: JobEventNotification = { jsonrpc: '2.0', method: 'job.event', params: event as JobEvent };
+    this.#sink.send(JSON.stringify(notification));
+  }
+}
