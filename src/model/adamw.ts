@@ -3,8 +3,8 @@
 
 import { GraphBuilder, type Graph } from './graph.ts';
 
-/** Elements of a chunk: seven arrays of 128 KiB stay within a core's second-level cache. */
-export const ADAMW_CHUNK_SIZE = 32768;
+/** Elements of a chunk: large enough that the cost of a run does not count, small enough for the caches; see bench/LOG.md. */
+export const ADAMW_CHUNK_SIZE = 262144;
 
 /** What differs from step to step, as ADAMW_SCALARS inputs of the program. */
 export interface AdamwStep {

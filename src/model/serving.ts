@@ -47,21 +47,27 @@ export function qkvProgram(config: GptConfig, weights: Weights, block: number): 
   return g.build();
 }
 
+/** Query rows of one run of `attend`, at the least and at the most: see there. */
+export const ATTEND_ROWS_MIN = 2;
+export const ATTEND_ROWS_MAX = 16;
+
 /**
- * q (R, D), keys (H, W, P), values (H, P, W), mask (R, P) of 0 and -Infinity -> context (R, D). No weights: one program
- * serves every block. R is at least 2: a lone row takes another kernel with other bits, so it comes with a twin.
+ * q (R, D), keys (H, P, W), values (H, W, P), mask (R, P) of 0 and -Infinity -> context (R, D). No weights: one program
+ * serves every block. The caches are the left sides of both products, so they are streamed and never repacked; the sums over
+ * P then run in one order for 2 to 16 query rows, while a single row takes another kernel and more rows another blocking.
  */
 export function attendProgram(config: GptConfig): Graph {
   const { emb_dim: D, n_heads: H } = config;
   const g = new GraphBuilder('attend');
   const q = g.input('q', ['R', D]);
-  const keys = g.input('keys', [H, D / H, 'P']);
-  const values = g.input('values', [H, 'P', D / H]);
+  const keys = g.input('keys', [H, 'P', D / H]);
+  const values = g.input('values', [H, D / H, 'P']);
   const mask = g.input('mask', ['R', 'P']);
-  const heads = g.node('Transpose', [g.node('Reshape', [q, g.integers([-1, H, D / H])])], { perm: [1, 0, 2] });
-  const scores = product(g, heads, { b: keys, factor: 1 / Math.sqrt(D / H) });
-  const attended = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
-  const context = g.node('Transpose', [product(g, attended, { b: values })], { perm: [1, 0, 2] });
+  const columns = g.node('Transpose', [g.node('Reshape', [q, g.integers([-1, H, D / H])])], { perm: [1, 2, 0] });
+  const scores = product(g, keys, { b: columns, factor: 1 / Math.sqrt(D / H) });
+  const rows = g.node('Add', [g.node('Transpose', [scores], { perm: [0, 2, 1] }), mask]);
+  const attended = g.node('Transpose', [g.node('Softmax', [rows], { axis: -1 })], { perm: [0, 2, 1] });
+  const context = g.node('Transpose', [product(g, values, { b: attended })], { perm: [2, 0, 1] });
   g.output('context', g.node('Reshape', [context, g.integers([-1, D])]));
   return g.build();
 }

@@ -6,18 +6,24 @@ import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { PURPOSE, uniform } from '../model/philox.ts';
 import { sample } from '../model/sampling.ts';
-import { attendProgram, CACHE_STEP, feedProgram, logitsProgram, qkvProgram, type Weights } from '../model/serving.ts';
+import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, attendProgram, CACHE_STEP, feedProgram, logitsProgram, qkvProgram, type Weights } from '../model/serving.ts';
 import { stopFilter, type StopFilter } from '../model/stop.ts';
 import type { StreamDecoder, Tokenizer } from '../model/tokenizer.ts';
 import type { Engine, Program } from './engine.ts';
 import type { SampledToken, SamplingOptions, StageCalls, StageRange } from './messages.ts';
+
+/**
+ * One stream keeps one stage busy at a time, so a program may use a core that another stage leaves idle. Rows have the same
+ * bits on one thread and on two.
+ */
+const THREADS = { threadCount: 2 };
 
 interface BlockPrograms {
   readonly qkv: Program;
   readonly feed: Program;
 }
 
-/** Keys (H, W, P) and values (H, P, W) of one sequence in one block. */
+/** Keys (H, P, W) and values (H, W, P) of one sequence in one block. */
 interface BlockCache {
   keys: Float32Array;
   values: Float32Array;
@@ -65,21 +71,21 @@ export class ServeStage {
     const biases = config.qkv_bias ? ['attn.c_attn.bias'] : [];
     for (let block = stage.firstBlock; block < stage.endBlock; block++) {
       const first = blockWeights(block, ['ln_1.weight', 'ln_1.bias', 'attn.c_attn.weight', ...biases]);
-      const qkv = await engine.compile(qkvProgram(config, first, block));
+      const qkv = await engine.compile(qkvProgram(config, first, block), THREADS);
       const second = blockWeights(block, [
         ...['attn.c_proj.weight', 'attn.c_proj.bias', 'ln_2.weight', 'ln_2.bias'],
         ...['mlp.c_fc.weight', 'mlp.c_fc.bias', 'mlp.c_proj.weight', 'mlp.c_proj.bias'],
       ]);
-      self.#blocks.push({ qkv, feed: await engine.compile(feedProgram(config, second, block)) });
+      self.#blocks.push({ qkv, feed: await engine.compile(feedProgram(config, second, block), THREADS) });
     }
-    self.#attend = await engine.compile(attendProgram(config));
+    self.#attend = await engine.compile(attendProgram(config), THREADS);
     if (stage.embeds) {
       const tables = load(['wte.weight', 'wpe.weight']);
       self.#embeddings = { wte: tables.get('wte.weight')!, wpe: tables.get('wpe.weight')! };
     }
     if (stage.head) {
       const names = ['ln_f.weight', 'ln_f.bias', config.tie_weights ? 'wte.weight' : 'lm_head.weight'];
-      self.#logits = await engine.compile(logitsProgram(config, load(names)));
+      self.#logits = await engine.compile(logitsProgram(config, load(names)), THREADS);
     }
     return self;
   }
@@ -118,11 +124,10 @@ export class ServeStage {
     let x = input instanceof Float32Array ? input : this.embed(input, position);
     const rowCount = x.length / D;
     const sequence = this.#sequence(request.sequence, position + rowCount);
-    const mask = attentionMask(rowCount, position, sequence.capacity);
     for (const [index, { qkv, feed }] of this.#blocks.entries()) {
       const dims = [rowCount, D];
       const { qkv: rows } = await qkv.run({ x: { data: x, dims } });
-      const context = await this.#attendTo(sequence, { block: index, rows: rows!, position, mask });
+      const context = await this.#attendTo(sequence, { block: index, rows: rows!, position });
       x = (await feed.run({ x: { data: x, dims }, context: { data: context, dims } }))['y']!;
     }
     if (!this.#stage.head) return { x, token: null };
@@ -161,9 +166,9 @@ export class ServeStage {
       const grown: BlockCache = { keys: new Float32Array(D * capacity), values: new Float32Array(D * capacity) };
       if (old !== undefined) {
         const P = sequence.capacity;
-        for (let row = 0; row < D; row++) grown.keys.set(old.keys.subarray(row * P, (row + 1) * P), row * capacity);
+        for (let row = 0; row < D; row++) grown.values.set(old.values.subarray(row * P, (row + 1) * P), row * capacity);
         for (let head = 0; head < H; head++) {
-          grown.values.set(old.values.subarray(head * P * W, (head + 1) * P * W), head * capacity * W);
+          grown.keys.set(old.keys.subarray(head * P * W, (head + 1) * P * W), head * capacity * W);
         }
       }
       sequence.caches[block] = grown;
@@ -171,36 +176,41 @@ export class ServeStage {
     sequence.capacity = capacity;
   }
 
-  /** Puts the rows' keys and values into the cache and attends: rows (M, 3D) -> context (M, D). */
+  /** Puts the rows' keys and values into the cache and attends, some rows at a time: rows (M, 3D) -> context (M, D). */
   async #attendTo(
     sequence: Sequence,
-    { block, rows, position, mask }: { block: number; rows: Float32Array; position: number; mask: Float32Array },
+    { block, rows, position }: { block: number; rows: Float32Array; position: number },
   ): Promise<Float32Array> {
     const { emb_dim: D, n_heads: H } = this.#config;
     const [W, P] = [D / H, sequence.capacity];
     const rowCount = rows.length / (3 * D);
-    const { keys, values } = sequence.caches[block]!;
-    const queryCount = Math.max(rowCount, 2);
-    const q = new Float32Array(queryCount * D);
-    for (let row = 0; row < rowCount; row++) {
-      const from = row * 3 * D;
-      const at = position + row;
-      q.set(rows.subarray(from, from + D), row * D);
-      for (let i = 0; i < D; i++) keys[i * P + at] = rows[from + D + i]!;
-      for (let head = 0; head < H; head++) {
-        const start = from + 2 * D + head * W;
-        values.set(rows.subarray(start, start + W), (head * P + at) * W);
+    const { keys, values } = sequence.caches[block];
+    const cache = { keys: { data: keys, dims: [H, P, W] }, values: { data: values, dims: [H, W, P] } };
+    const context = new Float32Array(rowCount * D);
+    for (let first = 0; first < rowCount; first += ATTEND_ROWS_MAX) {
+      const count = Math.min(ATTEND_ROWS_MAX, rowCount - first);
+      const queryCount = Math.max(count, ATTEND_ROWS_MIN);
+      const q = new Float32Array(queryCount * D);
+      for (let row = 0; row < count; row++) {
+        const from = (first + row) * 3 * D;
+        const at = position + first + row;
+        q.set(rows.subarray(from, from + D), row * D);
+        for (let head = 0; head < H; head++) {
+          const start = from + D + head * W;
+          keys.set(rows.subarray(start, start + W), (head * P + at) * W);
+        }
+        for (let i = 0; i < D; i++) values[i * P + at] = rows[from + 2 * D + i];
       }
+      // A lone row goes with a twin.
+      if (count < queryCount) q.copyWithin(D, 0, D);
+      const attended = await this.#attend!.run({
+        ...cache,
+        q: { data: q, dims: [queryCount, D] },
+        mask: { data: attentionMask(queryCount, position + first, { last: position + first + count - 1, P }), dims: [queryCount, P] },
+      });
+      context.set(attended['context'].subarray(0, count * D), first * D);
     }
-    // A lone row takes another kernel with other bits: it goes with a twin.
-    if (rowCount === 1) q.copyWithin(D, 0, D);
-    const { context } = await this.#attend!.run({
-      q: { data: q, dims: [queryCount, D] },
-      keys: { data: keys, dims: [H, W, P] },
-      values: { data: values, dims: [H, P, W] },
-      mask: { data: mask, dims: [queryCount, P] },
-    });
-    return context!.subarray(0, rowCount * D);
+    return context;
   }
 
   async #sample(
@@ -236,12 +246,11 @@ export class ServeStage {
   }
 }
 
-/** (max(M, 2), P): row r sees positions up to `position` + r; a lone row's twin sees the same. */
-function attentionMask(rowCount: number, position: number, P: number): Float32Array {
-  const mask = new Float32Array(Math.max(rowCount, 2) * P);
-  for (let row = 0; row * P < mask.length; row++) {
-    const visible = position + Math.min(row, rowCount - 1) + 1;
-    mask.fill(-Infinity, row * P + visible, (row + 1) * P);
+/** (R, P): row r sees positions up to `position` + r, but none behind `last`: a twin sees what its row sees. */
+function attentionMask(rowCount: number, position: number, { last, P }: { last: number; P: number }): Float32Array {
+  const mask = new Float32Array(rowCount * P);
+  for (let row = 0; row < rowCount; row++) {
+    mask.fill(-Infinity, row * P + Math.min(position + row, last) + 1, (row + 1) * P);
   }
   return mask;
 }

@@ -17,8 +17,14 @@ import type { Graph } from '../model/graph.ts';
 import { headLossProgram, headTensorNames, headTrainProgram } from '../model/head.ts';
 import { dropoutMask, PURPOSE, type Purpose } from '../model/philox.ts';
 import { blockTensors, tensorTable, type TensorSpec } from '../model/tensors.ts';
-import type { Engine, Program, Tensor, Tensors } from './engine.ts';
+import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
 import type { MicroBatch, TensorPart, TrainSetup } from './messages.ts';
+
+/**
+ * The head is the one program that no split into stages divides, so it may use a core that another stage leaves idle. The
+ * number is fixed: it is part of what decides the bits, and must not follow the machine or the layout.
+ */
+const HEAD_THREAD_COUNT = 2;
 
 /** One of the stage's tensors with all that training keeps beside it. */
 interface Parameter {
@@ -80,10 +86,10 @@ export class TrainStage {
     return block >= stage.firstBlock && block < stage.endBlock;
   }
 
-  #program(name: string, graph: () => Graph): Promise<Program> {
+  #program(name: string, graph: () => Graph, options: CompileOptions = {}): Promise<Program> {
     let program = this.#programs.get(name);
     if (program === undefined) {
-      program = this.#engine.compile(graph());
+      program = this.#engine.compile(graph(), options);
       this.#programs.set(name, program);
     }
     return program;
@@ -206,12 +212,11 @@ export class TrainStage {
     const accumulate = micro.index > 0;
     assert(this.#headPassesDone === micro.index, 'the head takes micro-batches in order');
     this.#headPassesDone += 1;
-    const program = await this.#program(`head ${accumulate ? 'next' : 'first'}`, () =>
-      headTrainProgram(config, {
-        rowCount: microBatchSize * contextLength,
-        tokenCount: batchSize * contextLength,
-        accumulate,
-      }),
+    const rows = { rowCount: microBatchSize * contextLength, tokenCount: batchSize * contextLength };
+    const program = await this.#program(
+      `head ${accumulate ? 'next' : 'first'}`,
+      () => headTrainProgram(config, { ...rows, accumulate }),
+      { threadCount: HEAD_THREAD_COUNT },
     );
     const names = ['ln_f.weight', 'ln_f.bias', 'projection'] as const;
     const inputs = this.#headInputs(micro, x);
@@ -364,13 +369,18 @@ export class TrainStage {
     }
     if (!stage.head) return { y: x, losses: null };
     const rowCount = this.#batch.B * this.#batch.T;
-    const head = await this.#program('loss', () => headLossProgram(config, rowCount));
+    const head = await this.#program('loss', () => headLossProgram(config, rowCount), { threadCount: HEAD_THREAD_COUNT });
     return { y: null, losses: (await head.run(this.#headInputs(micro, x)))['loss']! };
   }
 
   /** A copy of `count` elements of one tensor's weights or moments from `start` on. */
   read({ tensor, part, start, count }: { tensor: string; part: TensorPart; start: number; count: number }): Float32Array {
     return this.#parameter(tensor)[part].slice(start, start + count);
+  }
+
+  /** The stage's tensors, in table order. */
+  tensors(): TensorSpec[] {
+    return [...this.#parameters.values()].map(({ spec }) => spec);
   }
 
   /** The gradient of a tensor between `finish` and `update`; for tests that compare with a reference. */

@@ -1,0 +1,136 @@
+// A whole model in training on the calling thread, against PyTorch's numbers, and against itself in other layouts.
+
+import { describe, expect, test } from 'vitest';
+import type { GptConfig } from '../../src/model/config.ts';
+import { initialTensors } from '../../src/model/init.ts';
+import { tensorTable } from '../../src/model/tensors.ts';
+import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import type { MicroBatch, StageRange, TrainSetup } from '../../src/workers/messages.ts';
+import { TrainStage } from '../../src/workers/train-stage.ts';
+import { flatTokens, golden, GOLDEN_NAMES, l2, relative, type Golden } from '../golden/golden.ts';
+
+interface RunOptions {
+  readonly microBatchSize: number;
+  /** Where each stage ends; one stage by default. */
+  readonly ends?: readonly number[];
+  readonly config?: Partial<GptConfig>;
+  readonly steps?: number;
+}
+
+interface Run {
+  readonly losses: number[];
+  readonly norms: number[];
+  readonly firstGradients: Map<string, Float32Array>;
+  readonly weights: Map<string, Float32Array>;
+}
+
+function stageRanges(config: GptConfig, ends: readonly number[]): StageRange[] {
+  return ends.map((endBlock, i) => {
+    const [first, last] = [i === 0, i === ends.length - 1];
+    return { firstBlock: first ? 0 : ends[i - 1], endBlock, embeds: config.tie_weights ? last : first, head: last };
+  });
+}
+
+async function train(reference: Golden, options: RunOptions): Promise<Run> {
+  const config = { ...reference.config, ...options.config };
+  const batchSize = reference.tokens[0].length;
+  const T = reference.tokens[0][0].length - 1;
+  const flat = flatTokens(reference);
+  const tokens = new SharedArrayBuffer(flat.byteLength);
+  new Uint16Array(tokens).set(flat);
+  const initial = new Map([...initialTensors(config, { seed: reference.seed, scheme: 'torch' })].map(({ name, data }) => [name, data]));
+  const setup: Omit<TrainSetup, 'stage'> = {
+    ...{ config, batchSize, microBatchSize: options.microBatchSize, contextLength: T, seed: 7 },
+    ...{ tokens, wideTokens: false, optimizerState: false },
+  };
+  const stages = stageRanges(config, options.ends ?? [config.n_layers]).map(
+    (stage) => new TrainStage(onnxEngine, { ...setup, stage }, ({ name }) => initial.get(name)!.slice()),
+  );
+  const embedder = config.tie_weights ? stages.at(-1)! : stages[0];
+  const run: Run = { losses: [], norms: [], firstGradients: new Map(), weights: new Map() };
+  const { optimizer } = reference;
+  for (let step = 0; step < (options.steps ?? reference.tokens.length); step++) {
+    let loss = 0;
+    for (let index = 0; index * options.microBatchSize < batchSize; index++) {
+      const firstSequence = index * options.microBatchSize;
+      const starts = Array.from({ length: options.microBatchSize }, (_, i) => (step * batchSize + firstSequence + i) * (T + 1));
+      const micro: MicroBatch = { index, step: step + 1, firstSequence, starts };
+      let x: Float32Array | null = embedder.embed(micro, { train: true });
+      for (const stage of stages) {
+        const { y, losses } = await stage.forward(micro, x!);
+        for (const row of losses ?? []) loss += row;
+        x = y;
+      }
+      let dy: Float32Array | null = null;
+      for (const stage of stages.toReversed()) {
+        dy = await stage.backward(micro, dy);
+        await stage.weights(micro);
+      }
+      embedder.embedBackward(micro, dy!);
+    }
+    const squares = new Map(stages.flatMap((stage) => stage.finish()).map((entry) => [entry.tensor, entry.sumOfSquares]));
+    const norm = Math.sqrt(tensorTable(config).reduce((sum, { name }) => sum + squares.get(name)!, 0));
+    if (step === 0) {
+      for (const stage of stages) for (const { name } of stage.tensors()) run.firstGradients.set(name, stage.gradient(name).slice());
+    }
+    run.losses.push(loss / (batchSize * T));
+    run.norms.push(norm);
+    const clip = optimizer.grad_clip;
+    const { lr, beta1, beta2, eps, weight_decay: weightDecay } = optimizer;
+    const gradScale = clip > 0 && norm > clip ? clip / (norm + 1e-6) : 1;
+    for (const stage of stages) {
+      await stage.update({ step: step + 1, lr, weightDecay, gradScale, beta1, beta2, eps }, { decayAll: optimizer.decay === 'all' });
+    }
+  }
+  for (const stage of stages) {
+    for (const { name, size } of stage.tensors()) run.weights.set(name, stage.read({ tensor: name, part: 'w', start: 0, count: size }));
+    await stage.close();
+  }
+  return run;
+}
+
+describe.each(GOLDEN_NAMES)('PyTorch run %s', (name) => {
+  const reference = golden(name);
+  const batchSize = reference.tokens[0].length;
+
+  test('losses, gradient norms, gradients and weights agree', async () => {
+    const run = await train(reference, { microBatchSize: batchSize });
+    for (const [step, loss] of reference.loss.entries()) {
+      expect(relative(run.losses[step], loss), `loss of step ${step}`).toBeLessThan(1e-5);
+      expect(relative(run.norms[step], reference.gradNorm[step]), `norm of step ${step}`).toBeLessThan(1e-4);
+    }
+    for (const [tensor, { first, l2: norm }] of Object.entries(reference.gradients)) {
+      const gradient = run.firstGradients.get(tensor)!;
+      expect(relative(l2(gradient), norm), `gradient of ${tensor}`).toBeLessThan(1e-4);
+      const scale = norm / Math.sqrt(gradient.length);
+      for (const [i, value] of first.entries()) expect(Math.abs(gradient[i] - value)).toBeLessThan(1e-3 * scale + 1e-7);
+    }
+    for (const [tensor, { l2: norm }] of Object.entries(reference.weights)) {
+      expect(relative(l2(run.weights.get(tensor)!), norm), `weights of ${tensor}`).toBeLessThan(1e-4);
+    }
+  });
+
+  test('every split into stages gives the same bits, dropout on', async () => {
+    const options = { microBatchSize: 1, steps: 3, config: { drop_rate: 0.2 } };
+    const whole = await train(reference, options);
+    const layers = reference.config.n_layers;
+    const splits = [[1, layers], Array.from({ length: layers }, (_, i) => i + 1)];
+    for (const ends of splits) {
+      const split = await train(reference, { ...options, ends });
+      expect(split.losses).toEqual(whole.losses);
+      expect(split.norms).toEqual(whole.norms);
+      for (const [tensor, data] of whole.weights) expect(split.weights.get(tensor), tensor).toEqual(data);
+    }
+  });
+
+  test('micro-batches add up to the batch', async () => {
+    const [whole, parts] = [
+      await train(reference, { microBatchSize: batchSize, steps: 4 }),
+      await train(reference, { microBatchSize: 1, steps: 4 }),
+    ];
+    for (const [step, loss] of whole.losses.entries()) {
+      expect(relative(parts.losses[step], loss)).toBeLessThan(2e-6);
+      expect(relative(parts.norms[step], whole.norms[step])).toBeLessThan(1e-5);
+    }
+  });
+});
