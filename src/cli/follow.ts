@@ -169,6 +169,7 @@ function watchInterrupts(session: Session, { jobId, onInterrupt, progress }: Fol
     leave = () => resolve('left');
   });
   let isFirst = true;
+  let isStopped = false;
   const onSignal = (): void => {
     if (!isFirst || onInterrupt === 'leave') {
       progress.print(`Left job ${jobId}: "gptd attach ${jobId}" follows it again.`);
@@ -177,9 +178,15 @@ function watchInterrupts(session: Session, { jobId, onInterrupt, progress }: Fol
     }
     isFirst = false;
     progress.print(`Cancelling job ${jobId}; press Ctrl-C again to leave it running.`);
-    // A job that has just ended cannot be cancelled: its last event is already on the way.
-    session.request('job.cancel', { jobId }).catch((error: unknown) => progress.print(errorLine(error)));
+    // The job's last event may come before the answer, which nobody waits for then: the session is closed.
+    session.request('job.cancel', { jobId }).catch((error: unknown) => {
+      if (!isStopped) progress.print(errorLine(error));
+    });
   };
   process.on('SIGINT', onSignal);
-  return { left, stop: () => process.off('SIGINT', onSignal) };
+  const stop = (): void => {
+    isStopped = true;
+    process.off('SIGINT', onSignal);
+  };
+  return { left, stop };
 }

@@ -4,11 +4,13 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import type { IncomingMessage } from 'node:http';
+import { isIPv6 } from 'node:net';
 import path from 'node:path';
 import { GptdError } from '../model/errors.ts';
 import { BEARER_SUBPROTOCOL_PREFIX } from './protocol.ts';
 
 const TOKEN_BYTES = 32;
+const TOKEN_CHARACTERS_MIN = 16;
 const LOOPBACK_NAMES: ReadonlySet<string> = new Set(['localhost', '127.0.0.1', '[::1]']);
 
 export const isLoopback = (host: string): boolean =>
@@ -26,44 +28,78 @@ export interface AccessRules {
 export type Refusal = { readonly status: 401 | 403; readonly message: string };
 
 /**
- * The token of a data directory, made at the first start. Throws `unauthorized` for a bind beyond loopback when there is no
- * token yet: whoever opens the daemon to a network must hold the token first.
+ * Refuses what would open the daemon unsafely: a bind beyond loopback while there is no token yet, as whoever opens it to a
+ * network must hold the token first, or a token that can be guessed. Throws `unauthorized`; writes nothing.
  */
-export function loadToken({ dataDir, host, token }: { dataDir: string; host: string; token?: string | undefined }): string {
-  const file = path.join(dataDir, 'token');
-  if (token !== undefined) {
-    writeFileSync(file, `${token}\n`, { mode: 0o600 });
-  } else if (!existsSync(file)) {
-    if (!isLoopback(host)) {
-      throw new GptdError(
-        'unauthorized',
-        `Refusing to listen on ${host} without a token: start once on 127.0.0.1 to make ${file}, or set GPTD_TOKEN.`,
-      );
-    }
-    writeFileSync(file, `${randomBytes(TOKEN_BYTES).toString('base64url')}\n`, { mode: 0o600 });
+export function checkAccess({
+  dataDir,
+  host,
+  token,
+}: {
+  dataDir: string;
+  host: string;
+  token?: string | undefined;
+}): void {
+  const file = tokenFile(dataDir);
+  const known = token ?? (existsSync(file) ? readFileSync(file, 'utf8').trim() : undefined);
+  if (known === undefined && !isLoopback(host)) {
+    throw new GptdError(
+      'unauthorized',
+      `Refusing to listen on ${host} without a token: start once on 127.0.0.1 to make ${file}, or set GPTD_TOKEN.`,
+    );
+  }
+  if (known !== undefined && known.length < TOKEN_CHARACTERS_MIN) {
+    throw new GptdError(
+      'unauthorized',
+      `The token has ${known.length} characters: at least ${TOKEN_CHARACTERS_MIN} are needed, or no token at all to have one made in ${file}.`,
+    );
+  }
+}
+
+/** The token of a data directory that this daemon has locked: the given one, the stored one, or a new one. */
+export function loadToken({ dataDir, token }: { dataDir: string; token?: string | undefined }): string {
+  const file = tokenFile(dataDir);
+  if (token !== undefined || !existsSync(file)) {
+    writeFileSync(file, `${token ?? randomBytes(TOKEN_BYTES).toString('base64url')}\n`, { mode: 0o600 });
   }
   chmodSync(file, 0o600);
-  const stored = readFileSync(file, 'utf8').trim();
-  if (stored.length < 16) throw new GptdError('unauthorized', `The token in ${file} is shorter than 16 characters: remove it for a new one.`);
-  return stored;
+  return readFileSync(file, 'utf8').trim();
 }
+
+const tokenFile = (dataDir: string): string => path.join(dataDir, 'token');
 
 /** Why a request's Host or Origin is refused, null when they are in order. */
 export function refuseSource(request: IncomingMessage, rules: AccessRules): Refusal | null {
   const { host = '', origin } = request.headers;
   const name = host.replace(/:\d+$/, '').toLowerCase();
-  if (!LOOPBACK_NAMES.has(name) && name !== rules.host.toLowerCase()) {
-    return { status: 403, message: `Host "${host}" is not this daemon's: use ${rules.host}:${rules.port} or a loopback name.` };
+  if (!LOOPBACK_NAMES.has(name) && name !== rules.host.toLowerCase() && name !== wildcardAddress(request, rules)) {
+    return {
+      status: 403,
+      message: `Host "${host}" is not this daemon's: use ${rules.host}:${rules.port} or a loopback name.`,
+    };
   }
   if (origin === undefined || origin === `http://${host}` || rules.allowOrigins.includes(origin)) return null;
-  return { status: 403, message: `Origin "${origin}" is not allowed: start the daemon with --allow-origin ${origin} if it is yours.` };
+  return {
+    status: 403,
+    message: `Origin "${origin}" is not allowed: start the daemon with --allow-origin ${origin} if it is yours.`,
+  };
+}
+
+/** Bound to every address of the machine, the daemon's own address is the one that the request came in by. */
+function wildcardAddress({ socket }: IncomingMessage, { host }: AccessRules): string | null {
+  if (host !== '0.0.0.0' && host !== '[::]') return null;
+  const address = (socket.localAddress ?? '').replace(/^::ffff:/, '');
+  return isIPv6(address) ? `[${address}]` : address;
 }
 
 /** Why a request's token is refused, null when it is right. */
 export function refuseToken(request: IncomingMessage, rules: AccessRules): Refusal | null {
   const offered = bearerToken(request);
-  if (offered === null) return { status: 401, message: 'No token: send "Authorization: Bearer <token>" with the token in DATA/token.' };
-  return sameToken(offered, rules.token) ? null : { status: 401, message: 'Wrong token: the right one is in DATA/token.' };
+  if (offered === null)
+    return { status: 401, message: 'No token: send "Authorization: Bearer <token>" with the token in DATA/token.' };
+  return sameToken(offered, rules.token)
+    ? null
+    : { status: 401, message: 'Wrong token: the right one is in DATA/token.' };
 }
 
 function bearerToken({ headers }: IncomingMessage): string | null {

@@ -2,6 +2,8 @@
 // before the blob exists. The client's backpressure is the store's: a chunk is read when the one before is durable.
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { GptdError } from '../model/errors.ts';
 import { CHUNK_BYTES_MAX } from '../workers/messages.ts';
 import { LIMITS } from './protocol.ts';
@@ -16,12 +18,24 @@ export async function sendBlob(
   const { sizeBytes } = await store.call('hasBlob', { hash });
   if (sizeBytes === null) throw new GptdError('not_found', `There is no blob sha256:${hash}.`);
   response.writeHead(200, { 'content-type': 'application/octet-stream', 'content-length': sizeBytes });
-  for (let index = 0; request.method === 'GET' && !response.destroyed; index++) {
-    const { bytes } = await store.call('readBlobChunk', { hash, index });
-    if (bytes === null) break;
-    if (!response.write(bytes)) await new Promise((resolve) => response.once('drain', resolve).once('close', resolve));
+  if (request.method === 'HEAD') {
+    response.end();
+    return;
   }
-  response.end();
+  try {
+    await pipeline(Readable.from(chunksOf(store, hash)), response);
+  } catch (error) {
+    // A client that leaves in the middle is no fault of ours.
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_STREAM_PREMATURE_CLOSE') throw error;
+  }
+}
+
+async function* chunksOf(store: StoreClient, hash: string): AsyncGenerator<Uint8Array> {
+  for (let index = 0; ; index++) {
+    const { bytes } = await store.call('readBlobChunk', { hash, index });
+    if (bytes === null) return;
+    yield bytes;
+  }
 }
 
 /** PUT: 201, or 200 when the blob was there already. Throws `corrupt` when the bytes have another digest. */
@@ -60,7 +74,7 @@ export async function receiveBlob(
 async function* chunked(request: IncomingMessage): AsyncGenerator<Uint8Array> {
   let [buffer, filled] = [new Uint8Array(CHUNK_BYTES_MAX), 0];
   for await (const part of request as AsyncIterable<Buffer>) {
-    for (let at = 0; at < part.length; ) {
+    for (let at = 0; at < part.length;) {
       const taken = part.subarray(at, at + buffer.length - filled);
       buffer.set(taken, filled);
       at += taken.length;

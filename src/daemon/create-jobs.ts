@@ -47,12 +47,8 @@ export async function runCreate(context: JobContext<'create'>): Promise<CreateRe
 
 export async function runImport(context: JobContext<'import'>): Promise<CreateResult> {
   const { spec, services } = context;
-  const weights = spec.files['model.safetensors'];
-  if (weights === undefined) {
-    throw new GptdError('invalid_spec', 'files has no "model.safetensors": an import needs one, and "config.json" beside it.');
-  }
+  const { 'model.safetensors': weights, 'config.json': config = null } = spec.files;
   const source = randomUUID();
-  const config = spec.files['config.json'] ?? null;
   const opened = await services.preparer.call('importBegin', { source, weights, config });
   const tokenizer =
     spec.tokenizer !== undefined || opened.config.vocab_size === GPT2_VOCABULARY
@@ -70,7 +66,10 @@ function tokenizerFor(
   if (type === 'char') return { type, alphabet: null };
   const needed = type === 'gpt2' ? GPT2_VOCABULARY : BYTE_VOCABULARY;
   if (V < needed) {
-    throw new GptdError('invalid_spec', `The ${type} tokenizer has ${needed} ids and vocab_size is ${V}: take --vocab-size ${needed} or another tokenizer.`);
+    throw new GptdError(
+      'invalid_spec',
+      `The ${type} tokenizer has ${needed} ids and vocab_size is ${V}: take --vocab-size ${needed} or another tokenizer.`,
+    );
   }
   return { type };
 }
@@ -89,7 +88,10 @@ async function makeModel(
     // This job's own model, made before the daemon was killed and not yet told.
     if (existing?.checkpoint.jobId === jobId) return resultOf(existing.checkpoint, parameters);
     if (existing !== undefined) {
-      throw new GptdError('conflict', `There is a model ${spec.model} already: take another name, or remove it with "gptd models rm ${spec.model}".`);
+      throw new GptdError(
+        'conflict',
+        `There is a model ${spec.model} already: take another name, or remove it with "gptd models rm ${spec.model}".`,
+      );
     }
     let done = 0;
     const checkpoint = await writeCheckpoint(
@@ -107,7 +109,10 @@ async function makeModel(
         signal: cancelled,
         onBytes: (sizeBytes) => {
           done += sizeBytes;
-          void emit({ type: 'progress', data: { phase: 'write', done, total, unit: 'bytes' } }, { key: `write:${done}` });
+          void emit(
+            { type: 'progress', data: { phase: 'write', done, total, unit: 'bytes' } },
+            { key: `write:${done}` },
+          );
         },
       },
     );

@@ -30,26 +30,34 @@ export class EventLog {
   readonly #store: StoreClient;
   readonly #listeners = new Map<string, Set<EventListener>>();
   #pending: Pending[] = [];
-  #writing: Promise<void> | null = null;
+  #writing = false;
+  /** The newest event's promise: events become durable in the order in which they were emitted. */
+  #newest: Promise<unknown> = Promise.resolve();
+  /** Set when the store has failed: a log with a hole is worse than none, so nothing is taken after that. */
+  #failure: { readonly error: unknown } | null = null;
+  readonly #onFatal: (error: unknown) => void;
 
-  constructor(store: StoreClient) {
+  constructor(store: StoreClient, onFatal: (error: unknown) => void) {
     this.#store = store;
+    this.#onFatal = onFatal;
   }
 
   /** Resolves when the event is durable, to null when it was dropped. Callers that stream need not wait for each. */
   emit(jobId: string, body: JobEventBody, options: EmitOptions = {}): Promise<StoredEvent | null> {
     const emitted = new Promise<StoredEvent | null>((resolve, reject) => {
-      this.#pending.push({ jobId, body, options, resolve, reject });
+      if (this.#failure === null) this.#pending.push({ jobId, body, options, resolve, reject });
+      else reject(asError(this.#failure.error));
     });
     // A caller that does not wait learns of a failure from `flush`; the rejection is not an unhandled one.
     emitted.catch(() => undefined);
-    this.#writing ??= this.#write();
+    this.#newest = emitted;
+    if (!this.#writing) void this.#write();
     return emitted;
   }
 
-  /** Waits until everything emitted so far is durable. */
+  /** Waits until everything emitted so far is durable. Rejects when it is not going to be. */
   async flush(): Promise<void> {
-    while (this.#writing !== null) await this.#writing;
+    await this.#newest;
   }
 
   /** Number of events that wait for their transaction. */
@@ -73,23 +81,29 @@ export class EventLog {
   }
 
   async #write(): Promise<void> {
-    try {
-      while (this.#pending.length > 0) {
-        const group = this.#pending.splice(0, GROUP_MAX);
-        try {
-          const items = group.map(({ jobId, body, options }) => ({ jobId, type: body.type, data: body.data, ...options }));
-          const { events } = await this.#store.call('appendEvents', { items });
-          for (const [i, event] of events.entries()) {
-            if (event !== null) this.publish(event);
-            group[i]!.resolve(event);
-          }
-        } catch (error) {
-          for (const { reject } of group) reject(error);
-          throw error;
+    this.#writing = true;
+    while (this.#pending.length > 0) {
+      const group = this.#pending.splice(0, GROUP_MAX);
+      try {
+        const items = group.map(({ jobId, body, options }) => ({
+          jobId,
+          type: body.type,
+          data: body.data,
+          ...options,
+        }));
+        const { events } = await this.#store.call('appendEvents', { items });
+        for (const [i, event] of events.entries()) {
+          if (event !== null) this.publish(event);
+          group[i].resolve(event);
         }
+      } catch (error) {
+        this.#failure = { error };
+        for (const { reject } of [...group, ...this.#pending.splice(0)]) reject(error);
+        this.#onFatal(error);
       }
-    } finally {
-      this.#writing = null;
     }
+    this.#writing = false;
   }
 }
+
+const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));

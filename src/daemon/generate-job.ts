@@ -16,8 +16,8 @@ const READ_LIMIT = 1000;
 type GenerateContext = JobContext<'generate'>;
 
 export async function runGenerate(context: GenerateContext): Promise<GenerateResult> {
-  const { spec, services, jobId, emit } = context;
-  const { model, checkpoint } = await resolveModel(services.store, spec.model);
+  const { services, jobId, emit } = context;
+  const { model, checkpoint } = await pinnedModel(context);
   const loading = performance.now();
   const served = await services.served.acquire(model, checkpoint);
   try {
@@ -25,18 +25,41 @@ export async function runGenerate(context: GenerateContext): Promise<GenerateRes
     void emit({ type: 'progress', data: { phase: 'load', done: 1, total: 1, unit: 'model' } }, { key: 'load' });
     return await generate(context, served, loadMs);
   } finally {
-    for (const { thread } of served.stages) {
-      await thread.call('serveEnd', { lease: served.lease, sequence: jobId }, { priority: PRIORITY.interactive });
-    }
+    const ends = served.stages.map(({ thread }) =>
+      thread.call('serveEnd', { lease: served.lease, sequence: jobId }, { priority: PRIORITY.interactive }),
+    );
+    await Promise.allSettled(ends);
     services.served.release(served);
   }
+}
+
+/** The checkpoint that the job began with: a run after an interruption must not continue with newer weights. */
+async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): ReturnType<typeof resolveModel> {
+  const { store } = services;
+  const { model, checkpoint } = await resolveModel(store, spec.model);
+  const { step, digest } = checkpoint;
+  const message = `Generating with ${model.name} at step ${step}.`;
+  const said = await emit({ type: 'log', data: { message, step, digest } }, { key: 'model' });
+  if (said !== null) return { model, checkpoint };
+  const { events } = await store.call('readEvents', { jobId, after: 0, limit: READ_LIMIT, eventType: 'log' });
+  const logged = events.map(({ data }) => data as { step?: number; digest?: string });
+  const pinned = logged.find((data) => data.digest !== undefined);
+  const { checkpoints } = await store.call('listCheckpoints', { model: model.name });
+  const found = checkpoints.find((other) => other.step === pinned?.step && other.digest === pinned.digest);
+  if (found === undefined) {
+    throw new GptdError(
+      'not_found',
+      `The checkpoint of ${model.name} at step ${pinned?.step ?? step} that this generation began with is gone: generate again.`,
+    );
+  }
+  return { model, checkpoint: found };
 }
 
 async function generate(context: GenerateContext, served: ServedModel, loadMs: number): Promise<GenerateResult> {
   const { spec, jobId, emit, cancelled, halted, services } = context;
   const { config, lease } = served;
   const { temperature, topK, topP, minP, repetitionPenalty, seed, stop } = spec;
-  const generated = await loggedTokens(context);
+  const { ids: generated, text: shown } = await loggedTokens(context);
   const begun = await served.stages
     .find(({ plan }) => plan.head)!
     .thread.call(
@@ -61,11 +84,17 @@ async function generate(context: GenerateContext, served: ServedModel, loadMs: n
   }
   const inputs = [...begun.ids, ...generated];
   const ids = [...generated];
-  let text = begun.text;
+  let text = shown;
   const started = performance.now();
   let [firstTokenMs, prefillMs] = [0, 0];
   let position = 0;
-  let reason = endReason({ stopped: begun.stopped, ids, maxTokens: spec.maxTokens, length: inputs.length, context: config.context_length });
+  let reason = endReason({
+    stopped: begun.stopped,
+    ids,
+    maxTokens: spec.maxTokens,
+    length: inputs.length - 1,
+    context: config.context_length,
+  });
   while (reason === null) {
     const rows = inputs.slice(position, position + PREFILL_ROWS_MAX);
     const whole = position + rows.length === inputs.length;
@@ -144,13 +173,19 @@ async function advance(
   return null;
 }
 
-/** Ids of the tokens that the job's log has already, after an interruption. */
-async function loggedTokens({ services, jobId }: GenerateContext): Promise<number[]> {
-  const ids: number[] = [];
-  for (let after = 0; ; ) {
-    const { events } = await services.store.call('readEvents', { jobId, after, limit: READ_LIMIT, eventType: 'token' });
-    ids.push(...events.map(({ data }) => (data as { id: number }).id));
-    if (events.length < READ_LIMIT) return ids;
+/** The tokens that the job's log has already, after an interruption, and the text that came with them. */
+async function loggedTokens({ services, jobId }: GenerateContext): Promise<{ ids: number[]; text: string }> {
+  const tokens: { id: number; text: string }[] = [];
+  for (let after = 0; ;) {
+    const { events } = await services.store.call('readEvents', {
+      jobId,
+      after,
+      limit: READ_LIMIT,
+      eventType: 'token',
+    });
+    tokens.push(...events.map(({ data }) => data as { id: number; text: string }));
+    if (events.length < READ_LIMIT) break;
     after = events.at(-1)!.seq;
   }
+  return { ids: tokens.map(({ id }) => id), text: tokens.map(({ text }) => text).join('') };
 }

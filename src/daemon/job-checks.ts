@@ -5,7 +5,7 @@ import { resolveConfig } from '../model/config.ts';
 import { GptdError } from '../model/errors.ts';
 import { describeParameters } from './create-jobs.ts';
 import type { Services } from './job-context.ts';
-import { admit, servingBytes, trainingBytes } from './memory.ts';
+import { admit, servingBytes, trainingBytes, weightsBytes } from './memory.ts';
 import { modelOf, resolveModel } from './model-reference.ts';
 import { planStages } from './plan.ts';
 import type { GenerateSpec, JobKind, JobSpecs, TrainSpec } from './protocol.ts';
@@ -24,11 +24,18 @@ export async function checkSubmission(services: Services, { kind, spec, pending 
     case 'params':
       describeParameters(resolveConfig((spec as JobSpecs['params']).config), services.stages.length);
       return;
-    case 'create':
-      resolveConfig((spec as JobSpecs['create']).config);
+    case 'create': {
+      const { model, config } = spec as JobSpecs['create'];
+      admit(weightsBytes(resolveConfig(config)), {
+        budgetBytes: services.memoryBudgetBytes,
+        what: `Creating ${model}`,
+      });
       return;
+    }
     case 'import':
-      for (const digest of Object.values((spec as JobSpecs['import']).files)) await needBlob(services, digest);
+      for (const digest of Object.values((spec as JobSpecs['import']).files)) {
+        if (digest !== undefined) await needBlob(services, digest);
+      }
       return;
     case 'train':
       await checkTrain(services, { spec: spec as TrainSpec, pending });
@@ -74,7 +81,10 @@ async function checkGenerate(
   const ids = spec.promptIds;
   const bad = ids?.find((id) => id >= config.vocab_size);
   if (bad !== undefined) {
-    throw new GptdError('invalid_spec', `The prompt has token ${bad}: the model's ids go from 0 to ${config.vocab_size - 1}.`);
+    throw new GptdError(
+      'invalid_spec',
+      `The prompt has token ${bad}: the model's ids go from 0 to ${config.vocab_size - 1}.`,
+    );
   }
   if (ids?.length === 0 || spec.prompt === '') {
     throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
@@ -106,7 +116,10 @@ async function configOf(
 async function needBlob({ store }: Services, digest: string): Promise<void> {
   const { sizeBytes } = await store.call('hasBlob', { hash: digest });
   if (sizeBytes === null) {
-    throw new GptdError('not_found', `There is no blob sha256:${digest}: upload it first with PUT /v1/blobs/sha256:${digest}.`);
+    throw new GptdError(
+      'not_found',
+      `There is no blob sha256:${digest}: upload it first with PUT /v1/blobs/sha256:${digest}.`,
+    );
   }
   if (sizeBytes === 0) throw new GptdError('invalid_spec', `The blob sha256:${digest} is empty: it holds no data.`);
 }

@@ -70,19 +70,32 @@ export class Jobs {
     this.#onFatal = options.onFatal;
   }
 
-  /** Takes up the jobs that the store holds: what ran when the daemon stopped runs again. */
+  /** Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. */
   async recover(): Promise<void> {
     const { store } = this.#services;
     const { jobs: paused } = await store.call('listJobs', { state: 'paused', all: false, limit: LIMITS.listMax });
     const { jobs: queued } = await store.call('recoverJobs', {});
     for (const job of [...paused, ...queued].sort((a, b) => a.createdAt - b.createdAt)) this.#add(job);
+  }
+
+  start(): void {
     this.#dispatch();
   }
 
   /** Refuses what can be known to fail, then stores the job: the reply means that it is durable. */
-  async submit({ kind, spec, key }: { kind: JobKind; spec: JobSpecs[JobKind]; key?: string | undefined }): Promise<JobRecord> {
-    if (this.#closing) throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
-    await checkSubmission(this.#services, { kind, spec, pending: [...this.#live.values()] });
+  async submit({
+    kind,
+    spec,
+    key,
+  }: {
+    kind: JobKind;
+    spec: JobSpecs[JobKind];
+    key?: string | undefined;
+  }): Promise<JobRecord> {
+    if (this.#closing)
+      throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
+    const known = key === undefined ? null : (await this.#services.store.call('findJob', { key })).job;
+    if (known === null) await checkSubmission(this.#services, { kind, spec, pending: [...this.#live.values()] });
     const submission = { jobId: randomUUID(), kind, spec, key, queueLimit: this.#queueLimit };
     const { job, created, event } = await this.#services.store.call('submitJob', submission);
     if (created) {
@@ -116,8 +129,10 @@ export class Jobs {
   async pause(jobId: string): Promise<JobRecord> {
     const live = this.#live.get(jobId);
     if (live === undefined) throw await this.#ended(jobId, 'paused');
-    if (live.state === 'queued') await this.#setState(live, 'paused', 'Paused before it started.');
-    else if (live.state === 'running') {
+    if (live.state === 'queued' && !live.cancel.signal.aborted) {
+      await this.#setState(live, 'paused', 'Paused before it started.');
+    }
+    if (live.state === 'running') {
       live.halt.abort();
       await live.running;
     }
@@ -128,7 +143,9 @@ export class Jobs {
   async resume(jobId: string): Promise<JobRecord> {
     const live = this.#live.get(jobId);
     if (live === undefined) throw await this.#ended(jobId, 'resumed');
-    if (live.state === 'paused') {
+    // A job that is still saving its work is paused first.
+    if (live.running !== null && live.halt.signal.aborted) await live.running;
+    if (live.state === 'paused' && !live.cancel.signal.aborted) {
       await this.#setState(live, 'queued', 'Resumed.');
       this.#dispatch();
     }
@@ -149,9 +166,8 @@ export class Jobs {
   /** Halts what runs and waits for it; queued jobs stay queued in the store. */
   async close(): Promise<void> {
     this.#closing = true;
-    const running = [...this.#live.values()].filter((live) => live.running !== null);
-    for (const live of running) live.halt.abort();
-    await Promise.allSettled(running.map((live) => live.running));
+    for (const { halt } of this.#live.values()) halt.abort();
+    await Promise.allSettled([...this.#live.values()].flatMap(({ running }) => (running === null ? [] : [running])));
     await this.#services.events.flush();
   }
 
@@ -183,19 +199,22 @@ export class Jobs {
     for (const live of this.#live.values()) {
       const { lane, atOnce } = LANES[live.kind];
       const busy = taken.get(lane) ?? 0;
-      if (live.state !== 'queued' || busy >= atOnce || this.#waitsForModel(live)) continue;
+      if (live.state !== 'queued' || live.cancel.signal.aborted) continue;
+      if (busy >= atOnce || this.#waitsForModel(live)) continue;
       taken.set(lane, busy + 1);
       live.state = 'running';
       live.running = this.#run(live).catch(this.#onFatal);
     }
   }
 
-  /** Whether an earlier job is about to make the model that this one needs. */
+  /** Whether an earlier job is about to make the model that this one needs, or is not done with training it. */
   #waitsForModel(job: Live): boolean {
     const name = modelOf(job.spec);
     for (const earlier of this.#live.values()) {
       if (earlier === job) return false;
-      if ((earlier.kind === 'create' || earlier.kind === 'import') && modelOf(earlier.spec) === name) return true;
+      const makes = earlier.kind === 'create' || earlier.kind === 'import';
+      const trains = earlier.kind === 'train' && job.kind === 'train';
+      if ((makes || trains) && modelOf(earlier.spec) === name) return true;
     }
     return false;
   }
@@ -212,7 +231,7 @@ export class Jobs {
       await events.emit(jobId, started, { state: 'running' });
       outcome = { type: 'succeeded', data: { result: await this.#runner(live) } };
     } catch (error) {
-      if (error instanceof JobHalted) {
+      if (error instanceof JobHalted && !live.cancel.signal.aborted) {
         live.running = null;
         if (!this.#closing) {
           live.halt = new AbortController();

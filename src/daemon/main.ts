@@ -2,12 +2,13 @@
 // entry of its own for whoever starts the daemon without the CLI. Exit codes are the contract's.
 
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { isIPv6 } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { errorData, GptdError } from '../model/errors.ts';
 import type { PreparerCalls, StageCalls, WorkerSettings } from '../workers/messages.ts';
-import { loadToken } from './access.ts';
+import { checkAccess, loadToken } from './access.ts';
 import { EventLog } from './event-log.ts';
 import type { Services } from './job-context.ts';
 import { Jobs } from './jobs.ts';
@@ -52,12 +53,13 @@ export async function runDaemon(options: DaemonOptions): Promise<number> {
 async function run(options: DaemonOptions): Promise<number> {
   const startedAt = performance.now();
   const { dataDir, host } = options;
-  const workers = options.workers ?? os.availableParallelism();
+  const urlHost = isIPv6(host) ? `[${host}]` : host;
+  const workers = options.workers ?? Math.min(WORKERS_MAX, os.availableParallelism());
   if (!Number.isInteger(workers) || workers < 1 || workers > WORKERS_MAX) {
     throw new GptdError('invalid_spec', `--workers is ${workers}: it must be an integer between 1 and ${WORKERS_MAX}.`);
   }
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const token = loadToken(options);
+  checkAccess(options);
   const stopping = new AbortController();
   let failure: unknown = null;
   const onFatal = (error: unknown): void => {
@@ -65,6 +67,7 @@ async function run(options: DaemonOptions): Promise<number> {
     stopping.abort();
   };
 
+  const unlisten = onStopSignal(stopping);
   const opened: { close(): Promise<void> }[] = [];
   const keep = <P extends { close(): Promise<void> }>(part: P): P => {
     opened.push(part);
@@ -72,39 +75,48 @@ async function run(options: DaemonOptions): Promise<number> {
   };
   try {
     const store = keep(await StoreClient.open({ dataDir }));
+    store.onDeath(onFatal);
+    const token = loadToken(options);
     const settings: WorkerSettings = { dataDir, engine: options.engine === 'tensorflow' ? 'tensorflow' : 'onnx' };
     const preparer = keep(new WorkerThread<PreparerCalls>('preparer', settings));
     const stages = Array.from({ length: workers }, () => keep(new WorkerThread<StageCalls>('stage', settings)));
-    const engine = await stages[0]!.call('engine', {});
-    const memoryBudgetBytes = Math.floor(os.totalmem() * MEMORY_SHARE);
-    const events = new EventLog(store);
+    const engine = await stages[0].call('engine', {});
+    const memoryBudgetBytes = Math.floor(memoryBytes() * MEMORY_SHARE);
+    const events = new EventLog(store, onFatal);
     const served = new ServedModels(stages, memoryBudgetBytes);
+    for (const thread of [...stages, preparer]) {
+      thread.onDeath((error) => {
+        report(error);
+        served.forget();
+      });
+    }
     const services: Services = { store, events, stages, preparer, served, engine, memoryBudgetBytes };
     const jobs = keep(new Jobs(services, { queueLimit: options.queueLimit, onFatal }));
     const handlers = makeHandlers(services, jobs, { queueLimit: options.queueLimit, startedAt });
     const server = keep(
-      new Server({ store, events, handlers, onError: report }, { token, host, allowOrigins: options.allowOrigins }),
+      new Server(
+        { store, events, handlers, onError: report },
+        { token, host: urlHost, allowOrigins: options.allowOrigins },
+      ),
     );
-    const port = await listen(server, options);
     await jobs.recover();
+    const port = await listen(server, options);
+    jobs.start();
     server.ready();
 
-    const ready: DaemonFile = { pid: process.pid, url: `http://${host}:${port}`, version: VERSION };
+    const ready: DaemonFile = { pid: process.pid, url: `http://${urlHost}:${port}`, version: VERSION };
     const file = path.join(dataDir, 'daemon.json');
     writeFileSync(`${file}.new`, `${JSON.stringify(ready)}\n`, { mode: 0o600 });
     renameSync(`${file}.new`, file);
     options.onReady?.(ready);
 
-    const unlisten = onStopSignal(stopping);
     if (!stopping.signal.aborted) {
       await new Promise<void>((resolve) => stopping.signal.addEventListener('abort', () => resolve(), { once: true }));
     }
     rmSync(file, { force: true });
+  } finally {
     await closeAll(opened);
     unlisten();
-  } catch (error) {
-    await closeAll(opened);
-    throw error;
   }
   if (failure === null) return EXIT.ok;
   report(failure);
@@ -144,6 +156,9 @@ async function closeAll(parts: { close(): Promise<void> }[]): Promise<void> {
     }
   }
 }
+
+/** What the machine has, or what the container that it runs in may use. */
+const memoryBytes = (): number => Math.min(os.totalmem(), process.constrainedMemory() || Infinity);
 
 function report(error: unknown): void {
   const { code, message } = errorData(error);

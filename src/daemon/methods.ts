@@ -70,7 +70,15 @@ const modelRecord = ({ name, config, tokenizer, createdAt, checkpoint }: StoredM
   createdAt,
 });
 
-const checkpointRecord = ({ model, step, digest, bytes, optimizer, meta, createdAt }: StoredCheckpoint): CheckpointRecord => ({
+const checkpointRecord = ({
+  model,
+  step,
+  digest,
+  bytes,
+  optimizer,
+  meta,
+  createdAt,
+}: StoredCheckpoint): CheckpointRecord => ({
   ...{ model, step, digest, bytes, optimizer, createdAt },
   loss: meta.loss,
   valLoss: meta.valLoss,

@@ -8,10 +8,13 @@ export async function resolveModel(
   store: StoreClient,
   reference: string,
 ): Promise<{ model: StoredModel; checkpoint: StoredCheckpoint }> {
-  const [name = '', which] = reference.split('@');
+  const [name, which] = reference.split('@') as [string, string?];
   const model = await store.call('getModel', { name });
   if (which === undefined) return { model, checkpoint: model.checkpoint };
-  const checkpoint = await store.call('getCheckpoint', { model: name, which: which === 'best' ? 'best' : Number(which) });
+  const checkpoint = await store.call('getCheckpoint', {
+    model: name,
+    which: which === 'best' ? 'best' : Number(which),
+  });
   return { model, checkpoint };
 }
 

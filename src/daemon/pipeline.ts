@@ -51,7 +51,7 @@ export class Pipeline {
   ) {
     this.#config = setup.config;
     this.#lease = lease;
-    this.#stages = plan.map((stage) => ({ thread: threads[stage.worker]!, plan: stage }));
+    this.#stages = plan.map((stage) => ({ thread: threads[stage.worker], plan: stage }));
     this.#microBatchSize = setup.microBatchSize;
     this.#contextLength = setup.contextLength;
   }
@@ -69,7 +69,9 @@ export class Pipeline {
     const pipeline = new Pipeline(threads, options);
     const { lease, checkpointId, setup } = options;
     try {
-      await pipeline.#all((stage) => stage.thread.call('trainLoad', { lease, checkpointId, setup: { ...setup, stage: stage.plan } }));
+      await pipeline.#all((stage) =>
+        stage.thread.call('trainLoad', { lease, checkpointId, setup: { ...setup, stage: stage.plan } }),
+      );
     } catch (error) {
       await pipeline.close();
       throw error;
@@ -82,7 +84,9 @@ export class Pipeline {
     const micros = this.#microBatches(request.starts, request.step);
     const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, signal));
     const finished = await this.#all(({ thread }) => thread.call('trainFinish', { lease: this.#lease }));
-    const squares = new Map(finished.flatMap((stage) => stage.squares.map((square) => [square.tensor, square.sumOfSquares])));
+    const squares = new Map(
+      finished.flatMap((stage) => stage.squares.map((square) => [square.tensor, square.sumOfSquares])),
+    );
     const total = tensorTable(this.#config).reduce((sum, { name }) => sum + squares.get(name)!, 0);
     const loss = lossSums.reduce((sum, micro) => sum + micro, 0) / (request.starts.length * this.#contextLength);
     const gradNorm = Math.sqrt(total);
@@ -96,7 +100,9 @@ export class Pipeline {
     // PyTorch's clip_grad_norm_.
     const gradScale = gradClip > 0 && gradNorm > gradClip ? gradClip / (gradNorm + 1e-6) : 1;
     const step = { ...request.adamw, gradScale };
-    await this.#all(({ thread }) => thread.call('trainUpdate', { lease: this.#lease, step, decayAll: request.decayAll }));
+    await this.#all(({ thread }) =>
+      thread.call('trainUpdate', { lease: this.#lease, step, decayAll: request.decayAll }),
+    );
     return { loss, gradNorm };
   }
 
@@ -104,13 +110,14 @@ export class Pipeline {
   async evaluate(starts: readonly number[], signal: AbortSignal): Promise<number> {
     const M = this.#microBatchSize;
     // The last micro-batch is filled up with windows that do not count.
-    const filled = [...starts, ...Array.from({ length: (M - (starts.length % M)) % M }, () => starts[0]!)];
+    const filled = [...starts, ...Array.from({ length: (M - (starts.length % M)) % M }, () => starts[0])];
     const sums = await this.#inFlight(this.#microBatches(filled, 0), async (micro) => {
       let { x } = await this.#embedder.call('trainEmbed', { lease: this.#lease, micro, train: false });
       for (const { thread } of this.#stages) {
         signal.throwIfAborted();
         const { y, losses } = await thread.call('trainEvaluate', { lease: this.#lease, micro, x });
-        if (losses !== null) return sum(losses.subarray(0, (starts.length - micro.firstSequence) * this.#contextLength));
+        if (losses !== null)
+          return sum(losses.subarray(0, (starts.length - micro.firstSequence) * this.#contextLength));
         x = y!;
       }
       assert(false, 'no stage has the head');
@@ -128,7 +135,10 @@ export class Pipeline {
     }
     const ahead: Promise<TensorChunk>[] = [];
     for (const read of reads) {
-      ahead.push(read());
+      const chunk = read();
+      // Awaited in its turn; it may fail before that.
+      chunk.catch(() => undefined);
+      ahead.push(chunk);
       if (ahead.length > READ_AHEAD) yield await ahead.shift()!;
     }
     for (const chunk of ahead) yield await chunk;
@@ -159,12 +169,12 @@ export class Pipeline {
   async #inFlight<T>(micros: readonly MicroBatch[], run: (micro: MicroBatch) => Promise<T>): Promise<T[]> {
     const limit = FLIGHTS_PER_STAGE * this.#stages.length;
     const started: Promise<T>[] = [];
-    let failed = false;
+    const failures: unknown[] = [];
     for (const [i, micro] of micros.entries()) {
       if (i >= limit) await Promise.allSettled([started[i - limit]]);
-      if (failed) break;
+      if (failures.length > 0) break;
       const running = run(micro);
-      running.catch(() => (failed = true));
+      running.catch((error: unknown) => failures.push(error));
       started.push(running);
     }
     const settled = await Promise.allSettled(started);
@@ -191,7 +201,11 @@ export class Pipeline {
     let dy: Float32Array | null = null;
     for (const { thread } of [...this.#stages].reverse()) {
       signal.throwIfAborted();
-      const { dx }: { dx: Float32Array } = await thread.call('trainBackward', { lease, micro, dy }, { priority: PRIORITY.backward });
+      const { dx }: { dx: Float32Array } = await thread.call(
+        'trainBackward',
+        { lease, micro, dy },
+        { priority: PRIORITY.backward },
+      );
       const pass = thread.call('trainWeights', { lease, micro }, { priority: PRIORITY.weights });
       // Awaited below; should this micro-batch fail before that, the failure that counts is the one thrown.
       pass.catch(() => undefined);
@@ -212,7 +226,13 @@ export class Pipeline {
           : spec.block >= plan.firstBlock && spec.block < plan.endBlock,
     )!;
     const count = Math.min(CHUNK_SIZE, spec.size - start);
-    const { data } = await owner.thread.call('trainRead', { lease: this.#lease, tensor: spec.name, part, start, count });
+    const { data } = await owner.thread.call('trainRead', {
+      lease: this.#lease,
+      tensor: spec.name,
+      part,
+      start,
+      count,
+    });
     return { tensor: spec.name, part, offsetBytes: start * 4, bytes: new Uint8Array(data.buffer, 0, data.byteLength) };
   }
 

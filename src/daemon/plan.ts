@@ -14,12 +14,15 @@ const headCost = ({ emb_dim: D, vocab_size: V }: GptConfig): number => V * D;
 export function planStages(config: GptConfig, workers: number): PlanStage[] {
   const stageCount = Math.min(workers, config.n_layers);
   if (!Number.isInteger(stageCount) || stageCount < 1) {
-    throw new GptdError('invalid_spec', `Cannot split ${config.n_layers} blocks among ${workers} workers: at least 1 is needed.`);
+    throw new GptdError(
+      'invalid_spec',
+      `Cannot split ${config.n_layers} blocks among ${workers} workers: at least 1 is needed.`,
+    );
   }
   const ends = balancedEnds(config, stageCount);
   const table = tensorTable(config);
   return ends.map((endBlock, worker) => {
-    const firstBlock = worker === 0 ? 0 : ends[worker - 1]!;
+    const firstBlock = worker === 0 ? 0 : ends[worker - 1];
     const head = worker === stageCount - 1;
     // A tied wte has one owner: the stage with the head, which therefore embeds too.
     const embeds = config.tie_weights ? head : worker === 0;

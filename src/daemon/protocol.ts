@@ -47,7 +47,10 @@ export const EXIT = {
 export const MODEL_NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const modelName = z
   .string()
-  .regex(MODEL_NAME_PATTERN, 'a model name is 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first');
+  .regex(
+    MODEL_NAME_PATTERN,
+    'a model name is 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first',
+  );
 /** NAME, NAME@STEP or NAME@best. */
 const modelReference = z
   .string()
@@ -64,7 +67,8 @@ const integer = (min: number, max: number): z.ZodNumber => z.number().int().min(
 const probability = z.number().min(0).max(1);
 const seed = integer(0, 2 ** 53 - 1).default(123);
 
-const configField = (name: keyof typeof CONFIG_MAX): z.ZodOptional<z.ZodNumber> => integer(1, CONFIG_MAX[name]).optional();
+const configField = (name: keyof typeof CONFIG_MAX): z.ZodOptional<z.ZodNumber> =>
+  integer(1, CONFIG_MAX[name]).optional();
 /** A preset's name, or fields over those of GPT_CONFIG_124M. */
 const config = z.union([
   z.enum(PRESET_NAMES as readonly [PresetName, ...PresetName[]]),
@@ -157,8 +161,8 @@ export const generateSpec = z.strictObject({
 
 export const importSpec = z.strictObject({
   model: modelName,
-  /** Files by name: `model.safetensors` and `config.json`. */
-  files: z.record(z.string().max(255), digest),
+  /** Files by name. Without a config.json the configuration is looked for in the weights' own metadata. */
+  files: z.strictObject({ 'model.safetensors': digest, 'config.json': digest.optional() }),
   tokenizer: z.enum(TOKENIZERS).optional(),
 });
 
@@ -238,7 +242,11 @@ export type JobEventBody =
       readonly type: 'token';
       readonly data: { readonly index: number; readonly id: number; readonly text: string; readonly logprob: number };
     }
-  | { readonly type: 'log'; readonly data: { readonly message: string } }
+  | {
+      readonly type: 'log';
+      /** `step` and `digest` name the checkpoint that a generation works with. */
+      readonly data: { readonly message: string; readonly step?: number; readonly digest?: string };
+    }
   | { readonly type: 'succeeded'; readonly data: { readonly result: unknown } }
   | { readonly type: 'failed'; readonly data: { readonly error: ErrorData } }
   | { readonly type: 'cancelled'; readonly data: Record<string, never> };
@@ -263,7 +271,12 @@ export interface ParamsResult {
   /** 0 when tied: the matrix is counted once, as token_embeddings. */
   readonly output_projection: number;
   readonly total_params: number;
-  readonly memory: { readonly weightsBytes: number; readonly optimizerBytes: number; readonly servingBytes: number; readonly trainingBytes: number };
+  readonly memory: {
+    readonly weightsBytes: number;
+    readonly optimizerBytes: number;
+    readonly servingBytes: number;
+    readonly trainingBytes: number;
+  };
   readonly plan: readonly PlanStage[];
 }
 
@@ -304,7 +317,12 @@ export interface GenerateResult {
   readonly ids: readonly number[];
   readonly reason: 'stop' | 'length' | 'context';
   readonly usage: { readonly promptTokens: number; readonly completionTokens: number };
-  readonly timings: { readonly loadMs: number; readonly prefillMs: number; readonly firstTokenMs: number; readonly tokensPerSecond: number };
+  readonly timings: {
+    readonly loadMs: number;
+    readonly prefillMs: number;
+    readonly firstTokenMs: number;
+    readonly tokensPerSecond: number;
+  };
 }
 
 export interface TrainResult {
@@ -330,7 +348,12 @@ export interface DaemonStatus {
   readonly engine: { readonly name: string; readonly version: string; readonly fingerprint: string };
   readonly workers: number;
   readonly uptimeMs: number;
-  readonly queue: { readonly queued: number; readonly running: number; readonly paused: number; readonly limit: number };
+  readonly queue: {
+    readonly queued: number;
+    readonly running: number;
+    readonly paused: number;
+    readonly limit: number;
+  };
   readonly memory: { readonly rssBytes: number; readonly budgetBytes: number };
 }
 
@@ -424,7 +447,7 @@ export type DaemonFile = z.infer<typeof daemonFile>;
 
 /** One sentence for the first thing that a schema refused. */
 export function describeIssue(error: z.ZodError): string {
-  const issue = error.issues[0];
+  const issue = error.issues.at(0);
   if (issue === undefined) return 'the value is invalid';
   const path = issue.path.map(String).join('.');
   return path === '' ? issue.message : `${path}: ${issue.message}`;

@@ -1,7 +1,7 @@
 // JSON-RPC 2.0: from a text frame to a method's result. Parameters are parsed here, once; what is behind trusts them. Jobs'
 // events are not answers and go another way: see subscriptions.ts.
 
-import { z } from 'zod';
+import type { z } from 'zod';
 import { errorData, GptdError } from '../model/errors.ts';
 import {
   describeIssue,
@@ -70,6 +70,7 @@ async function dispatch(
 export function parseSpec<K extends JobKind>(kind: K, spec: unknown): JobSpecs[K] {
   const schema: z.ZodType = JOB_SPECS[kind];
   const parsed = schema.safeParse(spec);
-  if (!parsed.success) throw new GptdError('invalid_spec', `The ${kind} spec is refused: ${describeIssue(parsed.error)}.`);
+  if (!parsed.success)
+    throw new GptdError('invalid_spec', `The ${kind} spec is refused: ${describeIssue(parsed.error)}.`);
   return parsed.data as JobSpecs[K];
 }

@@ -38,9 +38,10 @@ export class ServedModels {
 
   /** Loads the checkpoint unless it is there; `release` it afterwards. Throws `out_of_memory`, `not_found` or `corrupt`. */
   async acquire({ config, tokenizer }: StoredModel, checkpoint: StoredCheckpoint): Promise<ServedModel> {
-    const lease = `serve-${checkpoint.checkpointId}-${checkpoint.digest.slice(0, 8)}`;
+    const complete = completeTokenizer(tokenizer);
+    const lease = `serve-${checkpoint.checkpointId}-${checkpoint.digest.slice(0, 8)}-${complete?.type ?? 'ids'}`;
     const known = this.#entries.get(lease);
-    const entry = known ?? this.#load(lease, { config, tokenizer: completeTokenizer(tokenizer), checkpoint });
+    const entry = known ?? this.#load(lease, { config, tokenizer: complete, checkpoint });
     entry.users += 1;
     this.#entries.delete(lease);
     this.#entries.set(lease, entry);
@@ -48,7 +49,7 @@ export class ServedModels {
       await entry.loaded;
     } catch (error) {
       entry.users -= 1;
-      this.#entries.delete(lease);
+      if (this.#entries.get(lease) === entry) this.#entries.delete(lease);
       throw error;
     }
     return entry.model;
@@ -56,17 +57,34 @@ export class ServedModels {
 
   release({ lease }: ServedModel): void {
     const entry = this.#entries.get(lease);
-    assert(entry !== undefined && entry.users > 0, `${lease} is not in use`);
+    // It may have been forgotten meanwhile.
+    if (entry === undefined) return;
+    assert(entry.users > 0, `${lease} is not in use`);
     entry.users -= 1;
     this.#evict();
   }
 
+  /** After a thread's death: its part of every model is gone, so the rest is dropped too and loaded again when asked for. */
+  forget(): void {
+    for (const [lease, { model }] of [...this.#entries]) {
+      this.#entries.delete(lease);
+      void this.#unload(model.stages, lease);
+    }
+  }
+
   #load(
     lease: string,
-    { config, tokenizer, checkpoint }: { config: GptConfig; tokenizer: TokenizerSpec | null; checkpoint: StoredCheckpoint },
+    {
+      config,
+      tokenizer,
+      checkpoint,
+    }: { config: GptConfig; tokenizer: TokenizerSpec | null; checkpoint: StoredCheckpoint },
   ): Entry {
     admit(servingBytes(config), { budgetBytes: this.#budgetBytes, what: `Generating with ${checkpoint.model}` });
-    const stages = planStages(config, this.#threads.length).map((plan) => ({ thread: this.#threads[plan.worker]!, plan }));
+    const stages = planStages(config, this.#threads.length).map((plan) => ({
+      thread: this.#threads[plan.worker],
+      plan,
+    }));
     const { checkpointId } = checkpoint;
     const load = async (): Promise<void> => {
       const loads = stages.map(({ thread, plan }) =>

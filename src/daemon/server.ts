@@ -18,6 +18,8 @@ import { Subscriptions } from './subscriptions.ts';
 const HEADERS_TIMEOUT_MS = 5_000;
 const HEADER_BYTES_MAX = 16 << 10;
 const CONNECTIONS_MAX = 1024;
+/** A connection on which nothing moves for so long is closed. */
+const SILENCE_TIMEOUT_MS = 120_000;
 const PING_INTERVAL_MS = 20_000;
 /** Requests of one socket that may be under way. */
 const PENDING_REQUESTS_MAX = 64;
@@ -65,8 +67,9 @@ export class Server {
     this.#rules = { ...rules, port: 0 };
     this.#http = http.createServer({ headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: HEADER_BYTES_MAX });
     this.#http.maxConnections = CONNECTIONS_MAX;
-    // Uploads of many gigabytes take as long as they take; silent ones are dropped by the socket's time-out.
+    // Uploads of many gigabytes take as long as they take; silent ones are dropped.
     this.#http.requestTimeout = 0;
+    this.#http.setTimeout(SILENCE_TIMEOUT_MS);
     this.#http.on('request', (request, response) => void this.#serve(request, response));
     this.#http.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
     this.#heartbeat = setInterval(() => this.#ping(), PING_INTERVAL_MS).unref();
@@ -76,8 +79,9 @@ export class Server {
   async listen(host: string, port: number): Promise<number> {
     await new Promise<void>((resolve, reject) => {
       this.#http.once('error', reject);
-      this.#http.listen(port, host.replace(/^\[|\]$/g, ''), () => {
+      this.#http.listen(port, host, () => {
         this.#http.off('error', reject);
+        this.#http.on('error', this.#parts.onError);
         resolve();
       });
     });
@@ -105,7 +109,7 @@ export class Server {
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     response.setHeader('x-content-type-options', 'nosniff');
-    const { pathname } = new URL(request.url ?? '/', 'http://daemon');
+    const pathname = pathOf(request);
     const open = pathname === '/healthz';
     const refusal = refuseSource(request, this.#rules) ?? (open ? null : refuseToken(request, this.#rules));
     if (refusal !== null) {
@@ -151,7 +155,9 @@ export class Server {
 
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     socket.on('error', () => socket.destroy());
-    const { pathname } = new URL(request.url ?? '/', 'http://daemon');
+    // A WebSocket is watched by pings instead.
+    request.socket.setTimeout(0);
+    const pathname = pathOf(request);
     const refusal = refuseSource(request, this.#rules) ?? refuseToken(request, this.#rules);
     if (refusal !== null) refuseUpgrade(socket, refusal.status, refusal.message);
     else if (pathname !== WEBSOCKET_PATH) refuseUpgrade(socket, 404, `The WebSocket is at ${WEBSOCKET_PATH}.`);
@@ -164,7 +170,12 @@ export class Server {
       if (socket.readyState === socket.OPEN) socket.send(text);
     };
     const sink = { bufferedBytes: () => socket.bufferedAmount, send };
-    const subscriptions = new Subscriptions({ store, events }, { sink, onError });
+    // A subscription that cannot go on ends the connection: the client comes back with its last seq.
+    const onBroken = (error: unknown): void => {
+      onError(error);
+      socket.close(1011, 'the event log cannot be read');
+    };
+    const subscriptions = new Subscriptions({ store, events }, { sink, onError: onBroken });
     const all: Handlers = {
       ...handlers,
       'job.subscribe': ({ jobId, after }) => subscriptions.subscribe(jobId, after),
@@ -210,10 +221,15 @@ export class Server {
   }
 }
 
+/** The target without its query. It is compared and never parsed: a target need not be a URL. */
+const pathOf = (request: IncomingMessage): string => (request.url ?? '/').split('?', 1)[0];
+
 const alive = new WeakMap<WebSocket, boolean>();
 
 function refuseUpgrade(socket: Duplex, status: number, message: string): void {
   const body = `${JSON.stringify({ error: { code: status === 404 ? 'not_found' : 'unauthorized', message } })}\n`;
+  // The client need not close its side for the connection to be over.
+  socket.once('finish', () => socket.destroy());
   socket.end(
     `HTTP/1.1 ${status} ${http.STATUS_CODES[status] ?? ''}\r\nConnection: close\r\nContent-Type: application/json\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,

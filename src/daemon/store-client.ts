@@ -1,5 +1,5 @@
 // The daemon's end of the store's thread: typed calls, bytes that move instead of being copied, errors that keep their code.
-// One request at a time, in order. The thread's death is not handled here: it ends the daemon, which loses nothing.
+// One request at a time, in order. The thread's death ends the daemon, which loses nothing.
 
 import type { StoreCalls, StoreReply } from '../workers/messages.ts';
 import { WorkerThread } from './worker-thread.ts';
@@ -32,6 +32,11 @@ export class StoreClient {
    */
   call<K extends keyof StoreCalls>(type: K, input: StoreCalls[K][0]): Promise<StoreReply<K>> {
     return this.#thread.call(type, input);
+  }
+
+  /** The store's thread must not die: whoever hears of it ends the daemon. */
+  onDeath(listener: (error: unknown) => void): void {
+    this.#thread.onDeath(listener);
   }
 
   /** Waits for the calls before it, closes the database and ends the thread. May be called twice. */

@@ -31,6 +31,7 @@ export class Subscriptions {
   readonly #sink: EventSink;
   readonly #onError: (error: unknown) => void;
   readonly #cursors = new Map<string, Cursor>();
+  #closed = false;
 
   constructor(
     { store, events }: { store: StoreClient; events: EventLog },
@@ -45,6 +46,8 @@ export class Subscriptions {
   /** Begins after seq `after`; replaces a subscription of the same job. Throws `not_found`. The events come after the reply. */
   async subscribe(jobId: string, after: number): Promise<{ lastSeq: number }> {
     const { lastSeq } = await this.#store.call('getJob', { jobId });
+    // The socket may have closed meanwhile.
+    if (this.#closed) return { lastSeq };
     this.unsubscribe(jobId);
     const cursor: Cursor = {
       last: after,
@@ -66,6 +69,7 @@ export class Subscriptions {
   }
 
   close(): void {
+    this.#closed = true;
     for (const jobId of [...this.#cursors.keys()]) this.unsubscribe(jobId);
   }
 

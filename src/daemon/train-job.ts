@@ -34,7 +34,9 @@ interface Run {
   readonly baseUpdates: number;
   readonly steps: number;
   loss: number | null;
+  /** The last validation loss and the step that it belongs to. */
   valLoss: number | null;
+  evalStep: number;
 }
 
 export async function runTrain(context: TrainContext): Promise<TrainResult> {
@@ -54,6 +56,7 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
   const windows = planWindows(spec, { tokenCount: dataset.tokenCount, contextLength });
   const baseStep = own ? from.meta.training!.baseStep : from.step;
   const steps = spec.steps ?? (spec.epochs ?? 1) * windows.stepsPerEpoch;
+  stopIfAsked(context);
   announce(context, { from, own, dataset, windows, steps });
 
   const pipeline = await Pipeline.open(stages, {
@@ -77,12 +80,19 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
       baseUpdates: own ? from.meta.training!.baseUpdates : spec.resume ? updatesOf(from) : 0,
       loss: own ? from.meta.loss : null,
       valLoss: own ? from.meta.valLoss : null,
+      evalStep: from.step,
     };
     if (own) sayCheckpoint(context, from);
     return await loop(run, from);
   } finally {
     await pipeline.close();
   }
+}
+
+/** Between the parts of a job that cannot be interrupted. */
+function stopIfAsked({ cancelled, halted }: TrainContext): void {
+  cancelled.throwIfAborted();
+  if (halted.aborted) throw new JobHalted();
 }
 
 /** Throws `invalid_spec` for a micro-batch or context that does not fit. */
@@ -93,7 +103,10 @@ export function trainingShape(
   const { batchSize } = spec;
   const contextLength = spec.contextLength ?? modelContext;
   if (contextLength > modelContext) {
-    throw new GptdError('invalid_spec', `contextLength is ${contextLength}: the model's context holds ${modelContext} tokens.`);
+    throw new GptdError(
+      'invalid_spec',
+      `contextLength is ${contextLength}: the model's context holds ${modelContext} tokens.`,
+    );
   }
   const microBatchSize = spec.microBatchSize ?? defaultMicroBatchSize(batchSize, contextLength);
   if (batchSize % microBatchSize !== 0) {
@@ -120,7 +133,10 @@ async function startingPoint(
   model: StoredModel,
 ): Promise<{ from: StoredCheckpoint; own: boolean }> {
   const { checkpoints } = await services.store.call('listCheckpoints', { model: spec.model });
-  const mine = checkpoints.filter((checkpoint) => checkpoint.jobId === jobId).sort((a, b) => b.step - a.step)[0];
+  const mine = checkpoints
+    .filter((checkpoint) => checkpoint.jobId === jobId)
+    .sort((a, b) => b.step - a.step)
+    .at(0);
   if (mine !== undefined) return { from: mine, own: true };
   if (spec.resume && !model.checkpoint.optimizer) {
     throw new GptdError(
@@ -140,15 +156,23 @@ async function prepareData({ spec, services, emit }: TrainContext, model: Stored
   const stored = model.tokenizer as TokenizerSpec | { type: 'char'; alphabet: null } | null;
   const wanted = spec.tokenizer ?? stored?.type ?? 'none';
   if (stored !== null && wanted !== 'none' && wanted !== stored.type) {
-    throw new GptdError('invalid_spec', `${spec.model} has the ${stored.type} tokenizer: it cannot be trained with ${wanted}.`);
+    throw new GptdError(
+      'invalid_spec',
+      `${spec.model} has the ${stored.type} tokenizer: it cannot be trained with ${wanted}.`,
+    );
   }
   const tokenizer =
-    wanted === 'none' ? null : (stored ?? (wanted === 'char' ? { type: 'char' as const, alphabet: null } : { type: wanted }));
+    wanted === 'none'
+      ? null
+      : (stored ?? (wanted === 'char' ? { type: 'char' as const, alphabet: null } : { type: wanted }));
   const files = spec.data.map(({ digest, format }) => ({
     digest,
     format: format ?? (wanted === 'none' ? ('tokens' as const) : ('text' as const)),
   }));
-  void emit({ type: 'progress', data: { phase: 'tokenize', done: 0, total: files.length, unit: 'files' } }, { key: 'tokenize:0' });
+  void emit(
+    { type: 'progress', data: { phase: 'tokenize', done: 0, total: files.length, unit: 'files' } },
+    { key: 'tokenize:0' },
+  );
   const dataset = await openDataset(services, { files, tokenizer, vocabSize: model.config.vocab_size });
   const done = { phase: 'tokenize', done: files.length, total: files.length, unit: 'files' };
   void emit({ type: 'progress', data: done }, { key: 'tokenize:1' });
@@ -161,7 +185,13 @@ async function prepareData({ spec, services, emit }: TrainContext, model: Stored
 
 function announce(
   { emit, services }: TrainContext,
-  { from, own, dataset, windows, steps }: { from: StoredCheckpoint; own: boolean; dataset: Dataset; windows: Windows; steps: number },
+  {
+    from,
+    own,
+    dataset,
+    windows,
+    steps,
+  }: { from: StoredCheckpoint; own: boolean; dataset: Dataset; windows: Windows; steps: number },
 ): void {
   const { trainWindows, validationWindows, stepsPerEpoch } = windows;
   const message = `${dataset.tokenCount} tokens: ${trainWindows} training and ${validationWindows} validation windows, ${stepsPerEpoch} steps an epoch; ${steps} steps to do.`;
@@ -189,7 +219,14 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
     cancelled.throwIfAborted();
     const lr = learningRate(index + 1, { ...spec, steps });
     const { beta1, beta2, eps, weightDecay, gradClip } = spec;
-    const adamw: Omit<AdamwStep, 'gradScale'> = { step: run.baseUpdates + index + 1, lr, weightDecay, beta1, beta2, eps };
+    const adamw: Omit<AdamwStep, 'gradScale'> = {
+      step: run.baseUpdates + index + 1,
+      lr,
+      weightDecay,
+      beta1,
+      beta2,
+      eps,
+    };
     const starts = windows.batch(index);
     const result = await pipeline.step({ step, starts, adamw, gradClip, decayAll: spec.decay === 'all' }, cancelled);
     run.loss = result.loss;
@@ -243,6 +280,7 @@ async function evaluate(run: Run, step: number): Promise<void> {
   const trainLoss = await pipeline.evaluate(windows.sample('train', count), context.cancelled);
   const valLoss = valSplit > 0 ? await pipeline.evaluate(windows.sample('validation', count), context.cancelled) : null;
   run.valLoss = valLoss;
+  run.evalStep = step;
   const perplexity = valLoss === null ? null : Math.exp(valLoss);
   void context.emit({ type: 'eval', data: { step, trainLoss, valLoss, perplexity } }, { key: `eval:${step}` });
 }
@@ -256,7 +294,8 @@ async function checkpoint(run: Run, step: number): Promise<StoredCheckpoint> {
   const meta: CheckpointMeta = {
     fingerprint: services.engine.fingerprint,
     loss: run.loss,
-    valLoss: run.valLoss,
+    // Only what was measured on these weights counts for @best.
+    valLoss: run.evalStep === step ? run.valLoss : null,
     training: { baseStep, baseUpdates: run.baseUpdates, tokens },
   };
   const saved = await writeCheckpoint(
@@ -282,7 +321,7 @@ class Rate {
     const now = { at: performance.now(), tokens: this.#tokens };
     this.#times.push(now);
     while (this.#times.length > 2 && this.#times.length > 20) this.#times.shift();
-    const first = this.#times[0]!;
+    const first = this.#times[0];
     return (1000 * (now.tokens - first.tokens)) / Math.max(now.at - first.at, 1e-3);
   }
 }

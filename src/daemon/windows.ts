@@ -56,7 +56,8 @@ export function planWindows(
       });
     },
     sample(part, count) {
-      const [windows, step, origin] = part === 'train' ? [trainWindows, stride, 0] : [validationWindows, T, trainTokens];
+      const [windows, step, origin] =
+        part === 'train' ? [trainWindows, stride, 0] : [validationWindows, T, trainTokens];
       const taken = Math.min(count, windows);
       return Array.from({ length: taken }, (_, i) => origin + Math.floor((i * windows) / taken) * step);
     },

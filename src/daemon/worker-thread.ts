@@ -3,6 +3,7 @@
 
 import { Piscina, queueOptionsSymbol } from 'piscina';
 import type { PiscinaTask, TaskQueue } from 'piscina';
+import { GptdError } from '../model/errors.ts';
 import type { WorkerSettings } from '../workers/messages.ts';
 import { arraysOf, transferableBuffers, unwrap, type Reply } from '../workers/reply.ts';
 
@@ -46,6 +47,7 @@ class PriorityQueue implements TaskQueue {
 /** A thread that runs `src/workers/<file>` and answers the requests of `C`. */
 export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] }> {
   readonly #pool: Piscina;
+  #closed = false;
 
   constructor(file: string, settings?: WorkerSettings) {
     this.#pool = new Piscina({
@@ -63,20 +65,38 @@ export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] 
 
   /**
    * Sends one request. Arrays in `input` are transferred and must not be used afterwards. Rejects with the thread's
-   * GptdError, or with the cause when the thread dies.
+   * GptdError, with the cause when the thread dies, or with `shutting_down` once it is closed.
    */
   async call<K extends keyof C & string>(
     type: K,
     input: C[K][0],
     { priority = PRIORITY.forward }: { priority?: Priority } = {},
   ): Promise<C[K][1]> {
+    // The pool itself would start another thread, which nobody would close.
+    if (this.#closed) throw new GptdError('shutting_down', 'The thread is closed: the daemon is shutting down.');
     const request = { ...input, type, [queueOptionsSymbol]: { priority } };
-    const reply = (await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) })) as Reply<C[K][1]>;
+    const reply = (await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) })) as Reply<
+      C[K][1]
+    >;
     return unwrap(reply);
   }
 
-  /** Waits for the running request and ends the thread. May be called twice. */
+  /**
+   * Calls `listener` when the thread has died. What it held is gone, requests under way have rejected, and the next request
+   * meets a new thread.
+   */
+  onDeath(listener: (error: unknown) => void): void {
+    let cause: unknown = new Error('a worker thread ended');
+    // Without a listener for `error` an idle thread's death would end the process.
+    this.#pool.on('error', (error: unknown) => (cause = error));
+    this.#pool.on('workerDestroy', () => {
+      if (!this.#closed) listener(cause);
+    });
+  }
+
+  /** Ends the thread; requests that are under way or waiting reject. May be called twice. */
   async close(): Promise<void> {
+    this.#closed = true;
     await this.#pool.destroy();
   }
 }

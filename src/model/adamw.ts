@@ -48,12 +48,12 @@ export function adamwProgram(): Graph {
     (typeof ADAMW_SCALARS)[number],
     ReturnType<typeof b.input>
   >;
-  const mNext = b.node('Add', [b.node('Mul', [m!, s.beta1]), b.node('Mul', [g!, s.gain1])]);
-  const square = b.node('Mul', [g!, g!]);
-  const vNext = b.node('Add', [b.node('Mul', [v!, s.beta2]), b.node('Mul', [square, s.gain2])]);
+  const mNext = b.node('Add', [b.node('Mul', [m, s.beta1]), b.node('Mul', [g, s.gain1])]);
+  const square = b.node('Mul', [g, g]);
+  const vNext = b.node('Add', [b.node('Mul', [v, s.beta2]), b.node('Mul', [square, s.gain2])]);
   const root = b.node('Add', [b.node('Mul', [b.node('Sqrt', [vNext]), s.rootScale]), s.eps]);
   const change = b.node('Mul', [b.node('Div', [mNext, root]), s.stepSize]);
-  b.output('wNext', b.node('Sub', [b.node('Mul', [w!, s.keep]), change]));
+  b.output('wNext', b.node('Sub', [b.node('Mul', [w, s.keep]), change]));
   b.output('mNext', mNext);
   b.output('vNext', vNext);
   return b.build();

@@ -43,10 +43,10 @@ export function attention(
   { shape, drop }: { shape: AttentionShape; drop: Dropout | null },
 ): { context: Value; weights: Value } {
   const [q, k, v] = splitHeads(g, qkv, shape);
-  const scores = productTransposedB(g, q!, { b: k!, factor: 1 / Math.sqrt(shape.D / shape.H) });
+  const scores = productTransposedB(g, q, { b: k, factor: 1 / Math.sqrt(shape.D / shape.H) });
   const masked = g.node('Add', [scores, g.constant(causalMask(shape.T), [shape.T, shape.T])]);
   const weights = g.node('Softmax', [masked], { axis: -1 });
-  return { context: toRows(g, product(g, dropout(g, weights, drop), { b: v! }), shape), weights };
+  return { context: toRows(g, product(g, dropout(g, weights, drop), { b: v }), shape), weights };
 }
 
 /**
@@ -69,15 +69,15 @@ export function attentionBackward(
   const [q, k, v] = splitHeads(g, qkv, shape);
   const dHeads = toHeads(g, dContext, shape);
   const dv = productTransposedA(g, dropout(g, weights, drop), { b: dHeads });
-  const dWeights = dropout(g, productTransposedB(g, dHeads, { b: v! }), drop);
+  const dWeights = dropout(g, productTransposedB(g, dHeads, { b: v }), drop);
   const perHead = g.node('Reshape', [g.node('Mul', [dContext, context]), g.integers([B, T, H, D / H])]);
   const inner = g.node('Transpose', [g.node('ReduceSum', [perHead, g.integers([-1])], { keepdims: 1 })], {
     perm: [0, 2, 1, 3],
   });
   const dScores = g.node('Mul', [weights, g.node('Sub', [dWeights, inner])]);
   const factor = 1 / Math.sqrt(D / H);
-  const dq = product(g, dScores, { b: k!, factor });
-  const dk = productTransposedA(g, dScores, { b: q!, factor });
+  const dq = product(g, dScores, { b: k, factor });
+  const dk = productTransposedA(g, dScores, { b: q, factor });
   return g.node(
     'Concat',
     [dq, dk, dv].map((heads) => toRows(g, heads, shape)),

@@ -153,7 +153,8 @@ export function blockWeightsProgram(
     'mlp.c_proj.bias': (so) => rowSum(g, dFed, so),
   };
   for (const name of BLOCK_TENSOR_NAMES) {
-    if (shapes.some((tensor) => tensor.name === `h.0.${name}`)) g.output(`${name}.gradient`, gradient[name](soFar(name)));
+    if (shapes.some((tensor) => tensor.name === `h.0.${name}`))
+      g.output(`${name}.gradient`, gradient[name](soFar(name)));
   }
   return g.build();
 }

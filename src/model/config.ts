@@ -64,7 +64,10 @@ export function checkConfig(config: GptConfig): GptConfig {
   for (const name of ['vocab_size', 'context_length', 'emb_dim', 'n_heads', 'n_layers'] as const) {
     const value = config[name];
     if (!Number.isInteger(value) || value < 1 || value > CONFIG_MAX[name]) {
-      throw new GptdError('invalid_spec', `${name} is ${String(value)}: it must be an integer between 1 and ${CONFIG_MAX[name]}.`);
+      throw new GptdError(
+        'invalid_spec',
+        `${name} is ${String(value)}: it must be an integer between 1 and ${CONFIG_MAX[name]}.`,
+      );
     }
   }
   if (typeof config.drop_rate !== 'number' || !(config.drop_rate >= 0 && config.drop_rate < 1)) {
@@ -91,7 +94,10 @@ export function checkConfig(config: GptConfig): GptConfig {
 export function resolveConfig(source: string | ConfigFields, overrides: ConfigFields = {}): GptConfig {
   if (typeof source === 'string') {
     if (!Object.hasOwn(PRESETS, source)) {
-      throw new GptdError('invalid_spec', `There is no preset "${source}": it must be one of ${PRESET_NAMES.join(', ')}.`);
+      throw new GptdError(
+        'invalid_spec',
+        `There is no preset "${source}": it must be one of ${PRESET_NAMES.join(', ')}.`,
+      );
     }
     return checkConfig({ ...PRESETS[source as PresetName], ...given(overrides) });
   }

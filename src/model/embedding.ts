@@ -16,7 +16,7 @@ interface EmbeddingTables {
 export function embed(ids: Uint32Array, { wte, wpe, D }: EmbeddingTables, { T }: BatchShape): Float32Array {
   const x = new Float32Array(ids.length * D);
   for (let row = 0; row < ids.length; row++) {
-    addRow(x, row * D, { from: wte, at: ids[row]! * D, D });
+    addRow(x, row * D, { from: wte, at: ids[row] * D, D });
     addRow(x, row * D, { from: wpe, at: (row % T) * D, D });
   }
   return x;
@@ -29,7 +29,7 @@ export function embedBackward(
   { dwte, dwpe, D, T }: { dwte: Float32Array; dwpe: Float32Array; D: number; T: number },
 ): void {
   for (let row = 0; row < ids.length; row++) {
-    addRow(dwte, ids[row]! * D, { from: dx, at: row * D, D });
+    addRow(dwte, ids[row] * D, { from: dx, at: row * D, D });
     addRow(dwpe, (row % T) * D, { from: dx, at: row * D, D });
   }
 }
@@ -37,13 +37,9 @@ export function embedBackward(
 /** Dropout in place, both directions: x * mask / (1 - rate). */
 export function dropoutInPlace(x: Float32Array, mask: Uint8Array, rate: number): void {
   const scale = Math.fround(1 / (1 - rate));
-  for (let i = 0; i < x.length; i++) x[i] = mask[i] === 0 ? 0 : x[i]! * scale;
+  for (let i = 0; i < x.length; i++) x[i] = mask[i] === 0 ? 0 : x[i] * scale;
 }
 
-function addRow(
-  to: Float32Array,
-  start: number,
-  { from, at, D }: { from: Float32Array; at: number; D: number },
-): void {
-  for (let i = 0; i < D; i++) to[start + i] = to[start + i]! + from[at + i]!;
+function addRow(to: Float32Array, start: number, { from, at, D }: { from: Float32Array; at: number; D: number }): void {
+  for (let i = 0; i < D; i++) to[start + i] = to[start + i] + from[at + i];
 }

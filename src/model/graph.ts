@@ -94,8 +94,13 @@ export class GraphBuilder {
   }
 
   /** Emits a node with one output. An empty string leaves an optional input out. */
-  node(op: string, inputs: readonly (Value | '')[], attributes: Node['attributes'] = {}, options: NodeOptions = {}): Value {
-    return this.nodes(op, inputs, 1, attributes, options)[0]!;
+  node(
+    op: string,
+    inputs: readonly (Value | '')[],
+    attributes: Node['attributes'] = {},
+    options: NodeOptions = {},
+  ): Value {
+    return this.nodes(op, inputs, 1, attributes, options)[0];
   }
 
   /** Emits a node with `outputCount` outputs. */

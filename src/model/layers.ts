@@ -48,8 +48,8 @@ function normalize(g: GraphBuilder, x: Value, weight: Value): { normalized: Valu
     axis: -1,
     epsilon: { float: LAYER_NORM_EPSILON },
   });
-  const centered = g.node('Sub', [x, mean!]);
-  return { normalized: g.node('Mul', [centered, inverseDeviation!]), inverseDeviation: inverseDeviation! };
+  const centered = g.node('Sub', [x, mean]);
+  return { normalized: g.node('Mul', [centered, inverseDeviation]), inverseDeviation: inverseDeviation };
 }
 
 /**

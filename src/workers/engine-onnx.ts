@@ -51,7 +51,7 @@ export const onnxEngine: Engine = {
         const outputs = await session.run(mapTensors(inputs), fetches);
         const reply: Record<string, Float32Array> = {};
         for (const name of outputNames) {
-          if (!Object.hasOwn(into, name)) reply[name] = outputs[name]!.data as Float32Array;
+          if (!Object.hasOwn(into, name)) reply[name] = outputs[name].data as Float32Array;
         }
         return reply;
       },

@@ -93,9 +93,7 @@ export interface CheckpointMeta {
   readonly loss: number | null;
   readonly valLoss: number | null;
   /** Of a training job: the model's step and AdamW's updates before its first one, and the tokens it has seen. */
-  readonly training?:
-    | { readonly baseStep: number; readonly baseUpdates: number; readonly tokens: number }
-    | undefined;
+  readonly training?: { readonly baseStep: number; readonly baseUpdates: number; readonly tokens: number } | undefined;
 }
 
 export interface StoredDataset {
@@ -119,8 +117,15 @@ export interface StoreCalls {
     { readonly events: readonly StoredEvent[]; readonly lastSeq: number },
   ];
   getJob: [{ readonly jobId: string }, StoredJob];
+  /** The job that was submitted under a key. */
+  findJob: [{ readonly key: string }, { readonly job: StoredJob | null }];
   listJobs: [
-    { readonly state?: string | undefined; readonly kind?: string | undefined; readonly all: boolean; readonly limit: number },
+    {
+      readonly state?: string | undefined;
+      readonly kind?: string | undefined;
+      readonly all: boolean;
+      readonly limit: number;
+    },
     { readonly jobs: readonly StoredJob[] },
   ];
   /** After a start: what was running is queued again. Oldest first. */
@@ -139,7 +144,8 @@ export interface StoreCalls {
     {
       readonly checkpointId: number;
       readonly meta: CheckpointMeta;
-      readonly newModel?: { readonly name: string; readonly config: GptConfig; readonly tokenizer: unknown } | undefined;
+      readonly newModel?:
+        { readonly name: string; readonly config: GptConfig; readonly tokenizer: unknown } | undefined;
       readonly keepLast?: number | undefined;
     },
     { readonly checkpoint: StoredCheckpoint },
@@ -158,7 +164,10 @@ export interface StoreCalls {
   beginBlob: [Record<string, never>, { readonly uploadId: number }];
   putBlobChunk: [{ readonly uploadId: number; readonly bytes: Uint8Array }, Record<string, never>];
   /** Code `corrupt` when the content has another digest than `hash`; without `hash` the digest is what it is. */
-  commitBlob: [{ readonly uploadId: number; readonly hash?: string | undefined }, { readonly hash: string; readonly sizeBytes: number }];
+  commitBlob: [
+    { readonly uploadId: number; readonly hash?: string | undefined },
+    { readonly hash: string; readonly sizeBytes: number },
+  ];
   abortBlob: [{ readonly uploadId: number }, Record<string, never>];
   /** Verified bytes of the blob's chunk number `index`; null past the end. */
   readBlobChunk: [{ readonly hash: string; readonly index: number }, { readonly bytes: Uint8Array | null }];
@@ -167,7 +176,9 @@ export interface StoreCalls {
   putDataset: [StoredDataset, Record<string, never>];
 }
 
-export type StoreRequest = { readonly [K in keyof StoreCalls]: { readonly type: K } & StoreCalls[K][0] }[keyof StoreCalls];
+export type StoreRequest = {
+  readonly [K in keyof StoreCalls]: { readonly type: K } & StoreCalls[K][0];
+}[keyof StoreCalls];
 export type StoreReply<K extends keyof StoreCalls> = StoreCalls[K][1];
 
 /** What every worker thread is started with. */
@@ -230,8 +241,14 @@ export interface SampledToken {
 
 /** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
 export interface StageCalls {
-  trainLoad: [{ readonly lease: string; readonly checkpointId: number; readonly setup: TrainSetup }, Record<string, never>];
-  trainEmbed: [{ readonly lease: string; readonly micro: MicroBatch; readonly train: boolean }, { readonly x: Float32Array }];
+  trainLoad: [
+    { readonly lease: string; readonly checkpointId: number; readonly setup: TrainSetup },
+    Record<string, never>,
+  ];
+  trainEmbed: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly train: boolean },
+    { readonly x: Float32Array },
+  ];
   trainForward: [
     { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
     { readonly y: Float32Array | null; readonly losses: Float32Array | null },
@@ -250,7 +267,10 @@ export interface StageCalls {
     { readonly lease: string },
     { readonly squares: readonly { readonly tensor: string; readonly sumOfSquares: number }[] },
   ];
-  trainUpdate: [{ readonly lease: string; readonly step: AdamwStep; readonly decayAll: boolean }, Record<string, never>];
+  trainUpdate: [
+    { readonly lease: string; readonly step: AdamwStep; readonly decayAll: boolean },
+    Record<string, never>,
+  ];
   trainReset: [{ readonly lease: string }, Record<string, never>];
   trainEvaluate: [
     { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
@@ -288,8 +308,8 @@ export interface StageCalls {
       readonly stop: readonly string[];
       readonly sampling: SamplingOptions;
     },
-    /** `text` is what the continued ids decode to. */
-    { readonly ids: readonly number[]; readonly text: string; readonly stopped: boolean },
+    /** `stopped` says that a stop string is among the continued ids already. */
+    { readonly ids: readonly number[]; readonly stopped: boolean },
   ];
   /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */
   serveEmbed: [
@@ -317,7 +337,9 @@ export interface StageCalls {
   engine: [Record<string, never>, { readonly name: string; readonly version: string; readonly fingerprint: string }];
 }
 
-export type StageRequest = { readonly [K in keyof StageCalls]: { readonly type: K } & StageCalls[K][0] }[keyof StageCalls];
+export type StageRequest = {
+  readonly [K in keyof StageCalls]: { readonly type: K } & StageCalls[K][0];
+}[keyof StageCalls];
 
 // ---- The preparer: one thread for long work on data ---------------------------------------------------------------------
 
@@ -329,7 +351,10 @@ export interface SourceProgress {
 
 export interface PreparerCalls {
   /** Starts the seeded weights of a new model. */
-  initBegin: [{ readonly source: string; readonly config: GptConfig; readonly seed: number; readonly scheme: InitScheme }, Record<string, never>];
+  initBegin: [
+    { readonly source: string; readonly config: GptConfig; readonly seed: number; readonly scheme: InitScheme },
+    Record<string, never>,
+  ];
   /** Starts reading weights from a blob of safetensors; checks every tensor against the configuration first. */
   importBegin: [
     { readonly source: string; readonly weights: string; readonly config: string | null },

@@ -6,7 +6,16 @@ import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { PURPOSE, uniform } from '../model/philox.ts';
 import { sample } from '../model/sampling.ts';
-import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, attendProgram, CACHE_STEP, feedProgram, logitsProgram, qkvProgram, type Weights } from '../model/serving.ts';
+import {
+  ATTEND_ROWS_MAX,
+  ATTEND_ROWS_MIN,
+  attendProgram,
+  CACHE_STEP,
+  feedProgram,
+  logitsProgram,
+  qkvProgram,
+  type Weights,
+} from '../model/serving.ts';
 import { stopFilter, type StopFilter } from '../model/stop.ts';
 import type { StreamDecoder, Tokenizer } from '../model/tokenizer.ts';
 import type { Engine, Program } from './engine.ts';
@@ -66,6 +75,17 @@ export class ServeStage {
     load: (names: readonly string[]) => Weights,
   ): Promise<ServeStage> {
     const self = new ServeStage(config, stage, tokenizer);
+    try {
+      await self.#compile(engine, load);
+    } catch (error) {
+      await self.close();
+      throw error;
+    }
+    return self;
+  }
+
+  async #compile(engine: Engine, load: (names: readonly string[]) => Weights): Promise<void> {
+    const [config, stage] = [this.#config, this.#stage];
     const blockWeights = (block: number, names: readonly string[]): Weights =>
       load(names.map((name) => `h.${block}.${name}`));
     const biases = config.qkv_bias ? ['attn.c_attn.bias'] : [];
@@ -76,18 +96,17 @@ export class ServeStage {
         ...['attn.c_proj.weight', 'attn.c_proj.bias', 'ln_2.weight', 'ln_2.bias'],
         ...['mlp.c_fc.weight', 'mlp.c_fc.bias', 'mlp.c_proj.weight', 'mlp.c_proj.bias'],
       ]);
-      self.#blocks.push({ qkv, feed: await engine.compile(feedProgram(config, second, block), THREADS) });
+      this.#blocks.push({ qkv, feed: await engine.compile(feedProgram(config, second, block), THREADS) });
     }
-    self.#attend = await engine.compile(attendProgram(config), THREADS);
+    this.#attend = await engine.compile(attendProgram(config), THREADS);
     if (stage.embeds) {
       const tables = load(['wte.weight', 'wpe.weight']);
-      self.#embeddings = { wte: tables.get('wte.weight')!, wpe: tables.get('wpe.weight')! };
+      this.#embeddings = { wte: tables.get('wte.weight')!, wpe: tables.get('wpe.weight')! };
     }
     if (stage.head) {
       const names = ['ln_f.weight', 'ln_f.bias', config.tie_weights ? 'wte.weight' : 'lm_head.weight'];
-      self.#logits = await engine.compile(logitsProgram(config, load(names)), THREADS);
+      this.#logits = await engine.compile(logitsProgram(config, load(names)), THREADS);
     }
-    return self;
   }
 
   /** Opens a sequence on the head's stage: encodes the prompt and sets up its output. */
@@ -107,7 +126,7 @@ export class ServeStage {
     };
     const shown = continued.map((id) => output.stop.push(output.decoder?.push(id) ?? ''));
     this.#sequences.set(request.sequence, { capacity: 0, caches: [], output });
-    return { ids, text: shown.map(({ text }) => text).join(''), stopped: shown.some(({ stopped }) => stopped) };
+    return { ids, stopped: shown.some(({ stopped }) => stopped) };
   }
 
   #encode(prompt: string): readonly number[] {
@@ -127,12 +146,15 @@ export class ServeStage {
     for (const [index, { qkv, feed }] of this.#blocks.entries()) {
       const dims = [rowCount, D];
       const { qkv: rows } = await qkv.run({ x: { data: x, dims } });
-      const context = await this.#attendTo(sequence, { block: index, rows: rows!, position });
+      const context = await this.#attendTo(sequence, { block: index, rows: rows, position });
       x = (await feed.run({ x: { data: x, dims }, context: { data: context, dims } }))['y']!;
     }
     if (!this.#stage.head) return { x, token: null };
     if (sampleIndex === null) return { x: null, token: null };
-    return { x: null, token: await this.#sample(sequence.output!, x.subarray((rowCount - 1) * D), { sampleIndex, last }) };
+    return {
+      x: null,
+      token: await this.#sample(sequence.output!, x.subarray((rowCount - 1) * D), { sampleIndex, last }),
+    };
   }
 
   /** wte[id] + wpe[position] for consecutive positions: (M, D). */
@@ -142,7 +164,7 @@ export class ServeStage {
     const { wte, wpe } = this.#embeddings;
     const x = new Float32Array(ids.length * D);
     for (const [row, id] of ids.entries()) {
-      for (let i = 0; i < D; i++) x[row * D + i] = wte[id * D + i]! + wpe[(position + row) * D + i]!;
+      for (let i = 0; i < D; i++) x[row * D + i] = wte[id * D + i] + wpe[(position + row) * D + i];
     }
     return x;
   }
@@ -162,7 +184,7 @@ export class ServeStage {
     const { emb_dim: D, n_heads: H } = this.#config;
     const W = D / H;
     for (let block = 0; block < this.#blocks.length; block++) {
-      const old = sequence.caches[block];
+      const old = sequence.caches.at(block);
       const grown: BlockCache = { keys: new Float32Array(D * capacity), values: new Float32Array(D * capacity) };
       if (old !== undefined) {
         const P = sequence.capacity;
@@ -206,7 +228,10 @@ export class ServeStage {
       const attended = await this.#attend!.run({
         ...cache,
         q: { data: q, dims: [queryCount, D] },
-        mask: { data: attentionMask(queryCount, position + first, { last: position + first + count - 1, P }), dims: [queryCount, P] },
+        mask: {
+          data: attentionMask(queryCount, position + first, { last: position + first + count - 1, P }),
+          dims: [queryCount, P],
+        },
       });
       context.set(attended['context'].subarray(0, count * D), first * D);
     }
@@ -221,7 +246,7 @@ export class ServeStage {
     const { logits } = await this.#logits!.run({ x: { data: x, dims: [1, this.#config.emb_dim] } });
     const { seed, ...options } = output.sampling;
     const u = uniform({ seed, purpose: PURPOSE.sampling, step: 0, index: sampleIndex });
-    const { id, logprob } = sample(logits!, { ...options, history: output.history, u });
+    const { id, logprob } = sample(logits, { ...options, history: output.history, u });
     output.history.push(id);
     const pushed = output.stop.push(output.decoder?.push(id) ?? '');
     if (!last || pushed.stopped) return { id, logprob, ...pushed };

@@ -23,7 +23,10 @@ function engine(): Engine {
     case 'onnx':
       return onnxEngine;
     case 'tensorflow':
-      throw new GptdError('engine_failed', 'The TensorFlow.js engine is not part of this version: start with --engine onnx.');
+      throw new GptdError(
+        'engine_failed',
+        'The TensorFlow.js engine is not part of this version: start with --engine onnx.',
+      );
     default:
       engineName satisfies never;
       throw new Error('unknown engine');

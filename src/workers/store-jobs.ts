@@ -48,7 +48,7 @@ const jobOf = (row: JobRow): StoredJob => ({
 /** The store's calls about jobs and events over an open database. */
 export function jobCalls(
   db: Database.Database,
-): Calls<'submitJob' | 'appendEvents' | 'readEvents' | 'getJob' | 'listJobs' | 'recoverJobs'> {
+): Calls<'submitJob' | 'appendEvents' | 'readEvents' | 'getJob' | 'findJob' | 'listJobs' | 'recoverJobs'> {
   const selectJob = db.prepare<[string], JobRow>('SELECT * FROM jobs WHERE job_id = ?');
   const selectByKey = db.prepare<[string], JobRow>('SELECT * FROM jobs WHERE key = ?');
   const countQueued = db.prepare<[], number>(`SELECT count(*) FROM jobs WHERE state = 'queued'`).pluck();
@@ -188,6 +188,10 @@ export function jobCalls(
       return { events: rows.map((row) => ({ ...row, jobId, data: JSON.parse(row.data) as unknown })), lastSeq };
     },
     getJob: ({ jobId }) => jobOf(requireJob(jobId)),
+    findJob: ({ key }) => {
+      const row = selectByKey.get(key);
+      return { job: row === undefined ? null : jobOf(row) };
+    },
     listJobs: ({ state, kind, all, limit }) => ({
       // A named state is an explicit wish, also for jobs that have ended.
       jobs: selectJobs

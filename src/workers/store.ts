@@ -74,6 +74,8 @@ function answer(request: StoreRequest): StoreValue {
       return store.readEvents(request);
     case 'getJob':
       return store.getJob(request);
+    case 'findJob':
+      return store.findJob(request);
     case 'listJobs':
       return store.listJobs(request);
     case 'recoverJobs':

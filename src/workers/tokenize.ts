@@ -17,7 +17,10 @@ export async function tokenize(
   if (request.tokenizer === null) return tokenFiles(reader, { files, vocabSize });
   const texts = files.map(({ digest, format }) => {
     if (format === 'tokens') {
-      throw new GptdError('invalid_spec', 'Files of token ids (.bin) need --tokenizer none: text files are .txt or .jsonl.');
+      throw new GptdError(
+        'invalid_spec',
+        'Files of token ids (.bin) need --tokenizer none: text files are .txt or .jsonl.',
+      );
     }
     const text = decodeText(reader.readBlob(digest));
     return format === 'jsonl' ? jsonLines(text) : [text];
@@ -26,7 +29,7 @@ export async function tokenize(
   const spec: TokenizerSpec =
     request.tokenizer.type === 'char' && request.tokenizer.alphabet === null
       ? { type: 'char', alphabet: charAlphabet(documents.join('\n')) }
-      : (request.tokenizer as TokenizerSpec);
+      : request.tokenizer;
   const tokenizer = await createTokenizer(spec);
   if (tokenizer.vocabSize > vocabSize) {
     throw new GptdError(
@@ -89,7 +92,10 @@ function tokenFiles(
 ): PreparerCalls['tokenize'][1] {
   const blobs = files.map(({ digest, format }) => {
     if (format !== 'tokens') {
-      throw new GptdError('invalid_spec', 'Text files need a tokenizer: gpt2, byte or char; "none" reads .bin files of ids.');
+      throw new GptdError(
+        'invalid_spec',
+        'Text files need a tokenizer: gpt2, byte or char; "none" reads .bin files of ids.',
+      );
     }
     const bytes = reader.readBlob(digest);
     if (bytes.length % 2 !== 0) {
@@ -110,7 +116,7 @@ function tokenFiles(
   if (bad >= 0) {
     throw new GptdError(
       'invalid_spec',
-      `Token ${bad} of the data is ${ids[bad]!}: the model's ids go from 0 to ${vocabSize - 1}.`,
+      `Token ${bad} of the data is ${ids[bad]}: the model's ids go from 0 to ${vocabSize - 1}.`,
     );
   }
   return { tokens, wideTokens: false, tokenCount: ids.length, characterCount: 0, tokenizer: null };

@@ -154,7 +154,7 @@ export class TrainStage {
     const { n_heads: H, emb_dim: D } = this.#setup.config;
     const present = names.filter((name) => Object.hasOwn(masks, name));
     return Object.fromEntries(
-      present.map((name) => [name, { data: masks[name]!, dims: name === 'maskWeights' ? [B, H, T, T] : [B * T, D] }]),
+      present.map((name) => [name, { data: masks[name], dims: name === 'maskWeights' ? [B, H, T, T] : [B * T, D] }]),
     );
   }
 
@@ -199,10 +199,13 @@ export class TrainStage {
     const [weight, bias, projection] = headTensorNames(this.#setup.config).map((name) => this.#parameter(name));
     return {
       x: this.#rows(x),
-      target: { data: BigInt64Array.from(this.#ids(micro, 1), BigInt), dims: [x.length / this.#setup.config.emb_dim, 1] },
-      'ln_f.weight': { data: weight!.w, dims: weight!.spec.shape },
-      'ln_f.bias': { data: bias!.w, dims: bias!.spec.shape },
-      projection: { data: projection!.w, dims: projection!.spec.shape },
+      target: {
+        data: BigInt64Array.from(this.#ids(micro, 1), BigInt),
+        dims: [x.length / this.#setup.config.emb_dim, 1],
+      },
+      'ln_f.weight': { data: weight.w, dims: weight.spec.shape },
+      'ln_f.bias': { data: bias.w, dims: bias.spec.shape },
+      projection: { data: projection.w, dims: projection.spec.shape },
     };
   }
 
@@ -222,12 +225,12 @@ export class TrainStage {
     const inputs = this.#headInputs(micro, x);
     if (accumulate) {
       for (const [i, name] of names.entries()) {
-        inputs[`${name}.soFar`] = { data: parameters[i]!.g!, dims: parameters[i]!.spec.shape };
+        inputs[`${name}.soFar`] = { data: parameters[i].g!, dims: parameters[i].spec.shape };
       }
     }
     const outputs = await program.run(inputs);
-    for (const [i, name] of names.entries()) parameters[i]!.g = outputs[`${name}.gradient`]!;
-    return { losses: outputs['loss']!, dx: outputs['dx']! };
+    for (const [i, name] of names.entries()) parameters[i].g = outputs[`${name}.gradient`]!;
+    return { losses: outputs['loss'], dx: outputs['dx'] };
   }
 
   /** dy (B*T, D) of the stage's last block, null where the head has left it here -> dx (B*T, D) of its first. */
@@ -239,17 +242,17 @@ export class TrainStage {
     let gradient = dy ?? flight.dx;
     assert(gradient !== null, 'backward without a gradient');
     for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
-      const at = flight.blocks[block - stage.firstBlock]!;
+      const at = flight.blocks[block - stage.firstBlock];
       const { T } = this.#batch;
-      const weights = { data: at.saved['weights']!, dims: [this.#batch.B, config.n_heads, T, T] };
+      const weights = { data: at.saved['weights'], dims: [this.#batch.B, config.n_heads, T, T] };
       const rows = BLOCK_SAVED.filter((name) => name !== 'weights');
       const tensors = this.#blockTensors(block);
       const { dx, ...gradients } = await program.run({
         dy: this.#rows(gradient),
         x: this.#rows(at.x),
         weights,
-        ...Object.fromEntries(rows.map((name) => [name, this.#rows(at.saved[name]!)])),
-        ...Object.fromEntries(BACKWARD_TENSORS.map((name) => [name, tensors[name]!])),
+        ...Object.fromEntries(rows.map((name) => [name, this.#rows(at.saved[name])])),
+        ...Object.fromEntries(BACKWARD_TENSORS.map((name) => [name, tensors[name]])),
         ...this.#maskTensors(at.masks, ['maskWeights', 'maskAttention', 'maskFeedForward']),
       });
       at.dy = gradient;
@@ -269,22 +272,25 @@ export class TrainStage {
       blockWeightsProgram(config, this.#batch, { accumulate }),
     );
     for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
-      assert((this.#weightPassesDone.get(block) ?? 0) === micro.index, `weight gradients out of order in block ${block}`);
+      assert(
+        (this.#weightPassesDone.get(block) ?? 0) === micro.index,
+        `weight gradients out of order in block ${block}`,
+      );
       this.#weightPassesDone.set(block, micro.index + 1);
-      const at = flight.blocks[block - stage.firstBlock]!;
+      const at = flight.blocks[block - stage.firstBlock];
       const tensors = this.#blockTensors(block);
       const names = Object.keys(tensors);
       const inputs: Record<string, Tensor> = {
         x: this.#rows(at.x),
         dy: this.#rows(at.dy!),
-        ...Object.fromEntries(['context', 'a', 'u'].map((name) => [name, this.#rows(at.saved[name]!)])),
-        ...Object.fromEntries(BLOCK_ROW_GRADIENTS.map((name) => [name, this.#rows(at.gradients![name]!)])),
-        ...Object.fromEntries(NORM_TENSORS.map((name) => [name, tensors[name]!])),
+        ...Object.fromEntries(['context', 'a', 'u'].map((name) => [name, this.#rows(at.saved[name])])),
+        ...Object.fromEntries(BLOCK_ROW_GRADIENTS.map((name) => [name, this.#rows(at.gradients![name])])),
+        ...Object.fromEntries(NORM_TENSORS.map((name) => [name, tensors[name]])),
         ...this.#maskTensors(at.masks, ['maskAttention', 'maskFeedForward']),
       };
       if (accumulate) {
         for (const name of names) {
-          inputs[`${name}.soFar`] = { data: this.#parameter(`h.${block}.${name}`).g!, dims: tensors[name]!.dims };
+          inputs[`${name}.soFar`] = { data: this.#parameter(`h.${block}.${name}`).g!, dims: tensors[name].dims };
         }
       }
       const outputs = await program.run(inputs);
@@ -369,12 +375,24 @@ export class TrainStage {
     }
     if (!stage.head) return { y: x, losses: null };
     const rowCount = this.#batch.B * this.#batch.T;
-    const head = await this.#program('loss', () => headLossProgram(config, rowCount), { threadCount: HEAD_THREAD_COUNT });
-    return { y: null, losses: (await head.run(this.#headInputs(micro, x)))['loss']! };
+    const head = await this.#program('loss', () => headLossProgram(config, rowCount), {
+      threadCount: HEAD_THREAD_COUNT,
+    });
+    return { y: null, losses: (await head.run(this.#headInputs(micro, x)))['loss'] };
   }
 
   /** A copy of `count` elements of one tensor's weights or moments from `start` on. */
-  read({ tensor, part, start, count }: { tensor: string; part: TensorPart; start: number; count: number }): Float32Array {
+  read({
+    tensor,
+    part,
+    start,
+    count,
+  }: {
+    tensor: string;
+    part: TensorPart;
+    start: number;
+    count: number;
+  }): Float32Array {
     return this.#parameter(tensor)[part].slice(start, start + count);
   }
 
@@ -413,11 +431,11 @@ function sumOfSquares(values: Float32Array): number {
   let [a, b, c, d] = [0, 0, 0, 0];
   const whole = values.length - (values.length % 4);
   for (let i = 0; i < whole; i += 4) {
-    a += values[i]! * values[i]!;
-    b += values[i + 1]! * values[i + 1]!;
-    c += values[i + 2]! * values[i + 2]!;
-    d += values[i + 3]! * values[i + 3]!;
+    a += values[i] * values[i];
+    b += values[i + 1] * values[i + 1];
+    c += values[i + 2] * values[i + 2];
+    d += values[i + 3] * values[i + 3];
   }
-  for (let i = whole; i < values.length; i++) a += values[i]! * values[i]!;
+  for (let i = whole; i < values.length; i++) a += values[i] * values[i];
   return a + b + (c + d);
 }

@@ -7,7 +7,14 @@ import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram, BLOCK_S
 import { embed, embedBackward } from '../../src/model/embedding.ts';
 import { GraphBuilder, type Graph, type Value } from '../../src/model/graph.ts';
 import { headLossProgram, headTrainProgram } from '../../src/model/head.ts';
-import { dropout, gelu, geluBackward, layerNorm, layerNormBackward, layerNormScaleGradient } from '../../src/model/layers.ts';
+import {
+  dropout,
+  gelu,
+  geluBackward,
+  layerNorm,
+  layerNormBackward,
+  layerNormScaleGradient,
+} from '../../src/model/layers.ts';
 import { philox } from '../../src/model/philox.ts';
 import { blockTensors } from '../../src/model/tensors.ts';
 import type { Tensor } from '../../src/workers/engine.ts';
@@ -73,7 +80,8 @@ async function checkLayer(
   const inputs = { x: tensor(x, [N, D]), dy: tensor(dy, [N, D]), w: tensor(w, [D]) };
   const { dx, dw } = (await runGraph(g.build(), inputs)) as { dx?: Float32Array; dw?: Float32Array };
   if (dx !== undefined) await checkGradient(`${what} dx`, { x, gradient: dx, loss: (moved) => loss({ x: moved, w }) });
-  if (dw !== undefined) await checkGradient(`${what} dw`, { x: w, gradient: dw, loss: (moved) => loss({ x, w: moved }) });
+  if (dw !== undefined)
+    await checkGradient(`${what} dw`, { x: w, gradient: dw, loss: (moved) => loss({ x, w: moved }) });
 }
 
 test('layerNormBackward and layerNormScaleGradient', async () => {
@@ -89,7 +97,9 @@ test('layerNormBackward and layerNormScaleGradient', async () => {
 test('geluBackward', async () => {
   await checkLayer('gelu', {
     forward: (g, x) => gelu(g, g.node('Mul', [x, g.scalar(3)])),
-    backward: (g, { x, dy }) => ({ dx: g.node('Mul', [geluBackward(g, g.node('Mul', [x, g.scalar(3)]), dy), g.scalar(3)]) }),
+    backward: (g, { x, dy }) => ({
+      dx: g.node('Mul', [geluBackward(g, g.node('Mul', [x, g.scalar(3)]), dy), g.scalar(3)]),
+    }),
   });
 });
 
@@ -113,11 +123,23 @@ test('embedBackward adds each row at its id and its position', () => {
 });
 
 describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
-  const config = { vocab_size: 11, context_length: 8, emb_dim: 12, n_heads: 3, n_layers: 1, drop_rate, qkv_bias: true, tie_weights: false };
+  const config = {
+    vocab_size: 11,
+    context_length: 8,
+    emb_dim: 12,
+    n_heads: 3,
+    n_layers: 1,
+    drop_rate,
+    qkv_bias: true,
+    tie_weights: false,
+  };
   const batch = { B: 2, T: 5 };
   const rows = batch.B * batch.T;
   const weights: Record<string, Float32Array> = Object.fromEntries(
-    blockTensors(config, 0).map(({ name, size }, i) => [name.slice(4), noise(size, 20 + i).map((value) => value * 0.6)]),
+    blockTensors(config, 0).map(({ name, size }, i) => [
+      name.slice(4),
+      noise(size, 20 + i).map((value) => value * 0.6),
+    ]),
   );
   const dims = Object.fromEntries(blockTensors(config, 0).map(({ name, shape }) => [name.slice(4), shape]));
   const maskDims = { maskWeights: [2, 3, 5, 5], maskAttention: [rows, 12], maskFeedForward: [rows, 12] };
@@ -132,8 +154,18 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
   const tensors = (values: Record<string, Float32Array>): Record<string, Tensor> =>
     Object.fromEntries(Object.entries(values).map(([name, data]) => [name, tensor(data, dims[name])]));
   const forward = (at: Float32Array, values: Record<string, Float32Array>): Promise<Record<string, Float32Array>> =>
-    runGraph(blockForwardProgram(config, batch, { save: true }), { x: tensor(at, [rows, 12]), ...tensors(values), ...masks });
-  const savedDims: Record<string, readonly number[]> = { qkv: [rows, 36], weights: [2, 3, 5, 5], context: [rows, 12], a: [rows, 12], u: [rows, 48] };
+    runGraph(blockForwardProgram(config, batch, { save: true }), {
+      x: tensor(at, [rows, 12]),
+      ...tensors(values),
+      ...masks,
+    });
+  const savedDims: Record<string, readonly number[]> = {
+    qkv: [rows, 36],
+    weights: [2, 3, 5, 5],
+    context: [rows, 12],
+    a: [rows, 12],
+    u: [rows, 48],
+  };
 
   async function backward(): Promise<{ dx: Float32Array; all: Record<string, Tensor> }> {
     const saved = await forward(x, weights);
@@ -142,15 +174,24 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
     const graph = blockBackwardProgram(config, batch);
     const wanted = new Set<string>(graph.inputs.map(({ name }) => name));
     const offered = { ...inputs, ...tensors(weights), ...masks };
-    const { dx, ...gradients } = await runGraph(graph, Object.fromEntries(Object.entries(offered).filter(([name]) => wanted.has(name))));
+    const { dx, ...gradients } = await runGraph(
+      graph,
+      Object.fromEntries(Object.entries(offered).filter(([name]) => wanted.has(name))),
+    );
     const widths: Record<string, number> = { dqkv: 36, da: 12, du: 48, dn1: 12, dn2: 12 };
-    const rowGradients = Object.entries(gradients).map(([name, data]) => [name, tensor(data, [rows, widths[name]])] as const);
+    const rowGradients = Object.entries(gradients).map(
+      ([name, data]) => [name, tensor(data, [rows, widths[name]])] as const,
+    );
     return { dx, all: { ...offered, ...Object.fromEntries(rowGradients) } };
   }
 
   test('B: the gradient of its input', async () => {
     const { dx } = await backward();
-    await checkGradient('dx', { x, gradient: dx, loss: async (moved) => dot((await forward(moved, weights))['y'], dy) });
+    await checkGradient('dx', {
+      x,
+      gradient: dx,
+      loss: async (moved) => dot((await forward(moved, weights))['y'], dy),
+    });
   });
 
   test('W: the gradient of each of its tensors, alone and added to an earlier one', async () => {
@@ -158,27 +199,53 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
     const run = async (accumulate: boolean, soFar: Record<string, Tensor>): Promise<Record<string, Float32Array>> => {
       const graph = blockWeightsProgram(config, batch, { accumulate });
       const wanted = new Set<string>(graph.inputs.map(({ name }) => name));
-      return runGraph(graph, Object.fromEntries(Object.entries({ ...all, ...soFar }).filter(([name]) => wanted.has(name))));
+      return runGraph(
+        graph,
+        Object.fromEntries(Object.entries({ ...all, ...soFar }).filter(([name]) => wanted.has(name))),
+      );
     };
     const first = await run(false, {});
     for (const [name, data] of Object.entries(weights)) {
       const gradient = first[`${name}.gradient`];
-      const loss = async (moved: Float32Array): Promise<number> => dot((await forward(x, { ...weights, [name]: moved }))['y'], dy);
+      const loss = async (moved: Float32Array): Promise<number> =>
+        dot((await forward(x, { ...weights, [name]: moved }))['y'], dy);
       await checkGradient(name, { x: data, gradient, loss });
     }
-    const soFar = Object.fromEntries(Object.keys(weights).map((name) => [`${name}.soFar`, tensor(first[`${name}.gradient`], dims[name])]));
+    const soFar = Object.fromEntries(
+      Object.keys(weights).map((name) => [`${name}.soFar`, tensor(first[`${name}.gradient`], dims[name])]),
+    );
     const twice = await run(true, soFar);
     for (const name of Object.keys(weights)) {
-      for (const [i, value] of first[`${name}.gradient`].entries()) expect(twice[`${name}.gradient`][i]).toBeCloseTo(2 * value, 4);
+      for (const [i, value] of first[`${name}.gradient`].entries())
+        expect(twice[`${name}.gradient`][i]).toBeCloseTo(2 * value, 4);
     }
   });
 });
 
 test('the head: gradients of its input and its tensors', async () => {
-  const config = { vocab_size: 9, context_length: 8, emb_dim: D, n_heads: 3, n_layers: 1, drop_rate: 0, qkv_bias: false, tie_weights: false };
+  const config = {
+    vocab_size: 9,
+    context_length: 8,
+    emb_dim: D,
+    n_heads: 3,
+    n_layers: 1,
+    drop_rate: 0,
+    qkv_bias: false,
+    tie_weights: false,
+  };
   const target: Tensor = { data: BigInt64Array.of(3n, 0n, 8n, 3n, 5n), dims: [N, 1] };
-  const start = { x: noise(N * D, 1), 'ln_f.weight': noise(D, 2), 'ln_f.bias': noise(D, 3), projection: noise(9 * D, 4) };
-  const dims: Record<string, readonly number[]> = { x: [N, D], 'ln_f.weight': [D], 'ln_f.bias': [D], projection: [9, D] };
+  const start = {
+    x: noise(N * D, 1),
+    'ln_f.weight': noise(D, 2),
+    'ln_f.bias': noise(D, 3),
+    projection: noise(9 * D, 4),
+  };
+  const dims: Record<string, readonly number[]> = {
+    x: [N, D],
+    'ln_f.weight': [D],
+    'ln_f.bias': [D],
+    projection: [9, D],
+  };
   const inputs = (values: Record<string, Float32Array>): Record<string, Tensor> => ({
     target,
     ...Object.fromEntries(Object.entries(values).map(([name, data]) => [name, tensor(data, dims[name])])),
@@ -186,7 +253,10 @@ test('the head: gradients of its input and its tensors', async () => {
   // The mean over 7 rows, of which these are 5.
   const loss = async (values: Record<string, Float32Array>): Promise<number> =>
     (await runGraph(headLossProgram(config, N), inputs(values)))['loss'].reduce((sum, row) => sum + row, 0) / 7;
-  const outputs = await runGraph(headTrainProgram(config, { rowCount: N, tokenCount: 7, accumulate: false }), inputs(start));
+  const outputs = await runGraph(
+    headTrainProgram(config, { rowCount: N, tokenCount: 7, accumulate: false }),
+    inputs(start),
+  );
   expect(outputs['loss'].reduce((sum, row) => sum + row, 0) / 7).toBeCloseTo(await loss(start), 6);
   for (const [name, data] of Object.entries(start)) {
     const gradient = outputs[name === 'x' ? 'dx' : `${name}.gradient`];

@@ -11,10 +11,16 @@ const GREEDY: SamplingOptions = { temperature: 0, seed: 1 };
 const PROMPT = Array.from({ length: 70 }, (_, i) => (i * 37 + 11) % 61);
 
 async function loadStages(config: GptConfig, ranges: readonly StageRange[]): Promise<ServeStage[]> {
-  const tensors = new Map([...initialTensors(config, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]));
+  const tensors = new Map(
+    [...initialTensors(config, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
+  );
   return await Promise.all(
     ranges.map((stage) =>
-      ServeStage.load(onnxEngine, { config, stage, tokenizer: null }, (names) => new Map(names.map((name) => [name, tensors.get(name)!]))),
+      ServeStage.load(
+        onnxEngine,
+        { config, stage, tokenizer: null },
+        (names) => new Map(names.map((name) => [name, tensors.get(name)!])),
+      ),
     ),
   );
 }
@@ -22,7 +28,12 @@ async function loadStages(config: GptConfig, ranges: readonly StageRange[]): Pro
 /** Feeds the prompt in chunks of the given lengths, then one token at a time. */
 async function generate(
   stages: readonly ServeStage[],
-  { chunks, count, sampling = GREEDY, prompt = PROMPT }: { chunks: readonly number[]; count: number; sampling?: SamplingOptions; prompt?: readonly number[] },
+  {
+    chunks,
+    count,
+    sampling = GREEDY,
+    prompt = PROMPT,
+  }: { chunks: readonly number[]; count: number; sampling?: SamplingOptions; prompt?: readonly number[] },
 ): Promise<SampledToken[]> {
   const sequence = `${Math.random()}`;
   stages.at(-1)!.begin({ lease: '', sequence, prompt, continued: [], stop: [], sampling });
@@ -38,7 +49,8 @@ async function generate(
     }
     position += ids.length;
   };
-  for (const [i, length] of chunks.entries()) await feed(prompt.slice(position, position + length), i === chunks.length - 1);
+  for (const [i, length] of chunks.entries())
+    await feed(prompt.slice(position, position + length), i === chunks.length - 1);
   while (tokens.length < count) await feed([tokens.at(-1)!.id], true);
   for (const stage of stages) stage.end(sequence);
   return tokens;
@@ -48,7 +60,15 @@ describe.each([
   ['untied', { qkv_bias: false, tie_weights: false }],
   ['tied', { qkv_bias: true, tie_weights: true }],
 ])('a %s model', (_, flags) => {
-  const config: GptConfig = { vocab_size: 61, context_length: 256, emb_dim: 64, n_heads: 4, n_layers: 3, drop_rate: 0, ...flags };
+  const config: GptConfig = {
+    vocab_size: 61,
+    context_length: 256,
+    emb_dim: 64,
+    n_heads: 4,
+    n_layers: 3,
+    drop_rate: 0,
+    ...flags,
+  };
   const one: StageRange[] = [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }];
   let stages: ServeStage[];
   let reference: SampledToken[];
@@ -64,7 +84,9 @@ describe.each([
   test('chunks of the prompt, down to single rows, change no bit of what follows', async () => {
     expect(await generate(stages, { chunks: [70], count: 80 })).toEqual(reference);
     expect(await generate(stages, { chunks: [1, 2, 3, 32, 31, 1], count: 80 })).toEqual(reference);
-    expect(await generate(stages, { chunks: Array.from({ length: 70 }, () => 1), count: 20 })).toEqual(reference.slice(0, 20));
+    expect(await generate(stages, { chunks: Array.from({ length: 70 }, () => 1), count: 20 })).toEqual(
+      reference.slice(0, 20),
+    );
   });
 
   test('a generated token has the bits of the same token in a prompt', async () => {
@@ -76,7 +98,9 @@ describe.each([
     const sampling = { temperature: 1, topK: 20, seed: 3 };
     const sampled = await generate(stages, { chunks: [70], count: 30, sampling });
     expect(await generate(stages, { chunks: [64, 6], count: 30, sampling })).toEqual(sampled);
-    expect(await generate(stages, { chunks: [70], count: 30, sampling: { ...sampling, seed: 4 } })).not.toEqual(sampled);
+    expect(await generate(stages, { chunks: [70], count: 30, sampling: { ...sampling, seed: 4 } })).not.toEqual(
+      sampled,
+    );
   });
 
   test('logprobs are those of a distribution', () => {
@@ -87,16 +111,35 @@ describe.each([
   });
 
   test('an id outside the vocabulary is refused', () => {
-    expect(() => stages[0].begin({ lease: '', sequence: 'x', prompt: [61], continued: [], stop: [], sampling: GREEDY })).toThrow(
-      "The prompt has token 61: the model's ids go from 0 to 60.",
-    );
+    expect(() =>
+      stages[0].begin({ lease: '', sequence: 'x', prompt: [61], continued: [], stop: [], sampling: GREEDY }),
+    ).toThrow("The prompt has token 61: the model's ids go from 0 to 60.");
   });
 });
 
 test('three stages give the bits of one', async () => {
-  const config: GptConfig = { vocab_size: 61, context_length: 256, emb_dim: 64, n_heads: 4, n_layers: 3, drop_rate: 0, qkv_bias: true, tie_weights: false };
-  const split = [0, 1, 2].map((block) => ({ firstBlock: block, endBlock: block + 1, embeds: block === 0, head: block === 2 }));
-  const [whole, parts] = [await loadStages(config, [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }]), await loadStages(config, split)];
-  expect(await generate(parts, { chunks: [64, 6], count: 40 })).toEqual(await generate(whole, { chunks: [70], count: 40 }));
+  const config: GptConfig = {
+    vocab_size: 61,
+    context_length: 256,
+    emb_dim: 64,
+    n_heads: 4,
+    n_layers: 3,
+    drop_rate: 0,
+    qkv_bias: true,
+    tie_weights: false,
+  };
+  const split = [0, 1, 2].map((block) => ({
+    firstBlock: block,
+    endBlock: block + 1,
+    embeds: block === 0,
+    head: block === 2,
+  }));
+  const [whole, parts] = [
+    await loadStages(config, [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }]),
+    await loadStages(config, split),
+  ];
+  expect(await generate(parts, { chunks: [64, 6], count: 40 })).toEqual(
+    await generate(whole, { chunks: [70], count: 40 }),
+  );
   for (const stage of [...whole, ...parts]) await stage.close();
 });

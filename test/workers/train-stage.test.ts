@@ -38,7 +38,9 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
   const flat = flatTokens(reference);
   const tokens = new SharedArrayBuffer(flat.byteLength);
   new Uint16Array(tokens).set(flat);
-  const initial = new Map([...initialTensors(config, { seed: reference.seed, scheme: 'torch' })].map(({ name, data }) => [name, data]));
+  const initial = new Map(
+    [...initialTensors(config, { seed: reference.seed, scheme: 'torch' })].map(({ name, data }) => [name, data]),
+  );
   const setup: Omit<TrainSetup, 'stage'> = {
     ...{ config, batchSize, microBatchSize: options.microBatchSize, contextLength: T, seed: 7 },
     ...{ tokens, wideTokens: false, optimizerState: false },
@@ -53,7 +55,10 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     let loss = 0;
     for (let index = 0; index * options.microBatchSize < batchSize; index++) {
       const firstSequence = index * options.microBatchSize;
-      const starts = Array.from({ length: options.microBatchSize }, (_, i) => (step * batchSize + firstSequence + i) * (T + 1));
+      const starts = Array.from(
+        { length: options.microBatchSize },
+        (_, i) => (step * batchSize + firstSequence + i) * (T + 1),
+      );
       const micro: MicroBatch = { index, step: step + 1, firstSequence, starts };
       let x: Float32Array | null = embedder.embed(micro, { train: true });
       for (const stage of stages) {
@@ -68,10 +73,13 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
       }
       embedder.embedBackward(micro, dy!);
     }
-    const squares = new Map(stages.flatMap((stage) => stage.finish()).map((entry) => [entry.tensor, entry.sumOfSquares]));
+    const squares = new Map(
+      stages.flatMap((stage) => stage.finish()).map((entry) => [entry.tensor, entry.sumOfSquares]),
+    );
     const norm = Math.sqrt(tensorTable(config).reduce((sum, { name }) => sum + squares.get(name)!, 0));
     if (step === 0) {
-      for (const stage of stages) for (const { name } of stage.tensors()) run.firstGradients.set(name, stage.gradient(name).slice());
+      for (const stage of stages)
+        for (const { name } of stage.tensors()) run.firstGradients.set(name, stage.gradient(name).slice());
     }
     run.losses.push(loss / (batchSize * T));
     run.norms.push(norm);
@@ -79,11 +87,15 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     const { lr, beta1, beta2, eps, weight_decay: weightDecay } = optimizer;
     const gradScale = clip > 0 && norm > clip ? clip / (norm + 1e-6) : 1;
     for (const stage of stages) {
-      await stage.update({ step: step + 1, lr, weightDecay, gradScale, beta1, beta2, eps }, { decayAll: optimizer.decay === 'all' });
+      await stage.update(
+        { step: step + 1, lr, weightDecay, gradScale, beta1, beta2, eps },
+        { decayAll: optimizer.decay === 'all' },
+      );
     }
   }
   for (const stage of stages) {
-    for (const { name, size } of stage.tensors()) run.weights.set(name, stage.read({ tensor: name, part: 'w', start: 0, count: size }));
+    for (const { name, size } of stage.tensors())
+      run.weights.set(name, stage.read({ tensor: name, part: 'w', start: 0, count: size }));
     await stage.close();
   }
   return run;

@@ -1,0 +1,50 @@
+// A real daemon for a benchmark: the built program, a temporary data directory, driven through the CLI as a user would.
+
+import { execFile, spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+
+const CLI = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+const OUTPUT_BYTES_MAX = 256 << 20;
+const run = promisify(execFile);
+
+/** Starts a daemon; `cli(...args)` resolves to a command's standard output, `events(...args)` to its job events. */
+export async function startDaemon(workers) {
+  const folder = mkdtempSync(path.join(tmpdir(), 'gptd-bench-'));
+  const dataDir = path.join(folder, 'data');
+  const args = ['start', '--data-dir', dataDir, '--port', '0', '--workers', String(workers)];
+  const daemon = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const ended = new Promise((resolve) => daemon.once('exit', resolve));
+  while (!existsSync(path.join(dataDir, 'daemon.json'))) {
+    if (daemon.exitCode !== null) throw new Error(`the daemon ended with ${daemon.exitCode}`);
+    await delay(50);
+  }
+  const cli = async (...words) =>
+    (await run(process.execPath, [CLI, ...words, '--data-dir', dataDir], { maxBuffer: OUTPUT_BYTES_MAX })).stdout;
+  return {
+    folder,
+    pid: daemon.pid,
+    cli,
+    events: async (...words) =>
+      (await cli(...words, '--json'))
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line)),
+    /** Largest resident size so far, in bytes; 0 where the system does not tell. */
+    peakBytes: () => {
+      const status = `/proc/${daemon.pid}/status`;
+      return existsSync(status) ? Number(/VmHWM:\s+(\d+)/.exec(readFileSync(status, 'utf8'))?.[1] ?? 0) * 1024 : 0;
+    },
+    stop: async () => {
+      daemon.kill('SIGTERM');
+      await ended;
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];

@@ -1,0 +1,44 @@
+// `npm run bench`: fixed work through a real daemon, with the machine's own limits measured in the same run. `--tiny` runs
+// everything once at toy size, so that it cannot rot; `--turns N` repeats; `--only train|decode` takes a part.
+
+import { parseArgs } from 'node:util';
+import { startDaemon } from './daemon.js';
+import { benchDecoding, DECODING, TINY_DECODING } from './decode.js';
+import { matmulPeak, readBandwidth } from './machine.js';
+import { benchTraining, TINY_TRAINING, TRAINING } from './train.js';
+
+const { values } = parseArgs({
+  options: {
+    tiny: { type: 'boolean', default: false },
+    turns: { type: 'string', default: '3' },
+    workers: { type: 'string', default: '2' },
+    only: { type: 'string' },
+  },
+});
+const turns = values.tiny ? 1 : Number(values.turns);
+const fixed = (value, digits = 1) => value.toFixed(digits);
+
+const machine = async () => {
+  const peaks = [await matmulPeak(1), await matmulPeak(2)];
+  console.log(`machine: f32 matmul ${fixed(peaks[0], 0)} GFLOPS on 1 thread, ${fixed(peaks[1], 0)} on 2; reads ${fixed(readBandwidth())} GB/s on 1 thread`);
+};
+
+await machine();
+const daemon = await startDaemon(Number(values.workers));
+try {
+  if (values.only !== 'decode') {
+    for (const work of values.tiny ? TINY_TRAINING : TRAINING) {
+      const { name, seconds, tokensPerSecond, torch, ratio } = await benchTraining(daemon, work, turns);
+      const peer = torch === null ? 'PyTorch is not installed' : `PyTorch ${fixed(torch, 3)} s, ${fixed(ratio, 2)} times as long`;
+      console.log(`train ${name}: ${fixed(seconds, 3)} s a step, ${fixed(tokensPerSecond, 0)} tokens/s; ${peer}`);
+    }
+    console.log(`peak resident memory of the daemon: ${fixed(daemon.peakBytes() / 1e9, 2)} GB`);
+  }
+  if (values.only !== 'train') {
+    const { name, early, late } = await benchDecoding(daemon, values.tiny ? TINY_DECODING : DECODING, turns);
+    console.log(`decode ${name}: ${fixed(early)} tokens/s early in the context, ${fixed(late)} late, ${fixed((100 * late) / early, 0)} %`);
+  }
+} finally {
+  await daemon.stop();
+}
+await machine();

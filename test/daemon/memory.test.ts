@@ -1,0 +1,63 @@
+// Estimates of memory: exact where they count parameters, growing with everything that costs memory, and told when too large.
+
+import { describe, expect, test } from 'vitest';
+import {
+  admit,
+  optimizerBytes,
+  servingBytes,
+  trainingBytes,
+  weightsBytes,
+  type TrainingShape,
+} from '../../src/daemon/memory.ts';
+import { resolveConfig, type ConfigFields, type GptConfig } from '../../src/model/config.ts';
+
+const BASE = resolveConfig({ vocab_size: 1000, context_length: 64, emb_dim: 64, n_heads: 4, n_layers: 4 });
+const SHAPE: TrainingShape = { batchSize: 8, microBatchSize: 1, contextLength: 64, stageCount: 2 };
+const withFields = (fields: ConfigFields): GptConfig => resolveConfig({ ...BASE, ...fields });
+
+test('124M has 652 MB of weights and twice that in moments', () => {
+  const config = resolveConfig('GPT_CONFIG_124M');
+  expect(weightsBytes(config)).toBe(163_009_536 * 4);
+  expect(optimizerBytes(config)).toBe(2 * 163_009_536 * 4);
+});
+
+describe('a larger model needs more of everything', () => {
+  test.each<[string, ConfigFields]>([
+    ['vocabulary', { vocab_size: 2000 }],
+    ['context', { context_length: 128 }],
+    ['width', { emb_dim: 128 }],
+    ['depth', { n_layers: 8 }],
+    ['biases', { qkv_bias: true }],
+  ])('%s', (_what, fields) => {
+    const larger = withFields(fields);
+    expect(weightsBytes(larger)).toBeGreaterThan(weightsBytes(BASE));
+    expect(servingBytes(larger)).toBeGreaterThan(servingBytes(BASE));
+    const shape = { ...SHAPE, contextLength: larger.context_length };
+    expect(trainingBytes(larger, shape)).toBeGreaterThan(trainingBytes(BASE, SHAPE));
+  });
+});
+
+describe('training needs more memory', () => {
+  test.each<[string, Partial<TrainingShape>]>([
+    ['for larger micro-batches', { microBatchSize: 8 }],
+    ['for longer sequences', { contextLength: 128 }],
+    ['for more stages, which hold more micro-batches in flight', { stageCount: 4 }],
+  ])('%s', (_what, fields) => {
+    expect(trainingBytes(BASE, { ...SHAPE, ...fields })).toBeGreaterThan(trainingBytes(BASE, SHAPE));
+  });
+
+  test('than serving, and than weights, gradients and moments', () => {
+    expect(trainingBytes(BASE, SHAPE)).toBeGreaterThan(servingBytes(BASE));
+    expect(trainingBytes(BASE, SHAPE)).toBeGreaterThan(4 * weightsBytes(BASE));
+  });
+});
+
+test('what fits to the byte is admitted, one byte more is refused with both figures', () => {
+  expect(() => admit(4e9, { budgetBytes: 4e9, what: 'Training m' })).not.toThrow();
+  expect(() => admit(4e9 + 1, { budgetBytes: 4e9, what: 'Training m' })).toThrow(
+    expect.objectContaining({
+      code: 'out_of_memory',
+      message: expect.stringMatching(/^Training m needs about 4\.0 GB and the daemon may use 4\.0 GB: /) as string,
+    }),
+  );
+});

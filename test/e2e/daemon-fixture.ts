@@ -1,0 +1,275 @@
+// A daemon as its users have one: the built command in a process and a data directory of its own, reached through the
+// command line or through literal frames on its WebSocket. It can be killed and started again over the same data.
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { WebSocket } from 'ws';
+import type {
+  DaemonFile,
+  GenerateResult,
+  JobEvent,
+  JobEventNotification,
+  RpcError,
+  RpcResponse,
+  TrainResult,
+} from '../../src/daemon/protocol.ts';
+import { startCli, type CliRun, type RunningCli } from '../cli/run-cli.ts';
+
+export interface Daemon {
+  readonly url: string;
+  readonly pid: number;
+  readonly token: string;
+  readonly process: RunningCli;
+}
+
+export interface StartOptions {
+  readonly workers?: number;
+  readonly flags?: readonly string[];
+}
+
+/** A data directory, the daemon that runs in it, and the commands that talk to it. `close()` ends and removes them all. */
+export class DataHome {
+  readonly dir = mkdtempSync(path.join(tmpdir(), 'gptd-e2e-'));
+  readonly #commands = new Set<RunningCli>();
+  #daemon: Daemon | undefined;
+
+  get daemon(): Daemon {
+    if (this.#daemon === undefined) throw new Error('no daemon was started');
+    return this.#daemon;
+  }
+
+  /** Resolves when the daemon has said that it is ready. */
+  async start({ workers = 1, flags = [] }: StartOptions = {}): Promise<Daemon> {
+    const process = this.run(['start', '--port', '0', '--workers', String(workers), ...flags]);
+    await process.said('is ready at');
+    const { url, pid } = JSON.parse(this.read('daemon.json')) as DaemonFile;
+    this.#daemon = { url, pid, token: this.read('token').trim(), process };
+    return this.#daemon;
+  }
+
+  /** Resolves to the exit code when the daemon has ended; null when the signal ended it. */
+  async signal(signal: 'SIGKILL' | 'SIGTERM' | 'SIGINT'): Promise<number | null> {
+    const { pid, process: running } = this.daemon;
+    process.kill(pid, signal);
+    return (await running.ended).exitCode;
+  }
+
+  async restart(signal: 'SIGKILL' | 'SIGTERM', options: StartOptions): Promise<Daemon> {
+    await this.signal(signal);
+    return await this.start(options);
+  }
+
+  /** Starts a command in this data directory. */
+  run(args: readonly string[]): RunningCli {
+    const running = startCli([...args, '--data-dir', this.dir]);
+    this.#commands.add(running);
+    void running.ended.then(() => this.#commands.delete(running));
+    return running;
+  }
+
+  cli(args: readonly string[]): Promise<CliRun> {
+    return this.run(args).ended;
+  }
+
+  /** The one JSON document of a command that has to succeed. */
+  async json<T>(args: readonly string[]): Promise<T> {
+    return JSON.parse(succeeded(await this.cli([...args, '--json']), args).stdout) as T;
+  }
+
+  /** The events of a command that has to succeed. */
+  async events(args: readonly string[]): Promise<JobEvent[]> {
+    return parseEvents(succeeded(await this.cli([...args, '--json']), args).stdout);
+  }
+
+  /** The path of a new file beside the daemon's own. */
+  write(name: string, content: string | Uint8Array): string {
+    const file = path.join(this.dir, name);
+    writeFileSync(file, content);
+    return file;
+  }
+
+  read(name: string): string {
+    return readFileSync(path.join(this.dir, name), 'utf8');
+  }
+
+  async connect(): Promise<RawClient> {
+    return await RawClient.connect(this.daemon);
+  }
+
+  async close(): Promise<void> {
+    const running = [...this.#commands];
+    for (const { child } of running) child.kill('SIGKILL');
+    await Promise.all(running.map(({ ended }) => ended));
+    rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** A home whose daemon runs. */
+export async function startedHome(options: StartOptions = {}): Promise<DataHome> {
+  const home = new DataHome();
+  try {
+    await home.start(options);
+  } catch (error) {
+    await home.close();
+    throw error;
+  }
+  return home;
+}
+
+function succeeded(run: CliRun, args: readonly string[]): CliRun {
+  if (run.exitCode !== 0) throw new Error(`gptd ${args.join(' ')} ended with ${String(run.exitCode)}: ${run.stderr}`);
+  return run;
+}
+
+export const parseEvents = (stdout: string): JobEvent[] =>
+  stdout
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line) as JobEvent);
+
+type EventOf<T extends JobEvent['type']> = Extract<JobEvent, { type: T }>;
+
+export const ofType = <T extends JobEvent['type']>(events: readonly JobEvent[], type: T): EventOf<T>[] =>
+  events.filter((event) => event.type === type) as EventOf<T>[];
+
+/** The result of the training or generation whose events these are. */
+export const trainResult = (events: readonly JobEvent[]): TrainResult => resultOf(events) as TrainResult;
+export const generateResult = (events: readonly JobEvent[]): GenerateResult => resultOf(events) as GenerateResult;
+
+function resultOf(events: readonly JobEvent[]): unknown {
+  const last = events.at(-1);
+  if (last?.type !== 'succeeded') throw new Error(`the job ended with ${JSON.stringify(last)}`);
+  return last.data.result;
+}
+
+/** `{"vocab_size": 256}` as `--vocab-size 256`. */
+export const flagsOf = (values: Readonly<Record<string, string | number | boolean>>): string[] =>
+  Object.entries(values).flatMap(([name, value]) => {
+    const flag = `--${name.replaceAll('_', '-')}`;
+    if (typeof value === 'boolean') return value ? [flag] : [];
+    return [flag, String(value)];
+  });
+
+/** An error that the daemon answered with. */
+export class RpcRefusal extends Error {
+  readonly code: number;
+  readonly data: RpcError['data'];
+
+  constructor({ code, message, data }: RpcError) {
+    super(message);
+    this.code = code;
+    this.data = data;
+  }
+}
+
+interface Waiter {
+  readonly wanted: (event: JobEvent) => boolean;
+  readonly resolve: (event: JobEvent) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** A client that nobody on this project wrote: JSON-RPC over a bare socket, every event kept as it came. */
+export class RawClient {
+  /** Every notification, in the order of arrival. */
+  readonly events: JobEvent[] = [];
+  readonly closed: Promise<number>;
+  readonly socket: WebSocket;
+  readonly #answers = new Map<number, (response: RpcResponse) => void>();
+  readonly #frames: ((text: string) => void)[] = [];
+  readonly #waiters = new Set<Waiter>();
+  #lastId = 0;
+
+  private constructor(socket: WebSocket) {
+    this.socket = socket;
+    socket.on('message', (data) => this.#receive((data as Buffer).toString('utf8')));
+    socket.on('error', () => undefined);
+    this.closed = new Promise((resolve) => {
+      socket.once('close', (code) => {
+        for (const { reject } of this.#waiters) reject(new Error(`the connection was lost: ${code}`));
+        resolve(code);
+      });
+    });
+  }
+
+  static async connect({ url, token }: { readonly url: string; readonly token: string }): Promise<RawClient> {
+    const socket = new WebSocket(`${url.replace('http', 'ws')}/v1/ws`, 'gptd.v1', {
+      headers: { authorization: `Bearer ${token}` },
+    });
+    const client = new RawClient(socket);
+    await new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject));
+    return client;
+  }
+
+  /** Sends a frame as it is and resolves to the next frame that is no event and answers no `request`. */
+  async exchange(frame: string): Promise<RpcResponse> {
+    const answer = new Promise<string>((resolve) => this.#frames.push(resolve));
+    this.socket.send(frame);
+    return JSON.parse(await answer) as RpcResponse;
+  }
+
+  /** Rejects with `RpcRefusal` when the answer is an error. */
+  async request<T = unknown>(method: string, params: object = {}): Promise<T> {
+    const id = ++this.#lastId;
+    const response = await new Promise<RpcResponse>((resolve, reject) => {
+      this.#answers.set(id, resolve);
+      void this.closed.then((code) => reject(new Error(`the connection was lost: ${code}`)));
+      this.socket.send(JSON.stringify({ jsonrpc: '2.0', id, method, params }));
+    });
+    if ('error' in response) throw new RpcRefusal(response.error);
+    return response.result as T;
+  }
+
+  async submit(kind: string, spec: object, key?: string): Promise<string> {
+    const params = { kind, spec, ...(key === undefined ? {} : { key }) };
+    return (await this.request<{ jobId: string }>('job.submit', params)).jobId;
+  }
+
+  async subscribe(jobId: string, after = 0): Promise<void> {
+    await this.request('job.subscribe', { jobId, after });
+  }
+
+  /** The first event, past or to come, that is wanted. */
+  async until(wanted: (event: JobEvent) => boolean): Promise<JobEvent> {
+    const known = this.events.find(wanted);
+    if (known !== undefined) return known;
+    return await new Promise((resolve, reject) => this.#waiters.add({ wanted, resolve, reject }));
+  }
+
+  untilStep(jobId: string, step: number): Promise<JobEvent> {
+    return this.until((event) => event.jobId === jobId && event.type === 'step' && event.data.step >= step);
+  }
+
+  /** The event that ends the job. */
+  untilEnd(jobId: string): Promise<JobEvent> {
+    return this.until((event) => event.jobId === jobId && ['succeeded', 'failed', 'cancelled'].includes(event.type));
+  }
+
+  /** Submits, follows and returns the events. */
+  async follow(kind: string, spec: object): Promise<JobEvent[]> {
+    const jobId = await this.submit(kind, spec);
+    await this.subscribe(jobId);
+    await this.untilEnd(jobId);
+    return this.events.filter((event) => event.jobId === jobId);
+  }
+
+  close(): void {
+    this.socket.terminate();
+  }
+
+  #receive(text: string): void {
+    const message = JSON.parse(text) as RpcResponse | JobEventNotification;
+    if ('method' in message) {
+      this.events.push(message.params);
+      for (const waiter of this.#waiters) {
+        if (!waiter.wanted(message.params)) continue;
+        this.#waiters.delete(waiter);
+        waiter.resolve(message.params);
+      }
+      return;
+    }
+    const answered = typeof message.id === 'number' ? this.#answers.get(message.id) : undefined;
+    if (answered === undefined) this.#frames.shift()?.(text);
+    else answered(message);
+  }
+}
