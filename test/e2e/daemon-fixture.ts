@@ -28,11 +28,15 @@ export interface StartOptions {
   readonly flags?: readonly string[];
 }
 
-/** A data directory, the daemon that runs in it, and the commands that talk to it. `close()` ends and removes them all. */
+/**
+ * A data directory, the daemon that runs in it, and the commands that talk to it. `close()` ends and removes them all, and
+ * throws when a daemon that was ready has failed since, with what it said.
+ */
 export class DataHome {
   readonly dir = mkdtempSync(path.join(tmpdir(), 'gptd-e2e-'));
   readonly #commands = new Set<RunningCli>();
   #daemon: Daemon | undefined;
+  #failure: Error | undefined;
 
   get daemon(): Daemon {
     if (this.#daemon === undefined) throw new Error('no daemon was started');
@@ -45,6 +49,9 @@ export class DataHome {
     await process.said('is ready at');
     const { url, pid } = JSON.parse(this.read('daemon.json')) as DaemonFile;
     this.#daemon = { url, pid, token: this.read('token').trim(), process };
+    void process.ended.then(({ exitCode, stderr }) => {
+      if (exitCode !== 0 && exitCode !== null) this.#failure = new Error(`A daemon ended with ${exitCode}: ${stderr}`);
+    });
     return this.#daemon;
   }
 
@@ -102,6 +109,7 @@ export class DataHome {
     for (const { child } of running) child.kill('SIGKILL');
     await Promise.all(running.map(({ ended }) => ended));
     rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 });
+    if (this.#failure !== undefined) throw this.#failure;
   }
 }
 
