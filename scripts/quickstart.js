@@ -80,11 +80,12 @@ async function quickstart() {
   say('To go on with a daemon that stays and data of your own:');
   console.log(
     [
-      '  npx gptd start --detach',
-      `  npx gptd create mine ${words(MODEL_FLAGS).join(' ')} --tokenizer byte --init gpt2`,
-      '  npx gptd train mine --data your.txt --steps 2000 --batch-size 16 --lr 1e-3 --schedule cosine',
-      '  npx gptd generate mine --prompt "Once upon a time" --temperature 0.8',
-      '  npx gptd stop',
+      '  alias gptd="node dist/cli/main.js"',
+      '  gptd start --detach',
+      `  gptd create mine ${MODEL_FLAGS.join(' ')}`,
+      `  gptd train mine --data your.txt ${words(TRAIN_FLAGS).join(' ')}`,
+      '  gptd generate mine --prompt "Once upon a time" --temperature 0.8',
+      '  gptd stop',
     ].join('\n'),
   );
 }

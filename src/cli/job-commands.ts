@@ -1,7 +1,7 @@
 // Commands about jobs that exist: list them, watch one, cancel, pause or resume one.
 
 import type { Command } from 'commander';
-import { EXIT, isTerminal, type JobState } from '../daemon/protocol.ts';
+import { EXIT, isTerminal, LIMITS, type JobState } from '../daemon/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { addConnectionFlags, checkParams, parseNumber, type ConnectionFlags } from './flags.ts';
 import { followJob } from './follow.ts';
@@ -25,7 +25,7 @@ export function addJobCommands(program: Command, context: CliContext): void {
       .option('--all', 'those that have ended too'),
   ).action(async (flags: JobsFlags) => {
     context.exitCode = await withSession({ flags, context }, async ({ session }) => {
-      const answer = await session.request('job.list', { all: flags.all === true });
+      const answer = await session.request('job.list', { all: flags.all === true, limit: LIMITS.listMax });
       if (flags.json === true) printJson(context, answer);
       else printText(context, formatJobs(answer.jobs));
       return EXIT.ok;

@@ -7,7 +7,6 @@ import { printJson, printText, type CliContext } from './context.ts';
 import { collect, integerBetween, type ConnectionFlags } from './flags.ts';
 
 const PORT_MAX = 65535;
-const WORKERS_MAX = 1024;
 const QUEUE_LIMIT_MAX = 1e6;
 
 export interface StartFlags extends ConnectionFlags {
@@ -27,7 +26,7 @@ export function addStartFlags(command: Command): Command {
     .option(
       '--workers <count>',
       'worker threads (default: as many as suit this machine)',
-      integerBetween(1, WORKERS_MAX),
+      integerBetween(1, LIMITS.workersMax),
     )
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
     .option(

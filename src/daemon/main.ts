@@ -13,7 +13,7 @@ import { EventLog } from './event-log.ts';
 import type { Services } from './job-context.ts';
 import { Jobs } from './jobs.ts';
 import { makeHandlers } from './methods.ts';
-import { EXIT, VERSION, type DaemonFile } from './protocol.ts';
+import { EXIT, LIMITS, VERSION, type DaemonFile } from './protocol.ts';
 import { ServedModels } from './served-models.ts';
 import { Server } from './server.ts';
 import { StoreClient } from './store-client.ts';
@@ -21,7 +21,6 @@ import { WorkerThread } from './worker-thread.ts';
 
 /** Share of the machine's memory that models may take. */
 const MEMORY_SHARE = 0.85;
-export const WORKERS_MAX = 64;
 
 export interface DaemonOptions {
   readonly dataDir: string;
@@ -54,9 +53,12 @@ async function run(options: DaemonOptions): Promise<number> {
   const startedAt = performance.now();
   const { dataDir, host } = options;
   const urlHost = isIPv6(host) ? `[${host}]` : host;
-  const workers = options.workers ?? Math.min(WORKERS_MAX, os.availableParallelism());
-  if (!Number.isInteger(workers) || workers < 1 || workers > WORKERS_MAX) {
-    throw new GptdError('invalid_spec', `--workers is ${workers}: it must be an integer between 1 and ${WORKERS_MAX}.`);
+  const workers = options.workers ?? Math.min(LIMITS.workersMax, os.availableParallelism());
+  if (!Number.isInteger(workers) || workers < 1 || workers > LIMITS.workersMax) {
+    throw new GptdError(
+      'invalid_spec',
+      `--workers is ${workers}: it must be an integer between 1 and ${LIMITS.workersMax}.`,
+    );
   }
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   checkAccess(options);

@@ -29,6 +29,8 @@ export const LIMITS = {
   dataFilesMax: 1024,
   listMax: 1000,
   queueLengthDefault: 100,
+  /** Worker threads of one daemon; by default one a core. */
+  workersMax: 64,
 } as const;
 
 /** Exit codes of the CLI and of the daemon. */

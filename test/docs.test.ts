@@ -1,0 +1,48 @@
+// What the README promises exists: its commands, their flags, its scripts and the files that it names.
+
+import { existsSync, readFileSync } from 'node:fs';
+import { describe, expect, test } from 'vitest';
+import { runCli } from './cli/run-cli.ts';
+
+const read = (file: string): string => readFileSync(new URL(`../${file}`, import.meta.url), 'utf8');
+const readme = read('README.md');
+
+/** Lines of the README's console blocks that call gptd: [command, flags]. */
+const calls = [...readme.matchAll(/^\$ gptd (\w+)(.*)$/gm)].map(([, command, rest]) => ({
+  command,
+  flags: [...rest.matchAll(/--[a-z][a-z0-9-]*/g)].map(([flag]) => flag),
+}));
+
+describe('README', () => {
+  test('shows commands', () => {
+    expect(calls.length).toBeGreaterThan(5);
+  });
+
+  test.each(calls)('gptd $command $flags', async ({ command, flags }) => {
+    const { exitCode, stdout } = await runCli([command, '--help']);
+    expect(exitCode).toBe(0);
+    for (const flag of flags) expect(stdout, flag).toContain(flag);
+  });
+
+  test('names every command of the program', async () => {
+    const { stdout } = await runCli(['--help']);
+    const commands = [...stdout.matchAll(/^ {2}([a-z]+)(?: |\|)/gm)]
+      .map(([, name]) => name)
+      .filter((name) => name !== 'help');
+    expect(commands.length).toBeGreaterThan(12);
+    for (const name of commands) expect(readme, name).toContain(`\`${name}\``);
+  });
+
+  test('names npm scripts that exist', () => {
+    const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
+    const named = [...readme.matchAll(/npm run ([a-z:]+)/g)].map(([, name]) => name);
+    expect(named.length).toBeGreaterThan(2);
+    for (const name of named) expect(Object.keys(scripts)).toContain(name);
+  });
+});
+
+test.each(['README.md', 'ARCHITECTURE.md'])('files that %s names exist', (file) => {
+  const named = [...read(file).matchAll(/`((?:src|docs|bench|test|scripts)\/[\w./-]*)`/g)].map(([, path]) => path);
+  expect(named.length).toBeGreaterThan(0);
+  for (const path of named) expect(existsSync(new URL(`../${path}`, import.meta.url)), path).toBe(true);
+});
