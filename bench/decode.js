@@ -2,14 +2,34 @@
 
 import { median } from './daemon.js';
 
-export const DECODING = { name: '124m-serve', preset: 'GPT_CONFIG_124M', tokens: 1000, early: [16, 116], late: [850, 950], flags: [] };
+export const DECODING = {
+  name: '124m-serve',
+  preset: 'GPT_CONFIG_124M',
+  tokens: 1000,
+  early: [16, 116],
+  late: [850, 950],
+  flags: [],
+};
 export const TINY_DECODING = {
   name: 'tiny-serve',
   preset: 'GPT_CONFIG_124M',
   tokens: 60,
   early: [4, 24],
   late: [30, 50],
-  flags: ['--emb-dim', '32', '--n-heads', '2', '--n-layers', '2', '--vocab-size', '300', '--context-length', '64', '--tokenizer', 'byte'],
+  flags: [
+    '--emb-dim',
+    '32',
+    '--n-heads',
+    '2',
+    '--n-layers',
+    '2',
+    '--vocab-size',
+    '300',
+    '--context-length',
+    '64',
+    '--tokenizer',
+    'byte',
+  ],
 };
 
 /** Tokens a second between two positions, the median of `turns`. */

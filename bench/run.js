@@ -20,7 +20,9 @@ const fixed = (value, digits = 1) => value.toFixed(digits);
 
 const machine = async () => {
   const peaks = [await matmulPeak(1), await matmulPeak(2)];
-  console.log(`machine: f32 matmul ${fixed(peaks[0], 0)} GFLOPS on 1 thread, ${fixed(peaks[1], 0)} on 2; reads ${fixed(readBandwidth())} GB/s on 1 thread`);
+  console.log(
+    `machine: f32 matmul ${fixed(peaks[0], 0)} GFLOPS on 1 thread, ${fixed(peaks[1], 0)} on 2; reads ${fixed(readBandwidth())} GB/s on 1 thread`,
+  );
 };
 
 await machine();
@@ -29,14 +31,17 @@ try {
   if (values.only !== 'decode') {
     for (const work of values.tiny ? TINY_TRAINING : TRAINING) {
       const { name, seconds, tokensPerSecond, torch, ratio } = await benchTraining(daemon, work, turns);
-      const peer = torch === null ? 'PyTorch is not installed' : `PyTorch ${fixed(torch, 3)} s, ${fixed(ratio, 2)} times as long`;
+      const peer =
+        torch === null ? 'PyTorch is not installed' : `PyTorch ${fixed(torch, 3)} s, ${fixed(ratio, 2)} times as long`;
       console.log(`train ${name}: ${fixed(seconds, 3)} s a step, ${fixed(tokensPerSecond, 0)} tokens/s; ${peer}`);
     }
     console.log(`peak resident memory of the daemon: ${fixed(daemon.peakBytes() / 1e9, 2)} GB`);
   }
   if (values.only !== 'train') {
     const { name, early, late } = await benchDecoding(daemon, values.tiny ? TINY_DECODING : DECODING, turns);
-    console.log(`decode ${name}: ${fixed(early)} tokens/s early in the context, ${fixed(late)} late, ${fixed((100 * late) / early, 0)} %`);
+    console.log(
+      `decode ${name}: ${fixed(early)} tokens/s early in the context, ${fixed(late)} late, ${fixed((100 * late) / early, 0)} %`,
+    );
   }
 } finally {
   await daemon.stop();

@@ -13,7 +13,17 @@ const PEER = fileURLToPath(new URL('peer_torch.py', import.meta.url));
 export const TRAINING = [
   { name: 'char', vocab: 65, context: 256, width: 384, heads: 6, layers: 6, batch: 8, steps: 8 },
   { name: 'small', vocab: 50257, context: 128, width: 256, heads: 4, layers: 4, batch: 8, steps: 8 },
-  { name: '124m', vocab: 50257, context: 256, width: 768, heads: 12, layers: 12, batch: 4, steps: 4, modelContext: 1024 },
+  {
+    name: '124m',
+    vocab: 50257,
+    context: 256,
+    width: 768,
+    heads: 12,
+    layers: 12,
+    batch: 4,
+    steps: 4,
+    modelContext: 1024,
+  },
 ];
 export const TINY_TRAINING = [
   { name: 'tiny', vocab: 65, context: 32, width: 32, heads: 2, layers: 2, batch: 4, steps: 4 },
@@ -37,16 +47,48 @@ function torchSeconds({ vocab, context, width, heads, layers, batch, steps }) {
 export async function benchTraining(daemon, work, turns) {
   const { name, vocab, context, width, heads, layers, batch, steps } = work;
   const data = path.join(daemon.folder, `${name}.bin`);
-  const tokens = Uint16Array.from({ length: steps * batch * (context + 1) }, (_, i) => (i * 7919 + (i >> 5) * 104729) % vocab);
+  const tokens = Uint16Array.from(
+    { length: steps * batch * (context + 1) },
+    (_, i) => (i * 7919 + (i >> 5) * 104729) % vocab,
+  );
   writeFileSync(data, tokens);
-  const shape = { 'vocab-size': vocab, 'context-length': work.modelContext ?? context, 'emb-dim': width, 'n-heads': heads };
-  const flags = Object.entries({ ...shape, 'n-layers': layers, 'drop-rate': 0 }).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
+  const shape = {
+    'vocab-size': vocab,
+    'context-length': work.modelContext ?? context,
+    'emb-dim': width,
+    'n-heads': heads,
+  };
+  const flags = Object.entries({ ...shape, 'n-layers': layers, 'drop-rate': 0 }).flatMap(([flag, value]) => [
+    `--${flag}`,
+    String(value),
+  ]);
   await daemon.cli('create', name, ...flags, '--tokenizer', 'char');
   const [ours, theirs] = [[], []];
   for (let turn = 0; turn < turns; turn++) {
     const events = await daemon.events(
-      ...['train', name, '--data', data, '--tokenizer', 'none', '--val-split', '0', '--no-shuffle', '--stride', String(context + 1)],
-      ...['--batch-size', String(batch), '--context-length', String(context), '--steps', String(steps), '--checkpoint-every', '0'],
+      ...[
+        'train',
+        name,
+        '--data',
+        data,
+        '--tokenizer',
+        'none',
+        '--val-split',
+        '0',
+        '--no-shuffle',
+        '--stride',
+        String(context + 1),
+      ],
+      ...[
+        '--batch-size',
+        String(batch),
+        '--context-length',
+        String(context),
+        '--steps',
+        String(steps),
+        '--checkpoint-every',
+        '0',
+      ],
     );
     const times = events.filter(({ type }) => type === 'step').map(({ at }) => at);
     ours.push(...times.slice(1).map((at, i) => (at - times[i]) / 1000));
@@ -54,5 +96,11 @@ export async function benchTraining(daemon, work, turns) {
   }
   const seconds = median(ours);
   const torch = theirs.length > 0 ? median(theirs) : null;
-  return { name, seconds, tokensPerSecond: (batch * context) / seconds, torch, ratio: torch === null ? null : torch / seconds };
+  return {
+    name,
+    seconds,
+    tokensPerSecond: (batch * context) / seconds,
+    torch,
+    ratio: torch === null ? null : torch / seconds,
+  };
 }
