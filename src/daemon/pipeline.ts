@@ -5,7 +5,7 @@
 import type { AdamwStep } from '../model/adamw.ts';
 import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
-import { tensorTable, type TensorSpec } from '../model/tensors.ts';
+import { ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import type { MicroBatch, StageCalls, TensorChunk, TensorPart, TrainSetup } from '../workers/messages.ts';
 import { CHUNK_BYTES_MAX } from '../workers/messages.ts';
 import { FLIGHTS_PER_STAGE } from './memory.ts';
@@ -218,13 +218,7 @@ export class Pipeline {
   }
 
   async #read(spec: TensorSpec, part: TensorPart, start: number): Promise<TensorChunk> {
-    const owner = this.#stages.find(({ plan }) =>
-      spec.place === 'embedding'
-        ? plan.embeds
-        : spec.place === 'head'
-          ? plan.head
-          : spec.block >= plan.firstBlock && spec.block < plan.endBlock,
-    )!;
+    const owner = this.#stages.find(({ plan }) => ownsTensor(plan, spec))!;
     const count = Math.min(CHUNK_SIZE, spec.size - start);
     const { data } = await owner.thread.call('trainRead', {
       lease: this.#lease,

@@ -3,7 +3,7 @@
 
 import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
-import { tensorTable } from '../model/tensors.ts';
+import { ownsTensor, tensorTable } from '../model/tensors.ts';
 import type { PlanStage } from './protocol.ts';
 
 /** Multiply-adds of one row: 12 D^2 in a block's four matrices, V D in the head. */
@@ -26,12 +26,9 @@ export function planStages(config: GptConfig, workers: number): PlanStage[] {
     const head = worker === stageCount - 1;
     // A tied wte has one owner: the stage with the head, which therefore embeds too.
     const embeds = config.tie_weights ? head : worker === 0;
-    const params = table
-      .filter(({ place, block }) =>
-        place === 'embedding' ? embeds : place === 'head' ? head : block >= firstBlock && block < endBlock,
-      )
-      .reduce((sum, { size }) => sum + size, 0);
-    return { worker, firstBlock, endBlock, embeds, head, params };
+    const range = { firstBlock, endBlock, embeds, head };
+    const params = table.reduce((sum, tensor) => sum + (ownsTensor(range, tensor) ? tensor.size : 0), 0);
+    return { worker, ...range, params };
   });
 }
 

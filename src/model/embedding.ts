@@ -13,7 +13,7 @@ interface EmbeddingTables {
 }
 
 /** ids (B*T) -> x (B*T, D): wte[id] + wpe[position], new. */
-export function embed(ids: Uint32Array, { wte, wpe, D }: EmbeddingTables, { T }: BatchShape): Float32Array {
+export function embed(ids: Uint32Array, { wte, wpe, D }: EmbeddingTables, { T }: Pick<BatchShape, 'T'>): Float32Array {
   const x = new Float32Array(ids.length * D);
   for (let row = 0; row < ids.length; row++) {
     addRow(x, row * D, { from: wte, at: ids[row] * D, D });

@@ -94,3 +94,13 @@ export function tensorTable(config: GptConfig): TensorSpec[] {
       : [spec('lm_head.weight', [V, D], { type: 'linearWeight', fanIn: D, residual: false }, { place: 'head' })]),
   ];
 }
+
+/** Whether a stage that holds blocks [firstBlock, endBlock), and perhaps the embeddings or the head, holds the tensor. */
+export function ownsTensor(
+  stage: { readonly firstBlock: number; readonly endBlock: number; readonly embeds: boolean; readonly head: boolean },
+  { place, block }: TensorSpec,
+): boolean {
+  if (place === 'embedding') return stage.embeds;
+  if (place === 'head') return stage.head;
+  return block >= stage.firstBlock && block < stage.endBlock;
+}

@@ -3,7 +3,9 @@
 // computed in a prompt equals the same token computed alone. Letters: M rows, D, H, W = D/H, P capacity as in the programs.
 
 import type { GptConfig } from '../model/config.ts';
+import { embed } from '../model/embedding.ts';
 import { assert, GptdError } from '../model/errors.ts';
+import { headTensorNames } from '../model/head.ts';
 import { PURPOSE, uniform } from '../model/philox.ts';
 import { sample } from '../model/sampling.ts';
 import {
@@ -104,8 +106,7 @@ export class ServeStage {
       this.#embeddings = { wte: tables.get('wte.weight')!, wpe: tables.get('wpe.weight')! };
     }
     if (stage.head) {
-      const names = ['ln_f.weight', 'ln_f.bias', config.tie_weights ? 'wte.weight' : 'lm_head.weight'];
-      this.#logits = await engine.compile(logitsProgram(config, load(names)), THREADS);
+      this.#logits = await engine.compile(logitsProgram(config, load(headTensorNames(config))), THREADS);
     }
   }
 
@@ -162,11 +163,7 @@ export class ServeStage {
     const { emb_dim: D } = this.#config;
     assert(this.#embeddings !== null, 'this stage does not embed');
     const { wte, wpe } = this.#embeddings;
-    const x = new Float32Array(ids.length * D);
-    for (const [row, id] of ids.entries()) {
-      for (let i = 0; i < D; i++) x[row * D + i] = wte[id * D + i] + wpe[(position + row) * D + i];
-    }
-    return x;
+    return embed(Uint32Array.from(ids), { wte, wpe: wpe.subarray(position * D), D }, { T: ids.length });
   }
 
   /** The sequence with room for `length` positions. */

@@ -16,7 +16,7 @@ import { assert } from '../model/errors.ts';
 import type { Graph } from '../model/graph.ts';
 import { headLossProgram, headTensorNames, headTrainProgram } from '../model/head.ts';
 import { dropoutMask, PURPOSE, type Purpose } from '../model/philox.ts';
-import { blockTensors, tensorTable, type TensorSpec } from '../model/tensors.ts';
+import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
 import type { MicroBatch, TensorPart, TrainSetup } from './messages.ts';
 
@@ -71,19 +71,11 @@ export class TrainStage {
     this.#batch = { B: setup.microBatchSize, T: setup.contextLength };
     this.#tokens = setup.wideTokens ? new Uint32Array(setup.tokens) : new Uint16Array(setup.tokens);
     for (const spec of tensorTable(setup.config)) {
-      if (!this.#owns(spec)) continue;
+      if (!ownsTensor(setup.stage, spec)) continue;
       const moment = (part: 'm' | 'v'): Float32Array =>
         setup.optimizerState ? load(spec, part) : new Float32Array(spec.size);
       this.#parameters.set(spec.name, { spec, w: load(spec, 'w'), m: moment('m'), v: moment('v'), g: null });
     }
-  }
-
-  /** A tied wte belongs to the head's stage, which then embeds too. */
-  #owns({ place, block }: TensorSpec): boolean {
-    const { stage } = this.#setup;
-    if (place === 'embedding') return stage.embeds;
-    if (place === 'head') return stage.head;
-    return block >= stage.firstBlock && block < stage.endBlock;
   }
 
   #program(name: string, graph: () => Graph, options: CompileOptions = {}): Promise<Program> {

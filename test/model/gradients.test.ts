@@ -113,7 +113,7 @@ test('embedBackward adds each row at its id and its position', () => {
   const [V, T] = [7, 3];
   const ids = Uint32Array.of(1, 5, 1, 0, 5, 5);
   const [wte, wpe] = [noise(V * D, 1), noise(T * D, 2)];
-  const x = embed(ids, { wte, wpe, D }, { B: 2, T });
+  const x = embed(ids, { wte, wpe, D }, { T });
   expect(x[4 * D + 1]).toBe(Math.fround(wte[5 * D + 1] + wpe[D + 1]));
   const dx = Float32Array.from({ length: ids.length * D }, (_, i) => Math.floor(i / D) + 1);
   const [dwte, dwpe] = [new Float32Array(V * D), new Float32Array(T * D)];
