@@ -18,8 +18,14 @@ export interface RunningCli {
   readonly ended: Promise<CliRun>;
 }
 
-export function startCli(args: readonly string[], env: Readonly<Record<string, string>> = {}): RunningCli {
-  const child = spawn(process.execPath, [MAIN_FILE, ...args], {
+/** `under` is a command that runs the command: `['strace', '-f']`. */
+export function startCli(
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+  { under = [] }: { readonly under?: readonly string[] } = {},
+): RunningCli {
+  const [file, ...rest] = [...under, process.execPath, MAIN_FILE, ...args];
+  const child = spawn(file, rest, {
     env: { PATH: process.env['PATH'], HOME: '/nonexistent', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   });

@@ -26,6 +26,9 @@ export interface Daemon {
 export interface StartOptions {
   readonly workers?: number;
   readonly flags?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+  /** A command that the daemon runs under, such as `['prlimit', '--nofile=64']`. */
+  readonly under?: readonly string[];
 }
 
 /**
@@ -44,8 +47,8 @@ export class DataHome {
   }
 
   /** Resolves when the daemon has said that it is ready. */
-  async start({ workers = 1, flags = [] }: StartOptions = {}): Promise<Daemon> {
-    const process = this.run(['start', '--port', '0', '--workers', String(workers), ...flags]);
+  async start({ workers = 1, flags = [], ...how }: StartOptions = {}): Promise<Daemon> {
+    const process = this.run(['start', '--port', '0', '--workers', String(workers), ...flags], how);
     await process.said('is ready at');
     const { url, pid } = JSON.parse(this.read('daemon.json')) as DaemonFile;
     this.#daemon = { url, pid, token: this.read('token').trim(), process };
@@ -68,8 +71,8 @@ export class DataHome {
   }
 
   /** Starts a command in this data directory. */
-  run(args: readonly string[]): RunningCli {
-    const running = startCli([...args, '--data-dir', this.dir]);
+  run(args: readonly string[], { env, under }: Pick<StartOptions, 'env' | 'under'> = {}): RunningCli {
+    const running = startCli([...args, '--data-dir', this.dir], env, under === undefined ? {} : { under });
     this.#commands.add(running);
     void running.ended.then(() => this.#commands.delete(running));
     return running;
@@ -106,6 +109,8 @@ export class DataHome {
 
   async close(): Promise<void> {
     const running = [...this.#commands];
+    // A daemon that runs under another command does not die with it.
+    if (this.#daemon !== undefined && this.#commands.has(this.#daemon.process)) killIfThere(this.#daemon.pid);
     for (const { child } of running) child.kill('SIGKILL');
     await Promise.all(running.map(({ ended }) => ended));
     rmSync(this.dir, { recursive: true, force: true, maxRetries: 5 });
@@ -123,6 +128,14 @@ export async function startedHome(options: StartOptions = {}): Promise<DataHome>
     throw error;
   }
   return home;
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
 }
 
 function succeeded(run: CliRun, args: readonly string[]): CliRun {
