@@ -1,11 +1,33 @@
-// The whole wire contract in one file: JSON-RPC methods, job specs, job events, errors and limits. The server, the CLI and
-// any other client agree on this and nothing else. Unknown keys are refused. It is not about threads: see workers/messages.ts.
+// The whole wire contract: JSON-RPC methods, job specs, job events, errors and limits. The server, the CLI and any other
+// client agree on this and nothing else; what is about training is in training-protocol.ts and handed on from here. Unknown
+// keys are refused. It is not about threads: see workers/messages.ts.
 
 import { z } from 'zod';
 import { CONFIG_MAX, PRESET_NAMES, type GptConfig, type PresetName } from '../model/config.ts';
 import { ERROR_CODES, type ErrorData } from '../model/errors.ts';
+import {
+  digest,
+  integer,
+  LIMITS,
+  modelName,
+  modelReference,
+  probability,
+  seed,
+  TOKENIZERS,
+  type TokenizerName,
+} from './spec-fields.ts';
+import { trainSpec } from './training-protocol.ts';
 
 export { ERROR_CODES, errorData, GptdError, type ErrorCode, type ErrorData } from '../model/errors.ts';
+export {
+  DATA_FORMATS,
+  LIMITS,
+  MODEL_NAME_PATTERN,
+  TOKENIZERS,
+  type DataFormat,
+  type TokenizerName,
+} from './spec-fields.ts';
+export { trainSpec, type TrainResult } from './training-protocol.ts';
 export { CONFIG_MAX, DEFAULT_PRESET, PRESET_NAMES, PRESETS, resolveConfig, type GptConfig } from '../model/config.ts';
 
 export const VERSION = '0.1.0';
@@ -15,23 +37,6 @@ export const BEARER_SUBPROTOCOL_PREFIX = 'bearer.';
 export const DEFAULT_HOST = '127.0.0.1';
 export const DEFAULT_PORT = 7433;
 export const WEBSOCKET_PATH = '/v1/ws';
-
-/** Every bound of the protocol, in one place. Bytes, counts and characters as named. */
-export const LIMITS = {
-  /** One JSON-RPC text frame. */
-  messageBytesMax: 1 << 20,
-  /** One blob (a weights or text file). */
-  blobBytesMax: 64 * 2 ** 30,
-  promptCharactersMax: 1 << 19,
-  maxTokensMax: 1 << 20,
-  stepsMax: 1e9,
-  batchSizeMax: 65536,
-  dataFilesMax: 1024,
-  listMax: 1000,
-  queueLengthDefault: 100,
-  /** Worker threads of one daemon; by default one a core. */
-  workersMax: 64,
-} as const;
 
 /** Exit codes of the CLI and of the daemon. */
 export const EXIT = {
@@ -44,30 +49,7 @@ export const EXIT = {
   cancelled: 130,
 } as const;
 
-// ---- Names and digests -----------------------------------------------------------------------------------------------
-
-export const MODEL_NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
-const modelName = z
-  .string()
-  .regex(
-    MODEL_NAME_PATTERN,
-    'a model name is 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first',
-  );
-/** NAME, NAME@STEP or NAME@best. */
-const modelReference = z
-  .string()
-  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@(best|\d{1,12}))?$/, 'a model is named NAME, NAME@STEP or NAME@best');
-/** `sha256:<64 hex digits>`; the prefix may be left out on input. */
-const digest = z
-  .string()
-  .regex(/^(sha256:)?[0-9a-f]{64}$/, 'a digest is sha256: and 64 hexadecimal digits')
-  .transform((text) => text.replace(/^sha256:/, ''));
-
 // ---- Job specs -------------------------------------------------------------------------------------------------------
-
-const integer = (min: number, max: number): z.ZodNumber => z.number().int().min(min).max(max);
-const probability = z.number().min(0).max(1);
-const seed = integer(0, 2 ** 53 - 1).default(123);
 
 const configField = (name: keyof typeof CONFIG_MAX): z.ZodOptional<z.ZodNumber> =>
   integer(1, CONFIG_MAX[name]).optional();
@@ -86,18 +68,6 @@ const config = z.union([
   }),
 ]);
 
-export const TOKENIZERS = ['gpt2', 'byte', 'char'] as const;
-export type TokenizerName = (typeof TOKENIZERS)[number];
-
-/** How the bytes of a data file are read; by default `tokens` (uint16) under `tokenizer: none`, else `text`. */
-export const DATA_FORMATS = ['text', 'jsonl', 'tokens'] as const;
-export type DataFormat = (typeof DATA_FORMATS)[number];
-
-const dataFile = z.union([
-  digest.transform((hash): { digest: string; format?: DataFormat | undefined } => ({ digest: hash })),
-  z.strictObject({ digest, format: z.enum(DATA_FORMATS).optional() }),
-]);
-
 export const paramsSpec = z.strictObject({ config: config.default('GPT_CONFIG_124M') });
 
 export const createSpec = z.strictObject({
@@ -106,44 +76,6 @@ export const createSpec = z.strictObject({
   seed,
   init: z.enum(['torch', 'gpt2']).default('torch'),
   tokenizer: z.enum(TOKENIZERS).optional(),
-});
-
-export const trainSpec = z.strictObject({
-  model: modelName,
-  data: z.array(dataFile).min(1).max(LIMITS.dataFilesMax),
-  tokenizer: z.enum([...TOKENIZERS, 'none']).optional(),
-  steps: integer(1, LIMITS.stepsMax).optional(),
-  epochs: integer(1, 1e6).optional(),
-  batchSize: integer(1, LIMITS.batchSizeMax).default(4),
-  /** Sequences per micro-batch; divides batchSize. It shapes the sums, so it belongs to the spec and not to the layout. */
-  microBatchSize: integer(1, LIMITS.batchSizeMax).optional(),
-  contextLength: integer(1, CONFIG_MAX.context_length).optional(),
-  stride: integer(1, 2 ** 31).optional(),
-  shuffle: z.boolean().default(true),
-  /** The flag's own spelling: true is the same as `shuffle: false`. */
-  noShuffle: z.boolean().optional(),
-  valSplit: z.number().min(0).lt(1).default(0.1),
-  seed,
-  lr: z.number().min(0).max(1e3).default(4e-4),
-  minLr: z.number().min(0).max(1e3).default(0),
-  warmupSteps: integer(0, LIMITS.stepsMax).default(0),
-  schedule: z.enum(['constant', 'cosine', 'linear']).default('constant'),
-  beta1: z.number().min(0).lt(1).default(0.9),
-  beta2: z.number().min(0).lt(1).default(0.999),
-  eps: z.number().gt(0).max(1).default(1e-8),
-  weightDecay: z.number().min(0).max(100).default(0.1),
-  decay: z.enum(['matrices', 'all']).default('matrices'),
-  /** Largest global gradient norm; 0 turns clipping off. */
-  gradClip: z.number().min(0).max(1e9).default(1),
-  /** Steps between evaluations; 0 evaluates at the end only. */
-  evalEvery: integer(0, LIMITS.stepsMax).default(0),
-  evalBatches: integer(1, 1e6).default(5),
-  /** Steps between checkpoints; 0 writes one at the end only. Left out, one is written a minute. */
-  checkpointEvery: integer(0, LIMITS.stepsMax).optional(),
-  /** Checkpoints of this job that are kept; older ones are deleted as new ones land. */
-  keepLast: integer(1, 10000).default(2),
-  /** Continue with the optimizer's state of the newest checkpoint. */
-  resume: z.boolean().default(false),
 });
 
 export const generateSpec = z.strictObject({
@@ -325,15 +257,6 @@ export interface GenerateResult {
     readonly firstTokenMs: number;
     readonly tokensPerSecond: number;
   };
-}
-
-export interface TrainResult {
-  readonly model: string;
-  readonly step: number;
-  readonly digest: string;
-  readonly loss: number;
-  readonly valLoss: number | null;
-  readonly tokens: number;
 }
 
 /** Of `create` and `import`. */

@@ -1,0 +1,54 @@
+// What the specs of several job kinds are made of: names, digests, numbers within bounds, data files. The limits are here
+// because the bounds are; protocol.ts hands both on to whoever speaks the protocol.
+
+import { z } from 'zod';
+
+/** Every bound of the protocol, in one place. Bytes, counts and characters as named. */
+export const LIMITS = {
+  /** One JSON-RPC text frame. */
+  messageBytesMax: 1 << 20,
+  /** One blob (a weights or text file). */
+  blobBytesMax: 64 * 2 ** 30,
+  promptCharactersMax: 1 << 19,
+  maxTokensMax: 1 << 20,
+  stepsMax: 1e9,
+  batchSizeMax: 65536,
+  dataFilesMax: 1024,
+  listMax: 1000,
+  queueLengthDefault: 100,
+  /** Worker threads of one daemon; by default one a core. */
+  workersMax: 64,
+} as const;
+
+export const MODEL_NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+export const modelName = z
+  .string()
+  .regex(
+    MODEL_NAME_PATTERN,
+    'a model name is 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first',
+  );
+/** NAME, NAME@STEP or NAME@best. */
+export const modelReference = z
+  .string()
+  .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@(best|\d{1,12}))?$/, 'a model is named NAME, NAME@STEP or NAME@best');
+/** `sha256:<64 hex digits>`; the prefix may be left out on input. */
+export const digest = z
+  .string()
+  .regex(/^(sha256:)?[0-9a-f]{64}$/, 'a digest is sha256: and 64 hexadecimal digits')
+  .transform((text) => text.replace(/^sha256:/, ''));
+
+export const integer = (min: number, max: number): z.ZodNumber => z.number().int().min(min).max(max);
+export const probability = z.number().min(0).max(1);
+export const seed = integer(0, 2 ** 53 - 1).default(123);
+
+export const TOKENIZERS = ['gpt2', 'byte', 'char'] as const;
+export type TokenizerName = (typeof TOKENIZERS)[number];
+
+/** How the bytes of a data file are read; by default `tokens` (uint16) under `tokenizer: none`, else `text`. */
+export const DATA_FORMATS = ['text', 'jsonl', 'tokens'] as const;
+export type DataFormat = (typeof DATA_FORMATS)[number];
+
+export const dataFile = z.union([
+  digest.transform((hash): { digest: string; format?: DataFormat | undefined } => ({ digest: hash })),
+  z.strictObject({ digest, format: z.enum(DATA_FORMATS).optional() }),
+]);

@@ -1,0 +1,53 @@
+// The part of the wire contract that is about training: the spec of a training job and what it results in. Clients import
+// it from protocol.ts like everything else.
+
+import { z } from 'zod';
+import { CONFIG_MAX } from '../model/config.ts';
+import { dataFile, integer, LIMITS, modelName, seed, TOKENIZERS } from './spec-fields.ts';
+
+export const trainSpec = z.strictObject({
+  model: modelName,
+  data: z.array(dataFile).min(1).max(LIMITS.dataFilesMax),
+  tokenizer: z.enum([...TOKENIZERS, 'none']).optional(),
+  steps: integer(1, LIMITS.stepsMax).optional(),
+  epochs: integer(1, 1e6).optional(),
+  batchSize: integer(1, LIMITS.batchSizeMax).default(4),
+  /** Sequences per micro-batch; divides batchSize. It shapes the sums, so it belongs to the spec and not to the layout. */
+  microBatchSize: integer(1, LIMITS.batchSizeMax).optional(),
+  contextLength: integer(1, CONFIG_MAX.context_length).optional(),
+  stride: integer(1, 2 ** 31).optional(),
+  shuffle: z.boolean().default(true),
+  /** The flag's own spelling: true is the same as `shuffle: false`. */
+  noShuffle: z.boolean().optional(),
+  valSplit: z.number().min(0).lt(1).default(0.1),
+  seed,
+  lr: z.number().min(0).max(1e3).default(4e-4),
+  minLr: z.number().min(0).max(1e3).default(0),
+  warmupSteps: integer(0, LIMITS.stepsMax).default(0),
+  schedule: z.enum(['constant', 'cosine', 'linear']).default('constant'),
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.999),
+  eps: z.number().gt(0).max(1).default(1e-8),
+  weightDecay: z.number().min(0).max(100).default(0.1),
+  decay: z.enum(['matrices', 'all']).default('matrices'),
+  /** Largest global gradient norm; 0 turns clipping off. */
+  gradClip: z.number().min(0).max(1e9).default(1),
+  /** Steps between evaluations; 0 evaluates at the end only. */
+  evalEvery: integer(0, LIMITS.stepsMax).default(0),
+  evalBatches: integer(1, 1e6).default(5),
+  /** Steps between checkpoints; 0 writes one at the end only. Left out, one is written a minute. */
+  checkpointEvery: integer(0, LIMITS.stepsMax).optional(),
+  /** Checkpoints of this job that are kept; older ones are deleted as new ones land. */
+  keepLast: integer(1, 10000).default(2),
+  /** Continue with the optimizer's state of the newest checkpoint. */
+  resume: z.boolean().default(false),
+});
+
+export interface TrainResult {
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
+  readonly loss: number;
+  readonly valLoss: number | null;
+  readonly tokens: number;
+}
