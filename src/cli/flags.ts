@@ -2,7 +2,7 @@
 // what a schema refuses is told with the flag's name, because that is what the user typed.
 
 import { InvalidArgumentError, type Command } from 'commander';
-import { type describeIssue, JOB_SPECS, type JobKind, METHODS, type MethodName } from '../daemon/protocol.ts';
+import { type describeIssue, JOB_SPECS, type JobKind, LIMITS, METHODS, type MethodName } from '../daemon/protocol.ts';
 import { usageError } from './exit-codes.ts';
 
 type SchemaError = Parameters<typeof describeIssue>[0];
@@ -19,6 +19,7 @@ export interface ConnectionFlags {
 /** Flags of every command that submits a job. */
 export interface SubmitFlags extends ConnectionFlags {
   readonly detach?: boolean;
+  readonly priority?: number;
 }
 
 export function addConnectionFlags(command: Command): Command {
@@ -29,9 +30,23 @@ export function addConnectionFlags(command: Command): Command {
     .option('--data-dir <dir>', 'data directory (default: $GPTD_HOME, else ~/.gptd)');
 }
 
+/** For commands that submit a job. */
+export function addSubmitFlags(command: Command): Command {
+  const { priorityMax } = LIMITS;
+  return addConnectionFlags(
+    command
+      .option(
+        '--priority <number>',
+        `place in the queue, -${priorityMax} to ${priorityMax}: larger is sooner (default: 0)`,
+        integerBetween(-priorityMax, priorityMax),
+      )
+      .option('--detach', 'print the job id and leave'),
+  );
+}
+
 /** The flags of `flags` that belong to the job's spec. */
 export function specFields<F extends SubmitFlags>(flags: F): Omit<F, keyof SubmitFlags> {
-  return without(flags, ['json', 'url', 'token', 'dataDir', 'detach']);
+  return without(flags, ['json', 'url', 'token', 'dataDir', 'detach', 'priority']);
 }
 
 /** A copy of `record` without `keys`. */

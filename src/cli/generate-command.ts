@@ -3,7 +3,7 @@
 import type { Command } from 'commander';
 import type { CliContext } from './context.ts';
 import { usageError } from './exit-codes.ts';
-import { addConnectionFlags, checkSpec, parseIds, parseNumber, specFields, type SubmitFlags } from './flags.ts';
+import { addSubmitFlags, checkSpec, parseIds, parseNumber, specFields, type SubmitFlags } from './flags.ts';
 import { submitJob } from './submit.ts';
 
 /** Flags of `generate`; those that are not named here have the name and type of their field in the spec. */
@@ -27,9 +27,8 @@ export function addGenerateCommand(program: Command, context: CliContext): void 
     .option('--min-p <fraction>', 'draw among tokens at least that likely, relative to the likeliest', parseNumber)
     .option('--repetition-penalty <number>', 'make tokens that occurred less likely (1: not)', parseNumber)
     .option('--seed <number>', 'seed of the draws (default: 123)', parseNumber)
-    .option('--stop <text...>', 'stop before any of these texts')
-    .option('--detach', 'print the job id and leave');
-  addConnectionFlags(command).action(async (model: string, flags: GenerateFlags) => {
+    .option('--stop <text...>', 'stop before any of these texts');
+  addSubmitFlags(command).action(async (model: string, flags: GenerateFlags) => {
     const spec = generateSpecOf(model, flags);
     context.exitCode = await submitJob({ kind: 'generate', flags, context, spec: () => Promise.resolve(spec) });
   });

@@ -7,6 +7,7 @@ import { addConfigFlags, configOf, withoutConfigFlags, type ConfigFlags } from '
 import { printJson, printText, type CliContext } from './context.ts';
 import {
   addConnectionFlags,
+  addSubmitFlags,
   checkParams,
   checkSpec,
   parseNumber,
@@ -71,9 +72,8 @@ function addCreate(program: Command, context: CliContext): void {
     .addOption(
       new Option('--init <scheme>', 'PyTorch or GPT-2 initial weights (default: torch)').choices(['torch', 'gpt2']),
     )
-    .addOption(tokenizerOption())
-    .option('--detach', 'print the job id and leave');
-  addConnectionFlags(command).action(async (model: string, flags: CreateFlags) => {
+    .addOption(tokenizerOption());
+  addSubmitFlags(command).action(async (model: string, flags: CreateFlags) => {
     const spec = createSpecOf(model, flags);
     context.exitCode = await submitJob({ kind: 'create', flags, context, spec: () => Promise.resolve(spec) });
   });
@@ -88,9 +88,8 @@ function addImport(program: Command, context: CliContext): void {
       'directory with model.safetensors and config.json, or a .safetensors file beside its config.json',
     )
     .description('make a model from GPT-2 weights in safetensors format')
-    .addOption(tokenizerOption())
-    .option('--detach', 'print the job id and leave');
-  addConnectionFlags(command).action(async (model: string, path: string, flags: ImportFlags) => {
+    .addOption(tokenizerOption());
+  addSubmitFlags(command).action(async (model: string, path: string, flags: ImportFlags) => {
     const files = await importFilesOf(path);
     const digests: Record<string, string> = {};
     for (const name of Object.keys(files)) digests[name] = DIGEST_TO_COME;

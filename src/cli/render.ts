@@ -61,7 +61,7 @@ const shortDigest = (digest: string): string => digest.replace(/^sha256:/, '').s
 export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = header.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column].length)));
   const isNumeric = header.map(
-    (_, column) => rows.length > 0 && rows.every((row) => /^(-|[\d.,]+( [KMG]B)?)$/.test(row[column])),
+    (_, column) => rows.length > 0 && rows.every((row) => /^(-|-?[\d.,]+( [KMG]B)?)$/.test(row[column])),
   );
   const line = (cells: readonly string[]): string =>
     cells
@@ -189,12 +189,13 @@ export function formatCheckpoints(checkpoints: readonly CheckpointRecord[]): str
 export function formatJobs(jobs: readonly JobRecord[]): string {
   if (jobs.length === 0) return 'There are no such jobs.';
   return formatTable(
-    ['JOB', 'KIND', 'MODEL', 'STATE', 'CREATED', 'TOOK'],
+    ['JOB', 'KIND', 'MODEL', 'STATE', 'PRIORITY', 'CREATED', 'TOOK'],
     jobs.map((job) => [
       job.jobId,
       job.kind,
       (job.spec as { model?: string } | null)?.model ?? '-',
       job.state,
+      String(job.priority),
       formatTime(job.createdAt),
       job.startedAt === null || job.endedAt === null ? '-' : formatDuration(job.endedAt - job.startedAt),
     ]),

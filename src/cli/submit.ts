@@ -47,7 +47,8 @@ export async function submitJob(submission: Submission): Promise<number> {
   const { kind, flags, context } = submission;
   return withSession({ flags, context }, async (opened) => {
     const spec = await submission.spec(opened);
-    const { jobId } = await opened.session.request('job.submit', { kind, spec: { ...spec }, key: randomUUID() });
+    const params = { kind, spec: { ...spec }, key: randomUUID(), priority: flags.priority };
+    const { jobId } = await opened.session.request('job.submit', params);
     if (flags.detach === true) {
       if (flags.json === true) printJson(context, { jobId });
       else printText(context, jobId);

@@ -4,7 +4,7 @@
 import { Option, type Command } from 'commander';
 import { TOKENIZERS } from '../daemon/protocol.ts';
 import type { CliContext } from './context.ts';
-import { addConnectionFlags, checkSpec, parseNumber, specFields, type SubmitFlags } from './flags.ts';
+import { addSubmitFlags, checkSpec, parseNumber, specFields, type SubmitFlags } from './flags.ts';
 import { submitJob, type SessionUse } from './submit.ts';
 import { checkSourceFile, dataFormatOf, DIGEST_TO_COME, uploadFile, type SourceFile } from './upload.ts';
 
@@ -38,11 +38,9 @@ export function addTrainCommand(program: Command, context: CliContext): void {
     .option('--val-split <fraction>', 'part of the data kept for validation (default: 0.1)', parseNumber)
     .option('--seed <number>', 'seed of data order and dropout (default: 123)', parseNumber);
   addOptimizerFlags(command);
-  addConnectionFlags(command.option('--detach', 'print the job id and leave')).action(
-    async (model: string, flags: TrainFlags) => {
-      context.exitCode = await train(model, { flags, context });
-    },
-  );
+  addSubmitFlags(command).action(async (model: string, flags: TrainFlags) => {
+    context.exitCode = await train(model, { flags, context });
+  });
 }
 
 function addOptimizerFlags(command: Command): void {

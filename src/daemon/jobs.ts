@@ -1,5 +1,6 @@
 // The job queue: from submission to exactly one terminal event. Jobs wait in lanes by kind, so a generation is not kept behind
-// a long training run; their states live in the store and change with their events, so a restart finds them as they were.
+// a long training run; within a lane the higher priority goes first, equals in order of submission. States live in the store and
+// change with their events, so a restart finds them as they were.
 
 import { randomUUID } from 'node:crypto';
 import { assert, errorData, GptdError } from '../model/errors.ts';
@@ -11,7 +12,6 @@ import { checkSubmission } from './job-checks.ts';
 import { modelOf } from './model-reference.ts';
 import {
   isTerminal,
-  LIMITS,
   type JobEventBody,
   type JobKind,
   type JobRecord,
@@ -42,8 +42,11 @@ interface Live {
   readonly jobId: string;
   readonly kind: JobKind;
   readonly spec: unknown;
+  readonly priority: number;
   /** Ran before, in this daemon or an earlier one. */
   ranBefore: boolean;
+  /** Ran when an earlier daemon ended: it is not kept waiting behind jobs that have not begun. */
+  readonly interrupted: boolean;
   state: 'queued' | 'running' | 'paused';
   readonly cancel: AbortController;
   halt: AbortController;
@@ -60,7 +63,7 @@ export class Jobs {
   readonly #services: Services;
   readonly #queueLimit: number;
   readonly #onFatal: (error: unknown) => void;
-  /** Jobs that have not ended, oldest first. */
+  /** Jobs that have not ended, in order of submission. */
   readonly #live = new Map<string, Live>();
   #closing = false;
 
@@ -72,10 +75,8 @@ export class Jobs {
 
   /** Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. */
   async recover(): Promise<void> {
-    const { store } = this.#services;
-    const { jobs: paused } = await store.call('listJobs', { state: 'paused', all: false, limit: LIMITS.listMax });
-    const { jobs: queued } = await store.call('recoverJobs', {});
-    for (const job of [...paused, ...queued].sort((a, b) => a.createdAt - b.createdAt)) this.#add(job);
+    const { jobs } = await this.#services.store.call('recoverJobs', {});
+    for (const job of jobs) this.#add(job);
   }
 
   start(): void {
@@ -87,16 +88,18 @@ export class Jobs {
     kind,
     spec,
     key,
+    priority,
   }: {
     kind: JobKind;
     spec: JobSpecs[JobKind];
     key?: string | undefined;
+    priority: number;
   }): Promise<JobRecord> {
     if (this.#closing)
       throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
     const known = key === undefined ? null : (await this.#services.store.call('findJob', { key })).job;
     if (known === null) await checkSubmission(this.#services, { kind, spec, pending: [...this.#live.values()] });
-    const submission = { jobId: randomUUID(), kind, spec, key, queueLimit: this.#queueLimit };
+    const submission = { jobId: randomUUID(), kind, spec, key, priority, queueLimit: this.#queueLimit };
     const { job, created, event } = await this.#services.store.call('submitJob', submission);
     if (created) {
       if (event !== null) this.#services.events.publish(event);
@@ -182,7 +185,9 @@ export class Jobs {
       jobId: job.jobId,
       kind: job.kind as JobKind,
       spec: job.spec,
+      priority: job.priority,
       ranBefore: job.startedAt !== null,
+      interrupted: job.state === 'running',
       state,
       cancel: new AbortController(),
       halt: new AbortController(),
@@ -196,7 +201,8 @@ export class Jobs {
     for (const { state, kind } of this.#live.values()) {
       if (state === 'running') taken.set(LANES[kind].lane, (taken.get(LANES[kind].lane) ?? 0) + 1);
     }
-    for (const live of this.#live.values()) {
+    // Sorting is stable: equals stay in order of submission.
+    for (const live of [...this.#live.values()].sort(byUrgency)) {
       const { lane, atOnce } = LANES[live.kind];
       const busy = taken.get(lane) ?? 0;
       if (live.state !== 'queued' || live.cancel.signal.aborted) continue;
@@ -207,14 +213,17 @@ export class Jobs {
     }
   }
 
-  /** Whether an earlier job is about to make the model that this one needs, or is not done with training it. */
+  /** Whether an earlier job is about to make the model that this one needs, or training it comes first. */
   #waitsForModel(job: Live): boolean {
     const name = modelOf(job.spec);
-    for (const earlier of this.#live.values()) {
-      if (earlier === job) return false;
-      const makes = earlier.kind === 'create' || earlier.kind === 'import';
-      const trains = earlier.kind === 'train' && job.kind === 'train';
-      if ((makes || trains) && modelOf(earlier.spec) === name) return true;
+    let submittedBefore = true;
+    for (const other of this.#live.values()) {
+      if (other === job) submittedBefore = false;
+      else if (modelOf(other.spec) === name) {
+        const makes = other.kind === 'create' || other.kind === 'import';
+        if (makes && submittedBefore) return true;
+        if (other.kind === 'train' && job.kind === 'train' && trainsFirst(other, job, submittedBefore)) return true;
+      }
     }
     return false;
   }
@@ -276,3 +285,14 @@ export class Jobs {
 }
 
 const recordOf = (job: StoredJob): JobRecord => job as JobRecord;
+
+/** Order of the queue, for a stable sort of jobs in order of submission. */
+const byUrgency = (a: Live, b: Live): number =>
+  Number(b.interrupted) - Number(a.interrupted) || b.priority - a.priority;
+
+/** Two trainings of one model: the one that has begun is finished first, as its steps follow those of its own checkpoints. */
+function trainsFirst(other: Live, job: Live, submittedBefore: boolean): boolean {
+  if (other.ranBefore !== job.ranBefore) return other.ranBefore;
+  const order = byUrgency(other, job);
+  return order === 0 ? submittedBefore : order < 0;
+}

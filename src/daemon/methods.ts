@@ -28,8 +28,8 @@ export function makeHandlers(
         queue: { ...jobs.counts(), limit: queueLimit },
         memory: { rssBytes: process.memoryUsage.rss(), budgetBytes: services.memoryBudgetBytes },
       }),
-    'job.submit': async ({ kind, spec, key }) => {
-      const { jobId, state } = await jobs.submit({ kind, spec: parseSpec(kind, spec), key });
+    'job.submit': async ({ kind, spec, key, priority }) => {
+      const { jobId, state } = await jobs.submit({ kind, spec: parseSpec(kind, spec), key, priority });
       return { jobId, state };
     },
     'job.get': ({ jobId }) => jobs.get(jobId),

@@ -131,6 +131,7 @@ export interface JobRecord {
   readonly kind: JobKind;
   readonly state: JobState;
   readonly spec: unknown;
+  readonly priority: number;
   readonly createdAt: number;
   readonly startedAt: number | null;
   readonly endedAt: number | null;
@@ -295,6 +296,8 @@ export const METHODS = {
     spec: z.record(z.string(), z.unknown()),
     /** Same key, same job: a client that lost its connection may submit again. */
     key: z.string().min(1).max(256).optional(),
+    /** Larger is sooner; jobs of equal priority run in order of submission. */
+    priority: integer(-LIMITS.priorityMax, LIMITS.priorityMax).default(0),
   }),
   'job.subscribe': z.strictObject({ jobId, after: integer(0, 2 ** 53 - 1).default(0) }),
   'job.unsubscribe': byJob,

@@ -28,6 +28,8 @@ export interface NewJob {
   readonly kind: string;
   readonly spec: unknown;
   readonly key: string | undefined;
+  /** Larger is sooner; a known key keeps the priority that it came with. */
+  readonly priority: number;
   /** Refuse with `queue_full` when this many jobs are queued. */
   readonly queueLimit: number;
 }
@@ -38,6 +40,7 @@ export interface StoredJob {
   readonly kind: string;
   readonly state: string;
   readonly spec: unknown;
+  readonly priority: number;
   readonly createdAt: number;
   readonly startedAt: number | null;
   readonly endedAt: number | null;
@@ -128,7 +131,7 @@ export interface StoreCalls {
     },
     { readonly jobs: readonly StoredJob[] },
   ];
-  /** After a start: what was running is queued again. Oldest first. */
+  /** After a start: what was running is queued again. Oldest first, in the states that the jobs had: queued, running or paused. */
   recoverJobs: [Record<string, never>, { readonly jobs: readonly StoredJob[] }];
 
   beginCheckpoint: [

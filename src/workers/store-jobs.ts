@@ -14,6 +14,7 @@ interface JobRow {
   readonly kind: string;
   readonly spec: string;
   readonly state: string;
+  readonly priority: number;
   readonly created_at: number;
   readonly started_at: number | null;
   readonly ended_at: number | null;
@@ -37,6 +38,7 @@ const jobOf = (row: JobRow): StoredJob => ({
   kind: row.kind,
   state: row.state,
   spec: JSON.parse(row.spec) as unknown,
+  priority: row.priority,
   createdAt: row.created_at,
   startedAt: row.started_at,
   endedAt: row.ended_at,
@@ -52,20 +54,21 @@ export function jobCalls(
   const selectJob = db.prepare<[string], JobRow>('SELECT * FROM jobs WHERE job_id = ?');
   const selectByKey = db.prepare<[string], JobRow>('SELECT * FROM jobs WHERE key = ?');
   const countQueued = db.prepare<[], number>(`SELECT count(*) FROM jobs WHERE state = 'queued'`).pluck();
-  const insertJob = db.prepare<[string, string | null, string, string, number]>(
-    `INSERT INTO jobs (job_id, key, kind, spec, state, created_at, last_seq) VALUES (?, ?, ?, ?, 'queued', ?, 1)`,
+  const insertJob = db.prepare<[string, string | null, string, string, number, number]>(
+    `INSERT INTO jobs (job_id, key, kind, spec, priority, state, created_at, last_seq)
+     VALUES (?, ?, ?, ?, ?, 'queued', ?, 1)`,
   );
   const insertEvent = db.prepare<[string, number, number, string, string | null, string]>(
     'INSERT INTO events (job_id, seq, at, type, key, data) VALUES (?, ?, ?, ?, ?, ?)',
   );
   const hasKey = db.prepare<[string, string], number>('SELECT 1 FROM events WHERE job_id = ? AND key = ?').pluck();
-  const updateJob = db.prepare<[{ [K in keyof Omit<JobRow, 'kind' | 'spec' | 'created_at'>]: JobRow[K] }]>(
+  const updateJob = db.prepare<[{ [K in keyof Omit<JobRow, 'kind' | 'spec' | 'priority' | 'created_at'>]: JobRow[K] }]>(
     `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, last_seq = :last_seq,
        result = :result, error = :error WHERE job_id = :job_id`,
   );
-  const insertMetrics = db.prepare<[string, number, ...(number | null)[]]>(
-    `INSERT OR REPLACE INTO metrics (job_id, step, at, loss, lr, grad_norm, tokens, tokens_per_second)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+  const insertMetrics = db.prepare<[number, number, ...(number | string | null)[]]>(
+    `INSERT OR REPLACE INTO metrics (model, job_id, step, at, loss, lr, grad_norm, tokens, tokens_per_second)
+     SELECT coalesce(spec ->> '$.model', ''), job_id, ?, ?, ?, ?, ?, ?, ? FROM jobs WHERE job_id = ?`,
   );
   const selectEvents = db.prepare<[{ jobId: string; after: number; limit: number; type: string | null }], EventRow>(
     `SELECT seq, at, type, data FROM events
@@ -78,7 +81,9 @@ export function jobCalls(
      ORDER BY job_number DESC LIMIT :limit`,
   );
   const requeue = db.prepare(`UPDATE jobs SET state = 'queued' WHERE state = 'running'`);
-  const selectQueued = db.prepare<[], JobRow>(`SELECT * FROM jobs WHERE state = 'queued' ORDER BY job_number`);
+  const selectLive = db.prepare<[], JobRow>(
+    `SELECT * FROM jobs WHERE state IN ('queued', 'running', 'paused') ORDER BY job_number`,
+  );
 
   function requireJob(jobId: string): JobRow {
     const row = selectJob.get(jobId);
@@ -93,7 +98,7 @@ export function jobCalls(
     assert(step !== null, `a step event of job ${event.jobId} has no step`);
     const { jobId, at } = event;
     const values = ['loss', 'lr', 'gradNorm', 'tokens', 'tokensPerSecond'].map(number);
-    insertMetrics.run(jobId, step, at, ...values);
+    insertMetrics.run(step, at, ...values, jobId);
   }
 
   /** The job's row after `item`, and the event; null when the event is dropped. */
@@ -130,7 +135,7 @@ export function jobCalls(
   }
 
   const submitJob = db.transaction((input: Parameters<Calls<'submitJob'>['submitJob']>[0]) => {
-    const { jobId, kind, key, queueLimit } = input;
+    const { jobId, kind, key, priority, queueLimit } = input;
     const spec = toJson(input.spec);
     const existing = key === undefined ? undefined : selectByKey.get(key);
     if (existing !== undefined) {
@@ -150,7 +155,7 @@ export function jobCalls(
       );
     }
     const at = Date.now();
-    insertJob.run(jobId, key ?? null, kind, spec, at);
+    insertJob.run(jobId, key ?? null, kind, spec, priority, at);
     const event: StoredEvent = { jobId, seq: 1, at, type: 'queued', data: { kind } };
     insertEvent.run(jobId, 1, at, event.type, null, toJson(event.data));
     return { job: jobOf(requireJob(jobId)), created: true, event };
@@ -175,8 +180,9 @@ export function jobCalls(
   });
 
   const recoverJobs = db.transaction(() => {
+    const jobs = selectLive.all().map(jobOf);
     requeue.run();
-    return { jobs: selectQueued.all().map(jobOf) };
+    return { jobs };
   });
 
   return {

@@ -39,10 +39,12 @@ export function modelCalls(
   const updateTokenizer = db.prepare<[string, string]>('UPDATE models SET tokenizer = ? WHERE name = ?');
   const dropCheckpoints = db.prepare<[string]>('UPDATE checkpoints SET model = NULL WHERE model = ?');
   const remove = db.prepare<[string]>('DELETE FROM models WHERE name = ?');
+  const removeMetrics = db.prepare<[string]>('DELETE FROM metrics WHERE model = ?');
   const notFound = (name: string): GptdError => new GptdError('not_found', `There is no model ${name}.`);
 
   const deleteModel = db.transaction((name: string): void => {
     dropCheckpoints.run(name);
+    removeMetrics.run(name);
     if (remove.run(name).changes === 0) throw notFound(name);
   });
 

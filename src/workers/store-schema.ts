@@ -1,13 +1,14 @@
-// The schema of `gptd.db`, its migrations by `user_version`, and the settings of every connection. A checkpoint without a
-// model and a blob without a hash are unfinished: nobody sees them, and the next open removes them.
+// Opening `gptd.db`: the settings of every connection, and the way from an older schema (`user_version`) to this one, which
+// store-migrations.ts spells out. An older database is copied before it is changed, a newer one is left as it is.
 // Sizes of pages and of the write-ahead log were measured: 32 KiB pages write 4 MiB chunks 1.6 times as fast as 8 KiB pages
 // at the same rate of small commits, and a log above 16 MiB only makes commits wait longer for its checkpoint.
 
-import { mkdirSync, existsSync } from 'node:fs';
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { assert, GptdError } from '../model/errors.ts';
 import type { StoreCalls } from './messages.ts';
+import { MIGRATIONS, SCHEMA_VERSION } from './store-migrations.ts';
 
 /** The implementations of some of the store's calls, by name. */
 export type Calls<K extends keyof StoreCalls> = { readonly [P in K]: (input: StoreCalls[P][0]) => StoreCalls[P][1] };
@@ -17,116 +18,6 @@ export const SQLITE_VERSION_MIN = '3.51.3';
 const PAGE_BYTES = 32 << 10;
 const WAL_PAGES_BEFORE_CHECKPOINT = 128;
 const WAL_BYTES_KEPT_MAX = 64 << 20;
-
-/** Entry i takes a database from version i to i + 1. Entries are never edited once released. */
-const MIGRATIONS: readonly string[] = [
-  `
-  CREATE TABLE models (
-    name TEXT PRIMARY KEY,
-    config TEXT NOT NULL,
-    tokenizer TEXT NOT NULL,
-    created_at INTEGER NOT NULL
-  ) STRICT;
-
-  CREATE TABLE checkpoints (
-    checkpoint_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    -- NULL until the commit, and again from the moment that the checkpoint is dropped.
-    model TEXT REFERENCES models (name),
-    step INTEGER NOT NULL,
-    job_id TEXT NOT NULL,
-    digest TEXT,
-    bytes INTEGER,
-    optimizer INTEGER,
-    val_loss REAL,
-    meta TEXT,
-    created_at INTEGER NOT NULL,
-    UNIQUE (model, step)
-  ) STRICT;
-
-  CREATE TABLE chunks (
-    hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
-    data BLOB NOT NULL
-  ) STRICT;
-
-  CREATE TABLE checkpoint_chunks (
-    checkpoint_id INTEGER NOT NULL REFERENCES checkpoints (checkpoint_id),
-    tensor TEXT NOT NULL,
-    part TEXT NOT NULL CHECK (part IN ('w', 'm', 'v')),
-    offset_bytes INTEGER NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    hash BLOB NOT NULL REFERENCES chunks (hash),
-    PRIMARY KEY (checkpoint_id, part, tensor, offset_bytes)
-  ) STRICT, WITHOUT ROWID;
-  CREATE INDEX checkpoint_chunks_by_hash ON checkpoint_chunks (hash);
-
-  CREATE TABLE blobs (
-    blob_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    -- NULL while pieces arrive.
-    hash BLOB UNIQUE CHECK (length(hash) = 32),
-    size_bytes INTEGER,
-    created_at INTEGER NOT NULL
-  ) STRICT;
-
-  CREATE TABLE blob_chunks (
-    blob_id INTEGER NOT NULL REFERENCES blobs (blob_id),
-    chunk_index INTEGER NOT NULL,
-    offset_bytes INTEGER NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    hash BLOB NOT NULL REFERENCES chunks (hash),
-    PRIMARY KEY (blob_id, chunk_index),
-    UNIQUE (blob_id, offset_bytes)
-  ) STRICT, WITHOUT ROWID;
-  CREATE INDEX blob_chunks_by_hash ON blob_chunks (hash);
-
-  CREATE TABLE jobs (
-    job_number INTEGER PRIMARY KEY AUTOINCREMENT,
-    job_id TEXT NOT NULL UNIQUE,
-    key TEXT UNIQUE,
-    kind TEXT NOT NULL,
-    spec TEXT NOT NULL,
-    state TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    started_at INTEGER,
-    ended_at INTEGER,
-    last_seq INTEGER NOT NULL,
-    result TEXT,
-    error TEXT
-  ) STRICT;
-  CREATE INDEX jobs_by_state ON jobs (state);
-
-  CREATE TABLE events (
-    job_id TEXT NOT NULL REFERENCES jobs (job_id),
-    seq INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    type TEXT NOT NULL,
-    key TEXT,
-    data TEXT NOT NULL,
-    PRIMARY KEY (job_id, seq),
-    UNIQUE (job_id, key)
-  ) STRICT, WITHOUT ROWID;
-
-  CREATE TABLE metrics (
-    job_id TEXT NOT NULL REFERENCES jobs (job_id),
-    step INTEGER NOT NULL,
-    at INTEGER NOT NULL,
-    loss REAL,
-    lr REAL,
-    grad_norm REAL,
-    tokens INTEGER,
-    tokens_per_second REAL,
-    PRIMARY KEY (job_id, step)
-  ) STRICT, WITHOUT ROWID;
-
-  CREATE TABLE datasets (
-    key TEXT PRIMARY KEY,
-    blob BLOB NOT NULL REFERENCES blobs (hash),
-    meta TEXT NOT NULL
-  ) STRICT;
-  `,
-];
-
-/** Version of the schema that this program reads and writes. */
-export const SCHEMA_VERSION = MIGRATIONS.length;
 
 export const databasePath = (dataDir: string): string => path.join(dataDir, 'gptd.db');
 
@@ -170,7 +61,7 @@ export function openDatabase(dataDir: string): Database.Database {
     db.pragma('foreign_keys = ON');
     db.pragma(`wal_autocheckpoint = ${WAL_PAGES_BEFORE_CHECKPOINT}`);
     db.pragma(`journal_size_limit = ${WAL_BYTES_KEPT_MAX}`);
-    migrate(db);
+    migrate(db, dataDir);
     return db;
   } catch (error) {
     db.close();
@@ -198,11 +89,41 @@ function refuseNewer(file: string): void {
   }
 }
 
-function migrate(db: Database.Database): void {
-  for (let version = schemaVersion(db); version < SCHEMA_VERSION; version++) {
-    db.transaction(() => {
-      db.exec(MIGRATIONS[version]);
-      db.pragma(`user_version = ${version + 1}`);
-    }).immediate();
+/** The copy that a migration from `version` leaves beside the database. */
+export const migrationBackupPath = (dataDir: string, version: number): string =>
+  `${databasePath(dataDir)}.v${version}.bak`;
+
+/**
+ * All steps in one transaction, after a copy of the database as it was: an interruption leaves the older version, and the next
+ * start begins again.
+ */
+function migrate(db: Database.Database, dataDir: string): void {
+  const from = schemaVersion(db);
+  if (from === SCHEMA_VERSION) return;
+  // A new file holds nothing to keep.
+  if (from > 0) copyDatabase(db, migrationBackupPath(dataDir, from));
+  db.transaction(() => {
+    for (const migration of MIGRATIONS.slice(from)) db.exec(migration);
+    db.pragma(`user_version = ${SCHEMA_VERSION}`);
+  }).immediate();
+}
+
+/** A durable copy, complete as soon as it has its name. */
+function copyDatabase(db: Database.Database, file: string): void {
+  const unfinished = `${file}.new`;
+  rmSync(unfinished, { force: true });
+  writeFileSync(unfinished, '', { mode: 0o600 });
+  db.prepare('VACUUM INTO ?').run(unfinished);
+  syncPath(unfinished);
+  renameSync(unfinished, file);
+  syncPath(path.dirname(file));
+}
+
+function syncPath(file: string): void {
+  const handle = openSync(file, 'r');
+  try {
+    fsyncSync(handle);
+  } finally {
+    closeSync(handle);
   }
 }

@@ -98,9 +98,17 @@ describe('tables', () => {
   });
 
   it('show jobs with the model they are about', () => {
-    const job = { jobId: 'j1', kind: 'train', state: 'succeeded', lastSeq: 3, result: null, error: null } as const;
+    const job = {
+      jobId: 'j1',
+      kind: 'train',
+      state: 'succeeded',
+      priority: -5,
+      lastSeq: 3,
+      result: null,
+      error: null,
+    } as const;
     const text = formatJobs([{ ...job, spec: { model: 'tiny' }, createdAt: 0, startedAt: 1000, endedAt: 84_000 }]);
-    expect(text.split('\n')[1]).toMatch(/^j1 +train +tiny +succeeded +1970-01-01 00:00:00 +1m 23s$/);
+    expect(text.split('\n')[1]).toMatch(/^j1 +train +tiny +succeeded +-5 +1970-01-01 00:00:00 +1m 23s$/);
     expect(formatJobs([])).toBe('There are no such jobs.');
   });
 });

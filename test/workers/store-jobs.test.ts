@@ -7,6 +7,7 @@ const job = (jobId: string, more: Partial<NewJob> = {}): NewJob => ({
   kind: 'train',
   spec: { model: 'm', steps: 3 },
   key: undefined,
+  priority: 0,
   queueLimit: 10,
   ...more,
 });
@@ -149,10 +150,10 @@ describe('reading jobs', () => {
     expect(list({ state: 'cancelled' })).toEqual(['b']);
   });
 
-  it('queues again what was running when the process ended, oldest first', () => {
+  it('queues again what was running when the process ended, and tells what it was, oldest first', () => {
     const dataDir = temporaryDirectory();
     const { store } = openedStore(dataDir);
-    for (const jobId of ['a', 'b', 'c']) store.submitJob(job(jobId));
+    for (const [i, jobId] of ['a', 'b', 'c'].entries()) store.submitJob(job(jobId, { priority: 10 * i }));
     store.appendEvents({
       items: [
         { jobId: 'a', type: 'log', data: { message: 'paused' }, state: 'paused' },
@@ -161,10 +162,12 @@ describe('reading jobs', () => {
     });
     store.close();
     const { store: next } = openedStore(dataDir);
-    expect(next.recoverJobs({}).jobs.map(({ jobId, state }) => [jobId, state])).toEqual([
-      ['b', 'queued'],
-      ['c', 'queued'],
+    expect(next.recoverJobs({}).jobs.map(({ jobId, state, priority }) => [jobId, state, priority])).toEqual([
+      ['a', 'paused', 0],
+      ['b', 'running', 10],
+      ['c', 'queued', 20],
     ]);
     expect(next.getJob({ jobId: 'a' }).state).toBe('paused');
+    expect(next.getJob({ jobId: 'b' }).state).toBe('queued');
   });
 });

@@ -4,12 +4,8 @@ import path from 'node:path';
 import Database from 'better-sqlite3';
 import { expect, it } from 'vitest';
 import { lockDirectory } from '../../src/workers/store-lock.ts';
-import {
-  checkSqliteVersion,
-  openDatabase,
-  SCHEMA_VERSION,
-  SQLITE_VERSION_MIN,
-} from '../../src/workers/store-schema.ts';
+import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
+import { checkSqliteVersion, openDatabase, SQLITE_VERSION_MIN } from '../../src/workers/store-schema.ts';
 import handle, { openStore } from '../../src/workers/store.ts';
 import { openedStore, temporaryDirectory } from './store-fixture.ts';
 

@@ -99,7 +99,7 @@ const CHILD = `
   const [dataDir, config] = [process.argv[1], JSON.parse(process.argv[2])];
   const store = openStore(dataDir);
   const say = (line) => writeSync(1, JSON.stringify(line) + '\\n');
-  store.submitJob({ jobId: 'job', kind: 'train', spec: {}, key: 'key', queueLimit: 9 });
+  store.submitJob({ jobId: 'job', kind: 'train', spec: {}, key: 'key', priority: 0, queueLimit: 9 });
   const newest = store.listModels({}).models[0]?.checkpoint.step ?? 0;
   for (let step = newest + 1; ; step++) {
     const { events } = store.appendEvents({ items: [{ jobId: 'job', type: 'step', data: { step }, key: 'step-' + step }] });

@@ -1,0 +1,136 @@
+// What took the database from one version of its schema to the next. A checkpoint without a model and a blob without a hash
+// are unfinished: nobody sees them, and the next open removes them.
+
+/** Entry i takes a database from version i to i + 1. Entries are never edited once released. */
+export const MIGRATIONS: readonly string[] = [
+  `
+  CREATE TABLE models (
+    name TEXT PRIMARY KEY,
+    config TEXT NOT NULL,
+    tokenizer TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+  ) STRICT;
+
+  CREATE TABLE checkpoints (
+    checkpoint_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- NULL until the commit, and again from the moment that the checkpoint is dropped.
+    model TEXT REFERENCES models (name),
+    step INTEGER NOT NULL,
+    job_id TEXT NOT NULL,
+    digest TEXT,
+    bytes INTEGER,
+    optimizer INTEGER,
+    val_loss REAL,
+    meta TEXT,
+    created_at INTEGER NOT NULL,
+    UNIQUE (model, step)
+  ) STRICT;
+
+  CREATE TABLE chunks (
+    hash BLOB PRIMARY KEY CHECK (length(hash) = 32),
+    data BLOB NOT NULL
+  ) STRICT;
+
+  CREATE TABLE checkpoint_chunks (
+    checkpoint_id INTEGER NOT NULL REFERENCES checkpoints (checkpoint_id),
+    tensor TEXT NOT NULL,
+    part TEXT NOT NULL CHECK (part IN ('w', 'm', 'v')),
+    offset_bytes INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    hash BLOB NOT NULL REFERENCES chunks (hash),
+    PRIMARY KEY (checkpoint_id, part, tensor, offset_bytes)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX checkpoint_chunks_by_hash ON checkpoint_chunks (hash);
+
+  CREATE TABLE blobs (
+    blob_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- NULL while pieces arrive.
+    hash BLOB UNIQUE CHECK (length(hash) = 32),
+    size_bytes INTEGER,
+    created_at INTEGER NOT NULL
+  ) STRICT;
+
+  CREATE TABLE blob_chunks (
+    blob_id INTEGER NOT NULL REFERENCES blobs (blob_id),
+    chunk_index INTEGER NOT NULL,
+    offset_bytes INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    hash BLOB NOT NULL REFERENCES chunks (hash),
+    PRIMARY KEY (blob_id, chunk_index),
+    UNIQUE (blob_id, offset_bytes)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX blob_chunks_by_hash ON blob_chunks (hash);
+
+  CREATE TABLE jobs (
+    job_number INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id TEXT NOT NULL UNIQUE,
+    key TEXT UNIQUE,
+    kind TEXT NOT NULL,
+    spec TEXT NOT NULL,
+    state TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    started_at INTEGER,
+    ended_at INTEGER,
+    last_seq INTEGER NOT NULL,
+    result TEXT,
+    error TEXT
+  ) STRICT;
+  CREATE INDEX jobs_by_state ON jobs (state);
+
+  CREATE TABLE events (
+    job_id TEXT NOT NULL REFERENCES jobs (job_id),
+    seq INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    key TEXT,
+    data TEXT NOT NULL,
+    PRIMARY KEY (job_id, seq),
+    UNIQUE (job_id, key)
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE metrics (
+    job_id TEXT NOT NULL REFERENCES jobs (job_id),
+    step INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    loss REAL,
+    lr REAL,
+    grad_norm REAL,
+    tokens INTEGER,
+    tokens_per_second REAL,
+    PRIMARY KEY (job_id, step)
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE datasets (
+    key TEXT PRIMARY KEY,
+    blob BLOB NOT NULL REFERENCES blobs (hash),
+    meta TEXT NOT NULL
+  ) STRICT;
+  `,
+  `
+  ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+  CREATE INDEX jobs_by_end ON jobs (ended_at);
+
+  -- The curve of a model's training outlives the job that drew it.
+  CREATE TABLE metrics_of_models (
+    model TEXT NOT NULL,
+    job_id TEXT NOT NULL,
+    step INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    loss REAL,
+    lr REAL,
+    grad_norm REAL,
+    tokens INTEGER,
+    tokens_per_second REAL,
+    PRIMARY KEY (job_id, step)
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO metrics_of_models
+    SELECT coalesce(spec ->> '$.model', ''), job_id, step, at, loss, lr, grad_norm, tokens, tokens_per_second
+    FROM metrics JOIN jobs USING (job_id);
+  DROP TABLE metrics;
+  ALTER TABLE metrics_of_models RENAME TO metrics;
+  CREATE INDEX metrics_by_model ON metrics (model, step);
+  `,
+];
+
+/** Version of the schema that this program reads and writes. */
+export const SCHEMA_VERSION = MIGRATIONS.length;

@@ -1,0 +1,115 @@
+// From the first schema to today's: nothing is lost, the database as it was stays beside the new one, and a process that is
+// killed on the way leaves a database that the next start can use.
+
+import { spawn } from 'node:child_process';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import Database from 'better-sqlite3';
+import { expect, it } from 'vitest';
+import { MIGRATIONS, SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
+import { databasePath, migrationBackupPath } from '../../src/workers/store-schema.ts';
+import { openStore } from '../../src/workers/store.ts';
+import { countRows, openedStore, temporaryDirectory } from './store-fixture.ts';
+
+const BUILT_STORE = pathToFileURL(path.resolve(import.meta.dirname, '../../dist/workers/store.js')).href;
+
+/** A data directory as the first version left it: a training job with its curve, and some megabytes of chunks. */
+function firstVersion(): string {
+  const dataDir = path.join(temporaryDirectory(), 'data');
+  mkdirSync(dataDir);
+  const db = new Database(databasePath(dataDir));
+  db.pragma('page_size = 32768');
+  db.pragma('journal_mode = WAL');
+  db.exec(MIGRATIONS[0]);
+  db.pragma('user_version = 1');
+  db.exec(`
+    INSERT INTO jobs (job_id, key, kind, spec, state, created_at, last_seq)
+      VALUES ('old', 'k', 'train', '{"model":"tiny"}', 'queued', 5, 3);
+    INSERT INTO events VALUES ('old', 1, 5, 'queued', NULL, '{"kind":"train"}'), ('old', 2, 6, 'step', NULL, '{"step":1}'),
+      ('old', 3, 7, 'step', NULL, '{"step":2}');
+    INSERT INTO metrics VALUES ('old', 1, 6, 3.5, 0.1, 1, 64, 10), ('old', 2, 7, 3.25, 0.1, 1, 128, 10);
+    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 64)
+      INSERT INTO chunks SELECT randomblob(32), randomblob(262144) FROM n;`);
+  db.close();
+  return dataDir;
+}
+
+const schemaOf = (file: string): number => {
+  const db = new Database(file, { readonly: true });
+  try {
+    expect(db.pragma('integrity_check', { simple: true })).toBe('ok');
+    return Number(db.pragma('user_version', { simple: true }));
+  } finally {
+    db.close();
+  }
+};
+
+it('keeps jobs, events and curves, and copies the database as it was', () => {
+  const dataDir = firstVersion();
+  const { store } = openedStore(dataDir);
+  expect(store.recoverJobs({}).jobs).toMatchObject([{ jobId: 'old', state: 'queued', priority: 0, lastSeq: 3 }]);
+  expect(store.readEvents({ jobId: 'old', after: 0, limit: 9 }).events.map(({ type }) => type)).toEqual([
+    'queued',
+    'step',
+    'step',
+  ]);
+  expect(countRows(dataDir, `SELECT count(*) FROM metrics WHERE model = 'tiny' AND loss IN (3.5, 3.25)`)).toBe(2);
+  expect(countRows(dataDir, 'SELECT count(*) FROM chunks')).toBe(64);
+  const backup = migrationBackupPath(dataDir, 1);
+  expect(path.basename(backup)).toBe('gptd.db.v1.bak');
+  expect(statSync(backup).mode & 0o777).toBe(0o600);
+  expect(schemaOf(backup)).toBe(1);
+  expect(schemaOf(databasePath(dataDir))).toBe(SCHEMA_VERSION);
+
+  // The copy is a database that an older program, and this one, can start from.
+  const restored = path.join(temporaryDirectory(), 'restored');
+  mkdirSync(restored);
+  writeFileSync(databasePath(restored), readFileSync(backup));
+  expect(openedStore(restored).store.getJob({ jobId: 'old' })).toMatchObject({ state: 'queued' });
+});
+
+it('copies nothing when it starts from nothing or from today', () => {
+  const dataDir = temporaryDirectory();
+  openStore(dataDir).close();
+  openStore(dataDir).close();
+  expect(existsSync(migrationBackupPath(dataDir, 0))).toBe(false);
+  expect(existsSync(migrationBackupPath(dataDir, SCHEMA_VERSION))).toBe(false);
+});
+
+it('leaves either version whole when the process is killed at any moment of the migration', async () => {
+  const script = `
+    import { writeSync } from 'node:fs';
+    import { openStore } from '${BUILT_STORE}';
+    writeSync(1, 'opening');
+    openStore(process.argv[1]);
+    writeSync(1, 'opened');
+    setInterval(() => 0, 1000);`;
+  let killedBefore = 0;
+  for (const waitMs of [0, 1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96]) {
+    const dataDir = firstVersion();
+    const child = spawn(process.execPath, ['--input-type=module', '-e', script, dataDir], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const exited = new Promise((resolve) => child.once('exit', resolve));
+    let said = '';
+    await new Promise<void>((resolve) =>
+      child.stdout.on('data', (data: Buffer) => {
+        said += data.toString();
+        resolve();
+      }),
+    );
+    await new Promise((resolve) => setTimeout(resolve, waitMs));
+    child.kill('SIGKILL');
+    await exited;
+    if (!said.includes('opened')) killedBefore += 1;
+    expect([1, SCHEMA_VERSION]).toContain(schemaOf(databasePath(dataDir)));
+    // A copy that has its name is whole, however early the process ended.
+    if (existsSync(migrationBackupPath(dataDir, 1))) expect(schemaOf(migrationBackupPath(dataDir, 1))).toBe(1);
+    const { store } = openedStore(dataDir);
+    expect(store.getJob({ jobId: 'old' })).toMatchObject({ state: 'queued', lastSeq: 3 });
+    expect(countRows(dataDir, 'SELECT count(*) FROM metrics')).toBe(2);
+    expect(existsSync(migrationBackupPath(dataDir, 1))).toBe(true);
+  }
+  expect(killedBefore).toBeGreaterThan(0);
+});
