@@ -84,10 +84,32 @@ export function parseIds(text: string): number[] {
   return text.split(',').map(Number);
 }
 
+/** Token ids of a flag that takes several, and may be repeated. */
+export const collectIds = (text: string, earlier: readonly number[] | undefined): number[] => [
+  ...(earlier ?? []),
+  ...parseIds(text),
+];
+
+/** `50256=-100`: a token id and what is added to its logit. */
+export function collectBiases(
+  text: string,
+  earlier: Readonly<Record<string, number>> | undefined,
+): Record<string, number> {
+  const match = /^(\d+)=(.+)$/.exec(text);
+  if (match === null) throw new InvalidArgumentError('It must be a token id and a bias, like 50256=-100.');
+  const [, id, bias] = match;
+  return { ...earlier, [id]: parseNumber(bias) };
+}
+
 /** For options that may be repeated. */
 export const collect = (text: string, earlier: readonly string[] | undefined): string[] => [...(earlier ?? []), text];
 
-const ARGUMENT_NAMES: Readonly<Record<string, string>> = { model: 'NAME', jobId: 'JOB' };
+const ARGUMENT_NAMES: Readonly<Record<string, string>> = {
+  model: 'NAME',
+  jobId: 'JOB',
+  stopIds: '--stop-id',
+  bannedIds: '--ban-id',
+};
 
 /** `batchSize` -> `--batch-size`, `emb_dim` -> `--emb-dim`; positional arguments keep the name of the usage line. */
 export function flagOf(field: string): string {

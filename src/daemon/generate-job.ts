@@ -2,9 +2,9 @@
 // token's bits do not depend on how it got there, so a job that was interrupted continues behind its last logged token.
 
 import { GptdError } from '../model/errors.ts';
-import type { SampledToken } from '../workers/messages.ts';
+import type { SampledToken, SamplingOptions } from '../workers/messages.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
-import type { GenerateResult } from './protocol.ts';
+import type { GenerateResult, GenerateSpec } from './protocol.ts';
 import type { ServedModel } from './served-models.ts';
 import { resolveModel } from './model-reference.ts';
 import { PRIORITY } from './worker-thread.ts';
@@ -58,7 +58,6 @@ async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): Re
 async function generate(context: GenerateContext, served: ServedModel, loadMs: number): Promise<GenerateResult> {
   const { spec, jobId, emit, cancelled, halted, services } = context;
   const { config, lease } = served;
-  const { temperature, topK, topP, minP, repetitionPenalty, seed, stop } = spec;
   const { ids: generated, text: shown } = await loggedTokens(context);
   const begun = await served.stages
     .find(({ plan }) => plan.head)!
@@ -69,8 +68,9 @@ async function generate(context: GenerateContext, served: ServedModel, loadMs: n
         sequence: jobId,
         prompt: spec.promptIds ?? spec.prompt ?? '',
         continued: generated,
-        stop,
-        sampling: { temperature, topK, topP, minP, repetitionPenalty, seed },
+        stop: spec.stop,
+        stopIds: spec.stopIds,
+        sampling: samplingOf(spec),
       },
       { priority: PRIORITY.interactive },
     );
@@ -109,10 +109,10 @@ async function generate(context: GenerateContext, served: ServedModel, loadMs: n
     ids.push(token.id);
     inputs.push(token.id);
     text += token.text;
-    const { id, logprob } = token;
-    void emit({ type: 'token', data: { index, id, text: token.text, logprob } }, { key: `token:${index}` });
+    const { stopped, ...data } = token;
+    void emit({ type: 'token', data: { index, ...data } }, { key: `token:${index}` });
     reason = endReason({
-      stopped: token.stopped,
+      stopped,
       ids,
       maxTokens: spec.maxTokens,
       length: inputs.length - 1,
@@ -120,6 +120,7 @@ async function generate(context: GenerateContext, served: ServedModel, loadMs: n
     });
   }
   await services.events.flush();
+  const { createdAt, startedAt } = await services.store.call('getJob', { jobId });
   const seconds = (performance.now() - started - prefillMs) / 1000;
   const later = ids.length - generated.length - 1;
   return {
@@ -127,7 +128,22 @@ async function generate(context: GenerateContext, served: ServedModel, loadMs: n
     ids,
     reason,
     usage: { promptTokens, completionTokens: ids.length },
-    timings: { loadMs, prefillMs, firstTokenMs, tokensPerSecond: later > 0 ? later / seconds : 0 },
+    timings: {
+      queueMs: (startedAt ?? createdAt) - createdAt,
+      ...{ loadMs, prefillMs, firstTokenMs },
+      tokensPerSecond: later > 0 ? later / seconds : 0,
+    },
+  };
+}
+
+/** The fields of a spec that the head's stage samples by. */
+function samplingOf(spec: GenerateSpec): SamplingOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
+  const { logitBias = {}, bannedIds, logprobs, seed } = spec;
+  return {
+    ...{ temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty },
+    ...{ bannedIds, logprobs, seed },
+    logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])),
   };
 }
 

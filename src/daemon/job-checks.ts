@@ -76,16 +76,11 @@ async function checkGenerate(
   if ((spec.prompt === undefined) === (spec.promptIds === undefined)) {
     throw new GptdError('invalid_spec', 'Give either prompt or promptIds.');
   }
+  refuseUnwired(spec);
   const config = await configOf(services, { reference: spec.model, pending });
   if (config === null) return;
   const ids = spec.promptIds;
-  const bad = ids?.find((id) => id >= config.vocab_size);
-  if (bad !== undefined) {
-    throw new GptdError(
-      'invalid_spec',
-      `The prompt has token ${bad}: the model's ids go from 0 to ${config.vocab_size - 1}.`,
-    );
-  }
+  checkIds(spec, config.vocab_size);
   if (ids?.length === 0 || spec.prompt === '') {
     throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
   }
@@ -96,6 +91,35 @@ async function checkGenerate(
     );
   }
   admit(servingBytes(config), { budgetBytes: services.memoryBudgetBytes, what: `Generating with ${spec.model}` });
+}
+
+/** What the contract names and this daemon cannot do yet is refused: nothing that was asked for is left out in silence. */
+function refuseUnwired({ n, onContextFull, quantize }: GenerateSpec): void {
+  const refused = [
+    ...(n > 1 ? [`n is ${n}: this daemon generates one sample a job.`] : []),
+    ...(onContextFull === 'slide' ? ['onContextFull is slide: this daemon stops when the context is full.'] : []),
+    ...(quantize === undefined ? [] : [`quantize is ${quantize}: this daemon serves float32 weights.`]),
+  ];
+  if (refused.length > 0) throw new GptdError('invalid_spec', refused[0]);
+}
+
+/** Every id that the spec names is one of the model's, and one at least may be generated. */
+function checkIds(spec: GenerateSpec, V: number): void {
+  const lists: readonly (readonly [what: string, ids: readonly number[]])[] = [
+    ['The prompt', spec.promptIds ?? []],
+    ['stopIds', spec.stopIds],
+    ['bannedIds', spec.bannedIds],
+    ['logitBias', Object.keys(spec.logitBias ?? {}).map(Number)],
+  ];
+  for (const [what, ids] of lists) {
+    const bad = ids.find((id) => id >= V);
+    if (bad !== undefined) {
+      throw new GptdError('invalid_spec', `${what} has token ${bad}: the model's ids go from 0 to ${V - 1}.`);
+    }
+  }
+  if (new Set(spec.bannedIds).size === V) {
+    throw new GptdError('invalid_spec', `bannedIds has all ${V} ids of the model: leave at least one out.`);
+  }
 }
 
 /** The model's configuration; null when a job that has not ended is about to make it. Throws `not_found`. */

@@ -1,6 +1,6 @@
 // The whole wire contract: JSON-RPC methods, job specs, job events, errors and limits. The server, the CLI and any other
-// client agree on this and nothing else; what is about training is in training-protocol.ts and handed on from here. Unknown
-// keys are refused. It is not about threads: see workers/messages.ts.
+// client agree on this and nothing else; what is about training and generation is in files of its own and handed on from
+// here. Unknown keys are refused. It is not about threads: see workers/messages.ts.
 
 import { z } from 'zod';
 import { CONFIG_MAX, PRESET_NAMES, type GptConfig, type PresetName } from '../model/config.ts';
@@ -11,12 +11,12 @@ import {
   LIMITS,
   modelName,
   modelReference,
-  probability,
   seed,
   TOKENIZERS,
   type TokenizerName,
 } from './spec-fields.ts';
 import { trainSpec } from './training-protocol.ts';
+import { generateSpec, type TokenData } from './generation-protocol.ts';
 
 export { ERROR_CODES, errorData, GptdError, type ErrorCode, type ErrorData } from '../model/errors.ts';
 export {
@@ -28,6 +28,13 @@ export {
   type TokenizerName,
 } from './spec-fields.ts';
 export { trainSpec, type TrainResult } from './training-protocol.ts';
+export {
+  generateSpec,
+  type GeneratedSample,
+  type GenerateResult,
+  type TokenData,
+  type TokenLogprob,
+} from './generation-protocol.ts';
 export { CONFIG_MAX, DEFAULT_PRESET, PRESET_NAMES, PRESETS, resolveConfig, type GptConfig } from '../model/config.ts';
 
 export const VERSION = '0.1.0';
@@ -76,21 +83,6 @@ export const createSpec = z.strictObject({
   seed,
   init: z.enum(['torch', 'gpt2']).default('torch'),
   tokenizer: z.enum(TOKENIZERS).optional(),
-});
-
-export const generateSpec = z.strictObject({
-  model: modelReference,
-  prompt: z.string().max(LIMITS.promptCharactersMax).optional(),
-  promptIds: z.array(integer(0, CONFIG_MAX.vocab_size)).max(CONFIG_MAX.context_length).optional(),
-  maxTokens: integer(1, LIMITS.maxTokensMax).default(50),
-  /** 0 is greedy. */
-  temperature: z.number().min(0).max(100).default(0),
-  topK: integer(1, CONFIG_MAX.vocab_size).optional(),
-  topP: probability.gt(0).optional(),
-  minP: probability.optional(),
-  repetitionPenalty: z.number().gt(0).max(100).optional(),
-  seed,
-  stop: z.array(z.string().min(1).max(1024)).max(16).default([]),
 });
 
 export const importSpec = z.strictObject({
@@ -173,10 +165,7 @@ export type JobEventBody =
       };
     }
   | { readonly type: 'checkpoint'; readonly data: { readonly step: number; readonly digest: string } }
-  | {
-      readonly type: 'token';
-      readonly data: { readonly index: number; readonly id: number; readonly text: string; readonly logprob: number };
-    }
+  | { readonly type: 'token'; readonly data: TokenData }
   | {
       readonly type: 'log';
       /** `step` and `digest` name the checkpoint that a generation works with. */
@@ -245,19 +234,6 @@ export interface CheckpointRecord {
   readonly loss: number | null;
   readonly valLoss: number | null;
   readonly createdAt: number;
-}
-
-export interface GenerateResult {
-  readonly text: string;
-  readonly ids: readonly number[];
-  readonly reason: 'stop' | 'length' | 'context';
-  readonly usage: { readonly promptTokens: number; readonly completionTokens: number };
-  readonly timings: {
-    readonly loadMs: number;
-    readonly prefillMs: number;
-    readonly firstTokenMs: number;
-    readonly tokensPerSecond: number;
-  };
 }
 
 /** Of `create` and `import`. */

@@ -11,6 +11,14 @@ export const LIMITS = {
   blobBytesMax: 64 * 2 ** 30,
   promptCharactersMax: 1 << 19,
   maxTokensMax: 1 << 20,
+  /** Samples of one generation. */
+  samplesMax: 64,
+  /** Likeliest tokens that a `token` event lists. */
+  logprobsMax: 20,
+  stopsMax: 16,
+  stopCharactersMax: 1024,
+  /** Ids in each of `logitBias`, `stopIds` and `bannedIds`. */
+  listedIdsMax: 1 << 16,
   stepsMax: 1e9,
   batchSizeMax: 65536,
   dataFilesMax: 1024,

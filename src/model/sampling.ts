@@ -1,12 +1,13 @@
-// From one row of logits to the next token. The filters apply in the order of Hugging Face's generate: repetition
-// penalty, temperature, top-k, top-p, min-p; then one uniform draw, made by the caller, picks among what is left by
-// walking the kept ids in ascending order. Nothing is sorted: each filter only moves a cut through the order "weight
-// down, then id up". Letter: V vocabulary.
+// From one row of logits to the next token. In this order: the repetition penalty, the presence and frequency penalties, the
+// biases, the ban; then, unless the largest is taken, the temperature, top-k, top-p and min-p. One uniform draw, made by the
+// caller, picks among what is left by walking the kept ids in ascending order. "Largest" and "likeliest" always mean the order
+// "score down, then id up", so equal scores have one order. Nothing as long as the vocabulary is sorted, or allocated twice.
+// Letter: V vocabulary.
 
 import { assert, GptdError } from './errors.ts';
 
 export interface SampleOptions {
-  /** 0 takes the largest logit, the first one on ties. */
+  /** 0 takes the largest. */
   readonly temperature: number;
   /** Keep the k largest. */
   readonly topK?: number | undefined;
@@ -16,53 +17,84 @@ export interface SampleOptions {
   readonly minP?: number | undefined;
   /** Logits of ids in `history` are divided by it when positive, multiplied by it otherwise; each id once. */
   readonly repetitionPenalty?: number | undefined;
+  /** Taken from the logits of ids that were generated: once, and once for each time. */
+  readonly presencePenalty?: number | undefined;
+  readonly frequencyPenalty?: number | undefined;
+  /** Added to the logits of its ids. */
+  readonly logitBias?: ReadonlyMap<number, number> | undefined;
+  /** Never picked. */
+  readonly bannedIds?: readonly number[] | undefined;
+  /** The ids so far; those from `promptLength` on were generated. */
   readonly history?: readonly number[] | undefined;
+  readonly promptLength?: number | undefined;
+  /** How many of the likeliest tokens to list. */
+  readonly logprobs?: number | undefined;
   /** A uniform draw in [0, 1). */
   readonly u: number;
 }
 
-export interface Sample {
+export interface Logprob {
   readonly id: number;
   /**
-   * Natural logarithm of softmax(logits)[id], over the logits as they came in: no penalty, no temperature, no filter.
+   * Natural logarithm of softmax(logits)[id], over the logits as they came in: no penalty, no bias, no temperature, no filter.
    */
   readonly logprob: number;
 }
 
+export interface Sample extends Logprob {
+  /** With `logprobs`, the likeliest tokens of the logits as they came in, likeliest first; fewer in a small vocabulary. */
+  readonly top?: readonly Logprob[];
+}
+
 // Scratch of this thread, grown to the largest vocabulary seen.
-let weights = new Float64Array(0);
+let adjusted = new Float64Array(0);
+/** Candidate i is token ids[i] with weight exp(exponents[i]); the largest has weight 1. */
 let ids = new Uint32Array(0);
+let exponents = new Float64Array(0);
+let weights = new Float64Array(0);
+/** Candidates in the order that a selection needs. */
+let order = new Uint32Array(0);
+const counts = new Map<number, number>();
+
+type Scores = Float32Array | Float64Array;
 
 /**
- * Picks one token. logits (V,) are only read. Throws `engine_failed` when a logit is not finite. The result depends on
- * the arguments alone.
+ * Picks one token. logits (V,) are only read; ids beyond V are ignored. Throws `engine_failed` when a logit is not finite, and
+ * `invalid_spec` when every id is banned. The result depends on the arguments alone.
  */
 export function sample(logits: Float32Array, options: SampleOptions): Sample {
-  const { temperature, u } = options;
+  const { temperature, u, logprobs = 0 } = options;
   assert(
     logits.length > 0 && temperature >= 0 && u >= 0 && u < 1,
     `temperature ${temperature} and u ${u} are in range`,
   );
-  const largest = argmax(logits);
-  const max = logits[largest];
-
-  const penalized =
-    options.repetitionPenalty !== undefined && options.repetitionPenalty !== 1 && options.history?.length;
-  if (temperature === 0 && !penalized) return { id: largest, logprob: -logSumExp(logits, max) };
-
-  const V = logits.length;
-  if (weights.length < V) {
-    weights = new Float64Array(V);
-    ids = new Uint32Array(V);
+  const likeliest = finiteArgmax(logits);
+  const max = logits[likeliest];
+  if (adjusted.length < logits.length) grow(logits.length);
+  const scores = adjust(logits, options);
+  const largest = scores === logits ? likeliest : argmax(scores);
+  if (scores[largest] === -Infinity) {
+    throw new GptdError('invalid_spec', 'Every token is banned: leave at least one id out of bannedIds.');
   }
-  weights.set(logits);
-  if (penalized) penalize(logits, { history: options.history ?? [], penalty: options.repetitionPenalty ?? 1 });
-  const id = temperature === 0 ? argmax(weights.subarray(0, V)) : draw(V, options);
-  return { id, logprob: logits[id] - max - logSumExp(logits, max) };
+  const picked = temperature === 0 ? null : draw(scores, { ...options, max: scores[largest] });
+  // Where nothing was filtered or scaled, the sum has been made already.
+  const sum = scores === logits && temperature === 1 && picked?.whole === true ? picked.total : sumExp(logits, max);
+  const logSum = Math.log(sum);
+  const id = picked === null ? largest : picked.id;
+  const of = (token: number): Logprob => ({ id: token, logprob: logits[token] - max - logSum });
+  return logprobs === 0 ? of(id) : { ...of(id), top: largestIds(logits, logprobs).map(of) };
+}
+
+function grow(V: number): void {
+  adjusted = new Float64Array(V);
+  ids = new Uint32Array(V);
+  exponents = new Float64Array(V);
+  weights = new Float64Array(V);
+  order = new Uint32Array(V);
 }
 
 /** Index of the largest value, the first one on ties. Throws `engine_failed` when a value is not finite. */
-function argmax(values: Float32Array | Float64Array): number {
+function finiteArgmax(values: Float32Array): number {
   let best = 0;
   let max = values[0];
   let poison = 0;
@@ -85,11 +117,17 @@ function argmax(values: Float32Array | Float64Array): number {
   return best;
 }
 
-/** log(sum(exp(logits - max))) in double precision. */
-function logSumExp(logits: Float32Array, max: number): number {
+function argmax(values: Scores): number {
+  let best = 0;
+  for (let id = 1; id < values.length; id++) if (values[id] > values[best]) best = id;
+  return best;
+}
+
+/** sum(exp(logits - max)) in double precision. */
+function sumExp(logits: Float32Array, max: number): number {
   let sum = 0;
   for (let id = 0; id < logits.length; id++) sum += expNonPositive(logits[id] - max);
-  return Math.log(sum);
+  return sum;
 }
 
 const EXP_STEPS = 64;
@@ -113,110 +151,189 @@ function expNonPositive(x: number): number {
   return EXP_TABLE[i] * (1 + r * (1 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120))))));
 }
 
-function penalize(
-  logits: Float32Array,
-  options: { readonly history: readonly number[]; readonly penalty: number },
-): void {
-  for (const id of options.history) {
-    if (id < logits.length) weights[id] = logits[id] > 0 ? logits[id] / options.penalty : logits[id] * options.penalty;
+/** The logits after penalties, biases and the ban (-Infinity); the logits themselves when there are none. */
+function adjust(logits: Float32Array, options: SampleOptions): Scores {
+  const { history = [], promptLength = 0, repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
+  const { logitBias, bannedIds = [] } = options;
+  const repeated = repetitionPenalty !== 1 && history.length > 0;
+  const counted = (presencePenalty !== 0 || frequencyPenalty !== 0) && history.length > promptLength;
+  if (!repeated && !counted && (logitBias?.size ?? 0) === 0 && bannedIds.length === 0) return logits;
+
+  const V = logits.length;
+  const scores = adjusted.subarray(0, V);
+  scores.set(logits);
+  if (repeated) {
+    for (const id of history) {
+      if (id < V) scores[id] = logits[id] > 0 ? logits[id] / repetitionPenalty : logits[id] * repetitionPenalty;
+    }
   }
+  if (counted) {
+    counts.clear();
+    for (let i = promptLength; i < history.length; i++) counts.set(history[i], (counts.get(history[i]) ?? 0) + 1);
+    for (const [id, count] of counts) if (id < V) scores[id] -= presencePenalty + count * frequencyPenalty;
+  }
+  for (const [id, bias] of logitBias ?? []) if (id < V) scores[id] += bias;
+  for (const id of bannedIds) if (id < V) scores[id] = -Infinity;
+  return scores;
 }
 
-/** Turns weights[0 .. V) from logits into probabilities up to a factor, filters them and picks an id. */
-function draw(V: number, { temperature, topK, topP, minP, u }: SampleOptions): number {
-  let max = -Infinity;
-  for (let id = 0; id < V; id++) if (weights[id] > max) max = weights[id];
+/** Picks an id; `total` sums the weights of all ids when `whole` says that no filter left one out. */
+function draw(
+  scores: Scores,
+  { temperature, topK = Infinity, topP = 1, minP = 0, max, u }: SampleOptions & { readonly max: number },
+): { readonly id: number; readonly whole: boolean; readonly total: number } {
+  const V = scores.length;
+  const last = topK < V ? lastOfLargest(scores, topK) : null;
+  const cut = last === null ? -Infinity : scores[last];
+  let count = 0;
   let total = 0;
   for (let id = 0; id < V; id++) {
-    const weight = expNonPositive((weights[id] - max) / temperature);
-    weights[id] = weight;
+    const score = scores[id];
+    if (score < cut || (score === cut && last !== null && id > last)) continue;
+    const exponent = (score - max) / temperature;
+    const weight = expNonPositive(exponent);
+    ids[count] = id;
+    exponents[count] = exponent;
+    weights[count] = weight;
     total += weight;
+    count++;
   }
-
-  // Kept are the ids that do not come after the cut.
-  let cutWeight = 0;
-  let cutId = V - 1;
-  let count = V;
-  const select = (target: number, byWeight: boolean): void => {
-    const last = selectPrefix(count, { target, byWeight });
-    count = last + 1;
-    cutId = ids[last];
-    cutWeight = weights[cutId];
-  };
-  if ((topK !== undefined && topK < V) || (topP !== undefined && topP < 1)) {
-    for (let id = 0; id < V; id++) ids[id] = id;
-    if (topK !== undefined && topK < V) {
-      select(topK, false);
-      total = 0;
-      for (let i = 0; i < count; i++) total += weights[ids[i]];
-    }
-    if (topP !== undefined && topP < 1) select(topP * total, true);
-  }
-  // The largest weight is exp(0) = 1.
-  if (minP !== undefined && minP > cutWeight) {
-    cutWeight = minP;
-    cutId = V - 1;
-  }
+  const whole = count === V && topP >= 1 && minP === 0;
+  const lastCandidate = topP < 1 ? lastOfMass(count, topP * total) : count - 1;
+  const cutExponent = topP < 1 ? exponents[lastCandidate] : -Infinity;
 
   let kept = 0;
-  for (let id = 0; id < V; id++) {
-    const weight = weights[id];
-    if (weight > cutWeight || (weight === cutWeight && id <= cutId)) kept += weight;
+  let mass = 0;
+  for (let i = 0; i < count; i++) {
+    const exponent = exponents[i];
+    const weight = weights[i];
+    if (exponent < cutExponent || (exponent === cutExponent && i > lastCandidate)) continue;
+    // What is banned, or too unlikely for a double, has weight 0.
+    if (weight < minP || weight === 0) continue;
+    ids[kept] = ids[i];
+    weights[kept] = weight;
+    mass += weight;
+    kept++;
   }
-  const target = u * kept;
+  const target = u * mass;
   let sum = 0;
-  let chosen = 0;
-  for (let id = 0; id < V; id++) {
-    const weight = weights[id];
-    if (weight > 0 && (weight > cutWeight || (weight === cutWeight && id <= cutId))) {
-      chosen = id;
-      sum += weight;
-      if (sum > target) break;
+  let i = 0;
+  while (i < kept - 1) {
+    sum += weights[i];
+    if (sum > target) break;
+    i++;
+  }
+  return { id: ids[i], whole, total };
+}
+
+// ---- The k largest ---------------------------------------------------------------------------------------------------
+
+/** Whether token a comes after token b. */
+const isSmaller = (scores: Scores, a: number, b: number): boolean =>
+  scores[a] < scores[b] || (scores[a] === scores[b] && a > b);
+
+/** order[0 .. k) becomes a heap of the k largest, the smallest of them at its root, which is returned. */
+function lastOfLargest(scores: Scores, k: number): number {
+  for (let id = 0; id < k; id++) order[id] = id;
+  for (let at = (k >> 1) - 1; at >= 0; at--) sink(scores, at, k);
+  let least = scores[order[0]];
+  for (let id = k; id < scores.length; id++) {
+    // On ties the lower id stays.
+    if (scores[id] > least) {
+      order[0] = id;
+      sink(scores, 0, k);
+      least = scores[order[0]];
     }
   }
-  return chosen;
+  return order[0];
+}
+
+function sink(scores: Scores, from: number, k: number): void {
+  let at = from;
+  const id = order[at];
+  for (;;) {
+    let child = 2 * at + 1;
+    if (child >= k) break;
+    if (child + 1 < k && isSmaller(scores, order[child + 1], order[child])) child++;
+    if (!isSmaller(scores, order[child], id)) break;
+    order[at] = order[child];
+    at = child;
+  }
+  order[at] = id;
+}
+
+/** The k largest ids, largest first. */
+function largestIds(scores: Scores, k: number): number[] {
+  const count = Math.min(k, scores.length);
+  lastOfLargest(scores, count);
+  return Array.from(order.subarray(0, count)).sort((a, b) => scores[b] - scores[a] || a - b);
+}
+
+// ---- The likeliest with a given mass -----------------------------------------------------------------------------------
+
+/** Candidates are put into buckets of equal width of their exponent, so that only one bucket has to be looked into. */
+const BUCKETS_PER_UNIT = 64;
+const BUCKET_COUNT = 32 * BUCKETS_PER_UNIT;
+const bucketMass = new Float64Array(BUCKET_COUNT);
+
+const bucketOf = (exponent: number): number =>
+  exponent > -32 ? Math.min(BUCKET_COUNT - 1, Math.floor(-exponent * BUCKETS_PER_UNIT)) : BUCKET_COUNT - 1;
+
+/** The last candidate of the shortest prefix, likeliest first, whose weights sum to at least `target`. */
+function lastOfMass(count: number, target: number): number {
+  bucketMass.fill(0);
+  for (let i = 0; i < count; i++) bucketMass[bucketOf(exponents[i])] += weights[i];
+  let bucket = 0;
+  let before = 0;
+  while (bucket < BUCKET_COUNT - 1 && before + bucketMass[bucket] < target) before += bucketMass[bucket++];
+  let size = 0;
+  for (let i = 0; i < count; i++) if (bucketOf(exponents[i]) === bucket) order[size++] = i;
+  // Rounding may have left the last bucket empty: then everything before it is needed.
+  if (size === 0) return leastLikely(count);
+  return order[selectPrefix(size, target - before)];
+}
+
+function leastLikely(count: number): number {
+  let least = 0;
+  for (let i = 1; i < count; i++) if (exponents[i] <= exponents[least]) least = i;
+  return least;
 }
 
 /**
- * Reorders ids[0 .. count) so that the shortest prefix in the order "weight down, then id up" whose mass reaches the
- * target comes first; returns the index of that prefix's last id. An id's mass is its weight or, without `byWeight`, 1.
- * This is quickselect: linear time on average.
+ * Reorders order[0 .. size) so that the shortest prefix, likeliest first, whose weights sum to at least the target comes first;
+ * returns the index of that prefix's last candidate. This is quickselect: linear time on average.
  */
-function selectPrefix(count: number, options: { readonly target: number; readonly byWeight: boolean }): number {
-  const { target, byWeight } = options;
+function selectPrefix(size: number, target: number): number {
   let low = 0;
-  let high = count - 1;
+  let high = size - 1;
   let massBefore = 0;
   while (low < high) {
     const pivot = partition(low, high);
     let mass = 0;
-    if (byWeight) for (let i = low; i <= pivot; i++) mass += weights[ids[i]];
-    else mass = pivot - low + 1;
+    for (let i = low; i <= pivot; i++) mass += weights[order[i]];
     if (massBefore + mass >= target) {
       // The prefix may end earlier, unless the pivot itself is what reaches the target.
-      const withoutPivot = massBefore + mass - (byWeight ? weights[ids[pivot]] : 1);
-      if (pivot === low || withoutPivot < target) return pivot;
+      if (pivot === low || massBefore + mass - weights[order[pivot]] < target) return pivot;
       high = pivot - 1;
     } else {
       massBefore += mass;
       low = pivot + 1;
     }
   }
-  return Math.min(low, count - 1);
+  return Math.min(low, size - 1);
 }
 
-/** Partitions ids[low .. high] around the middle one and returns where it ends up. */
+/** Partitions order[low .. high] around the middle one and returns where it ends up. */
 function partition(low: number, high: number): number {
   swap((low + high) >>> 1, high);
-  const pivotId = ids[high];
-  const pivotWeight = weights[pivotId];
+  const pivot = order[high];
+  const pivotExponent = exponents[pivot];
   let end = low;
-  for (let i = low; i < high; i++) {
-    const id = ids[i];
-    const weight = weights[id];
-    if (weight > pivotWeight || (weight === pivotWeight && id < pivotId)) {
-      ids[i] = ids[end];
-      ids[end] = id;
+  for (let at = low; at < high; at++) {
+    const i = order[at];
+    if (exponents[i] > pivotExponent || (exponents[i] === pivotExponent && i < pivot)) {
+      order[at] = order[end];
+      order[end] = i;
       end++;
     }
   }
@@ -225,7 +342,7 @@ function partition(low: number, high: number): number {
 }
 
 function swap(a: number, b: number): void {
-  const id = ids[a];
-  ids[a] = ids[b];
-  ids[b] = id;
+  const i = order[a];
+  order[a] = order[b];
+  order[b] = i;
 }

@@ -231,15 +231,25 @@ export interface SamplingOptions {
   readonly topP?: number | undefined;
   readonly minP?: number | undefined;
   readonly repetitionPenalty?: number | undefined;
+  readonly presencePenalty?: number | undefined;
+  readonly frequencyPenalty?: number | undefined;
+  /** By token id. */
+  readonly logitBias?: ReadonlyMap<number, number> | undefined;
+  readonly bannedIds?: readonly number[] | undefined;
+  /** Likeliest tokens to list with each token. */
+  readonly logprobs?: number | undefined;
   readonly seed: number;
 }
 
-/** A sampled token. `text` is what can be shown now; `stopped` says that a stop string has been reached. */
+/** A sampled token. `text` is what can be shown now; `stopped` says that a stop string or a stop id has been reached. */
 export interface SampledToken {
   readonly id: number;
   readonly logprob: number;
   readonly text: string;
   readonly stopped: boolean;
+  /** With `logprobs`: the token's own text, and the likeliest tokens with theirs. */
+  readonly piece?: string;
+  readonly top?: readonly { readonly id: number; readonly text: string; readonly logprob: number }[];
 }
 
 /** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
@@ -309,9 +319,10 @@ export interface StageCalls {
       /** Ids that were generated before an interruption: they follow the prompt. */
       readonly continued: readonly number[];
       readonly stop: readonly string[];
+      readonly stopIds?: readonly number[];
       readonly sampling: SamplingOptions;
     },
-    /** `stopped` says that a stop string is among the continued ids already. */
+    /** `stopped` says that the continued ids have reached a stop already. */
     { readonly ids: readonly number[]; readonly stopped: boolean },
   ];
   /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */

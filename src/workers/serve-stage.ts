@@ -48,8 +48,11 @@ interface Sequence {
 }
 
 interface SequenceOutput {
+  /** The prompt's ids, then the generated ones. */
   readonly history: number[];
+  readonly promptLength: number;
   readonly sampling: SamplingOptions;
+  readonly stopIds: ReadonlySet<number>;
   readonly decoder: StreamDecoder | null;
   readonly stop: StopFilter;
 }
@@ -112,7 +115,7 @@ export class ServeStage {
 
   /** Opens a sequence on the head's stage: encodes the prompt and sets up its output. */
   begin(request: StageCalls['serveBegin'][0]): StageCalls['serveBegin'][1] {
-    const { prompt, continued, stop, sampling } = request;
+    const { prompt, continued, stop, stopIds, sampling } = request;
     const ids = typeof prompt === 'string' ? this.#encode(prompt) : prompt;
     const V = this.#config.vocab_size;
     const bad = ids.find((id) => id >= V);
@@ -121,13 +124,15 @@ export class ServeStage {
     }
     const output: SequenceOutput = {
       history: [...ids, ...continued],
+      promptLength: ids.length,
       sampling,
+      stopIds: new Set(stopIds),
       decoder: this.#tokenizer?.stream() ?? null,
       stop: stopFilter(stop),
     };
     const shown = continued.map((id) => output.stop.push(output.decoder?.push(id) ?? ''));
     this.#sequences.set(request.sequence, { capacity: 0, caches: [], output });
-    return { ids, stopped: shown.some(({ stopped }) => stopped) };
+    return { ids, stopped: shown.some(({ stopped }) => stopped) || output.stopIds.has(continued.at(-1) ?? -1) };
   }
 
   #encode(prompt: string): readonly number[] {
@@ -243,12 +248,20 @@ export class ServeStage {
     const { logits } = await this.#logits!.run({ x: { data: x, dims: [1, this.#config.emb_dim] } });
     const { seed, ...options } = output.sampling;
     const u = uniform({ seed, purpose: PURPOSE.sampling, step: 0, index: sampleIndex });
-    const { id, logprob } = sample(logits, { ...options, history: output.history, u });
+    const { history, promptLength } = output;
+    const { id, logprob, top } = sample(logits, { ...options, history, promptLength, u });
     output.history.push(id);
-    const pushed = output.stop.push(output.decoder?.push(id) ?? '');
-    if (!last || pushed.stopped) return { id, logprob, ...pushed };
+    const piece = (token: number): string => this.#tokenizer?.decode([token]) ?? '';
+    const token = {
+      ...{ id, logprob },
+      ...(options.logprobs === undefined ? {} : { piece: piece(id) }),
+      ...(top === undefined ? {} : { top: top.map((other) => ({ ...other, text: piece(other.id) })) }),
+    };
+    const ended = output.stopIds.has(id);
+    const pushed = ended ? { text: '', stopped: false } : output.stop.push(output.decoder?.push(id) ?? '');
+    if (pushed.stopped || !(last || ended)) return { ...token, ...pushed };
     const rest = output.stop.push(output.decoder?.flush() ?? '');
-    return { id, logprob, text: pushed.text + rest.text + output.stop.flush(), stopped: rest.stopped };
+    return { ...token, text: pushed.text + rest.text + output.stop.flush(), stopped: rest.stopped || ended };
   }
 
   /** Frees a sequence; unknown ones too. */
