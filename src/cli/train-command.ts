@@ -63,10 +63,13 @@ function addOptimizerFlags(command: Command): void {
     .option('--grad-clip <norm>', 'largest gradient norm, 0 for none (default: 1)', parseNumber)
     .option('--eval-every <steps>', 'evaluate that often (default: at the end)', parseNumber)
     .option('--eval-batches <count>', 'batches per evaluation (default: 5)', parseNumber)
-    .option('--checkpoint-every <steps>', 'write a checkpoint that often (default: once a minute)', parseNumber)
+    .option('--checkpoint-every <steps|60s>', 'steps or seconds between checkpoints (default: 60s)', parseInterval)
     .option('--keep-last <count>', 'checkpoints to keep (default: 2)', parseNumber)
     .option('--resume', "continue with the optimizer's state of the newest checkpoint");
 }
+
+/** A count of steps, or a time like `60s`, which the spec takes as it is. */
+const parseInterval = (text: string): number | string => (text.endsWith('s') ? text : parseNumber(text));
 
 /** The spec of a training job whose data have the given digests, in the order of `flags.data`. */
 export function trainSpecOf(

@@ -10,6 +10,22 @@ const GROUP_BYTES = 16 << 20;
 /** Groups that wait for the store while more are read. */
 const GROUPS_AHEAD = 2;
 
+/** Time between checkpoints when the spec does not say. */
+const INTERVAL_MS_DEFAULT = 60_000;
+
+/**
+ * Whether a training job writes a checkpoint behind its update number `done`. `every` counts steps, 0 for none, or is a time
+ * like "60s". One that falls due by the clock while another is being written waits; steps are never left out.
+ */
+export function checkpointDue(
+  every: number | string | undefined,
+  { done, sinceMs, busy }: { done: number; sinceMs: number; busy: boolean },
+): boolean {
+  if (typeof every === 'number') return every > 0 && done % every === 0;
+  const intervalMs = every === undefined ? INTERVAL_MS_DEFAULT : Number.parseInt(every, 10) * 1000;
+  return !busy && sinceMs >= intervalMs;
+}
+
 export interface NewCheckpoint {
   readonly model: string;
   readonly step: number;

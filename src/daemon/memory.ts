@@ -4,6 +4,7 @@
 import type { GptConfig } from '../model/config.ts';
 import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
+import { SNAPSHOT_BYTES_MAX } from './snapshot.ts';
 
 const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
@@ -27,7 +28,10 @@ export function servingBytes(config: GptConfig): number {
   return weightsBytes(config) + (2 * L * C * D + (tied ? V * D : 0)) * FLOAT_BYTES;
 }
 
-/** Weights, gradients (twice while they are renewed), moments, activations in flight and the head's logits. */
+/**
+ * Weights, gradients (twice while they are renewed), moments, what is set aside while a checkpoint is written, activations in
+ * flight and the head's logits.
+ */
 export function trainingBytes(config: GptConfig, shape: TrainingShape): number {
   const { n_layers: L, emb_dim: D, n_heads: H, vocab_size: V } = config;
   const { microBatchSize: B, contextLength: T, stageCount } = shape;
@@ -35,7 +39,8 @@ export function trainingBytes(config: GptConfig, shape: TrainingShape): number {
   // x, dy, qkv, context, a, u and the row gradients are 28 D a row; attention weights H T.
   const activations = flights * L * B * T * (28 * D + H * T);
   const logits = 3 * B * T * V;
-  return 5 * weightsBytes(config) + (activations + logits) * FLOAT_BYTES;
+  const snapshot = Math.min(weightsBytes(config) + optimizerBytes(config), SNAPSHOT_BYTES_MAX);
+  return 5 * weightsBytes(config) + snapshot + (activations + logits) * FLOAT_BYTES;
 }
 
 /** Throws `out_of_memory`, with both figures, when `bytes` exceed the budget. */

@@ -5,11 +5,11 @@
 import type { AdamwStep } from '../model/adamw.ts';
 import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
-import { ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
-import type { MicroBatch, StageCalls, TensorChunk, TensorPart, TrainSetup } from '../workers/messages.ts';
-import { CHUNK_BYTES_MAX } from '../workers/messages.ts';
+import { tensorTable } from '../model/tensors.ts';
+import type { MicroBatch, StageCalls, TensorChunk, TrainSetup } from '../workers/messages.ts';
 import { FLIGHTS_PER_STAGE } from './memory.ts';
 import type { PlanStage } from './protocol.ts';
+import { readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
 import { PRIORITY, type WorkerThread } from './worker-thread.ts';
 
 export type StageThread = WorkerThread<StageCalls>;
@@ -33,10 +33,13 @@ export interface StepRequest {
   readonly decayAll: boolean;
 }
 
-/** Elements of one chunk of a checkpoint. */
-const CHUNK_SIZE = CHUNK_BYTES_MAX / 4;
-/** Chunks that are read from the stages ahead of the store. */
-const READ_AHEAD = 4;
+/** The model's state between two steps, to be read while later steps go on. */
+export interface ModelSnapshot {
+  /** Every chunk once: weights and both moments. */
+  readonly chunks: AsyncIterable<TensorChunk>;
+  /** Must be called, read or not: until then the stages set aside what they overwrite. May be called twice. */
+  end(): Promise<void>;
+}
 
 export class Pipeline {
   readonly #config: GptConfig;
@@ -44,6 +47,10 @@ export class Pipeline {
   readonly #stages: readonly { readonly thread: StageThread; readonly plan: PlanStage }[];
   readonly #microBatchSize: number;
   readonly #contextLength: number;
+  /** Who waits for the stages to have room again for what an update overwrites. */
+  readonly #waiting = new Set<() => void>();
+  /** How often the stages have got room. */
+  #drains = 0;
 
   private constructor(
     threads: readonly StageThread[],
@@ -99,10 +106,7 @@ export class Pipeline {
     const { gradClip } = request;
     // PyTorch's clip_grad_norm_.
     const gradScale = gradClip > 0 && gradNorm > gradClip ? gradClip / (gradNorm + 1e-6) : 1;
-    const step = { ...request.adamw, gradScale };
-    await this.#all(({ thread }) =>
-      thread.call('trainUpdate', { lease: this.#lease, step, decayAll: request.decayAll }),
-    );
+    await this.#update({ ...request.adamw, gradScale }, request.decayAll);
     return { loss, gradNorm };
   }
 
@@ -125,23 +129,24 @@ export class Pipeline {
     return sums.reduce((total, micro) => total + micro, 0) / (starts.length * this.#contextLength);
   }
 
-  /** The model's arrays as chunks: weights in table order, then both moments. */
-  async *chunks(): AsyncGenerator<TensorChunk> {
-    const reads: (() => Promise<TensorChunk>)[] = [];
-    for (const part of ['w', 'm', 'v'] as const) {
-      for (const spec of tensorTable(this.#config)) {
-        for (let start = 0; start < spec.size; start += CHUNK_SIZE) reads.push(() => this.#read(spec, part, start));
-      }
-    }
-    const ahead: Promise<TensorChunk>[] = [];
-    for (const read of reads) {
-      const chunk = read();
-      // Awaited in its turn; it may fail before that.
-      chunk.catch(() => undefined);
-      ahead.push(chunk);
-      if (ahead.length > READ_AHEAD) yield await ahead.shift()!;
-    }
-    for (const chunk of ahead) yield await chunk;
+  /** Between two steps: holds the model's state as it is now. One snapshot at a time. */
+  async snapshot(): Promise<ModelSnapshot> {
+    const lease = this.#lease;
+    const plans = this.#stages.map(({ plan }) => plan);
+    const total = plans.reduce((sum, { params }) => sum + params, 0);
+    await this.#all(({ thread, plan }) =>
+      thread.call('trainSnapshot', { lease, keptBytesMax: SNAPSHOT_BYTES_MAX * (plan.params / total) }),
+    );
+    const chunks = readGroups(snapshotGroups(this.#config, plans), async ({ stage, addresses }) => {
+      const read = await this.#stages[stage].thread.call('trainRead', { lease, addresses });
+      this.#wake();
+      return read.chunks;
+    });
+    const end = async (): Promise<void> => {
+      await Promise.allSettled(this.#stages.map(({ thread }) => thread.call('trainSnapshotEnd', { lease })));
+      this.#wake();
+    };
+    return { chunks, end };
   }
 
   async close(): Promise<void> {
@@ -217,17 +222,23 @@ export class Pipeline {
     return lossSum;
   }
 
-  async #read(spec: TensorSpec, part: TensorPart, start: number): Promise<TensorChunk> {
-    const owner = this.#stages.find(({ plan }) => ownsTensor(plan, spec))!;
-    const count = Math.min(CHUNK_SIZE, spec.size - start);
-    const { data } = await owner.thread.call('trainRead', {
-      lease: this.#lease,
-      tensor: spec.name,
-      part,
-      start,
-      count,
+  /** AdamW on every stage. A stage that has no room for what a snapshot still needs goes on when more has been read. */
+  async #update(step: AdamwStep, decayAll: boolean): Promise<void> {
+    await this.#all(async ({ thread }) => {
+      for (;;) {
+        const before = this.#drains;
+        const { done } = await thread.call('trainUpdate', { lease: this.#lease, step, decayAll });
+        if (done) return;
+        // What was read meanwhile counts.
+        if (this.#drains === before) await new Promise<void>((resolve) => this.#waiting.add(resolve));
+      }
     });
-    return { tensor: spec.name, part, offsetBytes: start * 4, bytes: new Uint8Array(data.buffer, 0, data.byteLength) };
+  }
+
+  #wake(): void {
+    this.#drains += 1;
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting.clear();
   }
 
   /** The same call on every stage at once; waits for all before it throws. */

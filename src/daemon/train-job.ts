@@ -6,7 +6,8 @@ import { GptdError } from '../model/errors.ts';
 import { learningRate } from '../model/schedule.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import type { CheckpointMeta, StoredCheckpoint, StoredModel } from '../workers/messages.ts';
-import { writeCheckpoint } from './checkpoints.ts';
+import { BackgroundCheckpoint } from './background-checkpoint.ts';
+import { checkpointDue, writeCheckpoint } from './checkpoints.ts';
 import { openDataset, type Dataset } from './dataset.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
 import { admit, trainingBytes } from './memory.ts';
@@ -15,8 +16,6 @@ import { planStages } from './plan.ts';
 import type { TrainResult, TrainSpec } from './protocol.ts';
 import { planWindows, type Windows } from './windows.ts';
 
-/** Time between checkpoints when the spec does not count steps. */
-const CHECKPOINT_INTERVAL_MS = 60_000;
 /** Events that may wait for the store before training waits for them. */
 const EVENT_BACKLOG_MAX = 256;
 
@@ -207,50 +206,60 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
   const { context, baseStep, steps, windows, contextLength, pipeline } = run;
   const { spec, services, cancelled, halted } = context;
   const rate = new Rate();
-  let saved = from;
-  let savedAt = performance.now();
-  if (spec.evalEvery > 0 && from.step === baseStep) await evaluate(run, baseStep);
-  for (let index = from.step - baseStep; index < steps; index++) {
-    const step = baseStep + index + 1;
-    if (halted.aborted) {
-      if (step - 1 > saved.step) await checkpoint(run, step - 1);
-      throw new JobHalted();
-    }
-    cancelled.throwIfAborted();
-    const lr = learningRate(index + 1, { ...spec, steps });
-    const { beta1, beta2, eps, weightDecay, gradClip } = spec;
-    const adamw: Omit<AdamwStep, 'gradScale'> = {
-      step: run.baseUpdates + index + 1,
-      lr,
-      weightDecay,
-      beta1,
-      beta2,
-      eps,
-    };
-    const starts = windows.batch(index);
-    const result = await pipeline.step({ step, starts, adamw, gradClip, decayAll: spec.decay === 'all' }, cancelled);
-    run.loss = result.loss;
-    const tokens = (index + 1) * spec.batchSize * contextLength;
-    const tokensPerSecond = rate.add(spec.batchSize * contextLength);
-    sayStep(run, { step, result, lr, tokens, tokensPerSecond });
-    if (services.events.backlog > EVENT_BACKLOG_MAX) await services.events.flush();
+  const writing = new BackgroundCheckpoint(from);
+  let begunStep = from.step;
+  let begunAt = performance.now();
+  const save = async (step: number): Promise<void> => {
+    if (step === begunStep) return;
+    await writing.start(() => beginCheckpoint(run, step));
+    [begunStep, begunAt] = [step, performance.now()];
+  };
+  try {
+    if (spec.evalEvery > 0 && from.step === baseStep) await evaluate(run, baseStep);
+    for (let index = from.step - baseStep; index < steps; index++) {
+      const step = baseStep + index + 1;
+      if (halted.aborted) {
+        await save(step - 1);
+        await writing.settle();
+        throw new JobHalted();
+      }
+      writing.check();
+      cancelled.throwIfAborted();
+      const lr = learningRate(index + 1, { ...spec, steps });
+      const { beta1, beta2, eps, weightDecay, gradClip } = spec;
+      const adamw: Omit<AdamwStep, 'gradScale'> = {
+        step: run.baseUpdates + index + 1,
+        lr,
+        weightDecay,
+        beta1,
+        beta2,
+        eps,
+      };
+      const starts = windows.batch(index);
+      const result = await pipeline.step({ step, starts, adamw, gradClip, decayAll: spec.decay === 'all' }, cancelled);
+      run.loss = result.loss;
+      const tokens = (index + 1) * spec.batchSize * contextLength;
+      const tokensPerSecond = rate.add(spec.batchSize * contextLength);
+      sayStep(run, { step, result, lr, tokens, tokensPerSecond });
+      if (services.events.backlog > EVENT_BACKLOG_MAX) await services.events.flush();
 
-    const last = index + 1 === steps;
-    if (last ? spec.valSplit > 0 || spec.evalEvery > 0 : spec.evalEvery > 0 && (index + 1) % spec.evalEvery === 0) {
-      await evaluate(run, step);
+      const last = index + 1 === steps;
+      if (last ? spec.valSplit > 0 || spec.evalEvery > 0 : spec.evalEvery > 0 && (index + 1) % spec.evalEvery === 0) {
+        await evaluate(run, step);
+      }
+      const due = checkpointDue(spec.checkpointEvery, {
+        done: index + 1,
+        sinceMs: performance.now() - begunAt,
+        busy: writing.busy,
+      });
+      if (last || due) await save(step);
     }
-    const due =
-      spec.checkpointEvery === undefined
-        ? performance.now() - savedAt >= CHECKPOINT_INTERVAL_MS
-        : spec.checkpointEvery > 0 && (index + 1) % spec.checkpointEvery === 0;
-    if (last || due) {
-      saved = await checkpoint(run, step);
-      savedAt = performance.now();
-    }
+    const { digest, step } = await writing.settle();
+    const tokens = steps * spec.batchSize * contextLength;
+    return { model: spec.model, step, digest, loss: run.loss!, valLoss: run.valLoss, tokens };
+  } finally {
+    await writing.close();
   }
-  const { digest, step } = saved;
-  const tokens = steps * spec.batchSize * contextLength;
-  return { model: spec.model, step, digest, loss: run.loss!, valLoss: run.valLoss, tokens };
 }
 
 function sayStep(
@@ -285,11 +294,10 @@ async function evaluate(run: Run, step: number): Promise<void> {
   void context.emit({ type: 'eval', data: { step, trainLoss, valLoss, perplexity } }, { key: `eval:${step}` });
 }
 
-async function checkpoint(run: Run, step: number): Promise<StoredCheckpoint> {
+/** Takes a snapshot of the model as it is now; the checkpoint of it is written while training goes on. */
+async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promise<StoredCheckpoint> }> {
   const { context, model, pipeline, baseStep, contextLength } = run;
   const { services, spec, jobId, cancelled } = context;
-  // Events up to this step are durable before the checkpoint is: a restart continues behind both.
-  await services.events.flush();
   const tokens = (step - baseStep) * spec.batchSize * contextLength;
   const meta: CheckpointMeta = {
     fingerprint: services.engine.fingerprint,
@@ -298,13 +306,25 @@ async function checkpoint(run: Run, step: number): Promise<StoredCheckpoint> {
     valLoss: run.evalStep === step ? run.valLoss : null,
     training: { baseStep, baseUpdates: run.baseUpdates, tokens },
   };
-  const saved = await writeCheckpoint(
-    services.store,
-    { model: spec.model, step, jobId, config: model.config, meta, keepLast: spec.keepLast },
-    { chunks: pipeline.chunks(), signal: cancelled },
-  );
-  sayCheckpoint(context, saved);
-  return saved;
+  // Events up to this step are durable before the checkpoint is: a restart continues behind both.
+  const told = services.events.flush();
+  told.catch(() => undefined);
+  const snapshot = await pipeline.snapshot();
+  const write = async (): Promise<StoredCheckpoint> => {
+    try {
+      await told;
+      const saved = await writeCheckpoint(
+        services.store,
+        { model: spec.model, step, jobId, config: model.config, meta, keepLast: spec.keepLast },
+        { chunks: snapshot.chunks, signal: cancelled },
+      );
+      sayCheckpoint(context, saved);
+      return saved;
+    } finally {
+      await snapshot.end();
+    }
+  };
+  return { written: write() };
 }
 
 function sayCheckpoint({ emit }: TrainContext, { step, digest }: StoredCheckpoint): void {

@@ -35,8 +35,13 @@ export const trainSpec = z.strictObject({
   /** Steps between evaluations; 0 evaluates at the end only. */
   evalEvery: integer(0, LIMITS.stepsMax).default(0),
   evalBatches: integer(1, 1e6).default(5),
-  /** Steps between checkpoints; 0 writes one at the end only. Left out, one is written a minute. */
-  checkpointEvery: integer(0, LIMITS.stepsMax).optional(),
+  /** Steps between checkpoints, or a time like "60s"; 0 writes one at the end only. Left out, one is written a minute. */
+  checkpointEvery: z
+    .union([
+      integer(0, LIMITS.stepsMax),
+      z.string().regex(/^[1-9]\d{0,6}s$/, 'it is a number of steps, or of seconds as in "60s"'),
+    ])
+    .optional(),
   /** Checkpoints of this job that are kept; older ones are deleted as new ones land. */
   keepLast: integer(1, 10000).default(2),
   /** Continue with the optimizer's state of the newest checkpoint. */

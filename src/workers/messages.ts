@@ -23,6 +23,17 @@ export interface TensorChunk {
 /** Chunks of stored content: between 1 and 4 MiB but for the ends. */
 export const CHUNK_BYTES_MAX = 4 << 20;
 
+/** Elements of one chunk of a checkpoint: a tensor's arrays are cut at multiples of it. */
+export const CHUNK_SIZE = CHUNK_BYTES_MAX / 4;
+
+/** What to read of one tensor: `count` elements from `start` on, a multiple of CHUNK_SIZE. */
+export interface ChunkAddress {
+  readonly tensor: string;
+  readonly part: TensorPart;
+  readonly start: number;
+  readonly count: number;
+}
+
 export interface NewJob {
   readonly jobId: string;
   readonly kind: string;
@@ -280,25 +291,24 @@ export interface StageCalls {
     { readonly lease: string },
     { readonly squares: readonly { readonly tensor: string; readonly sumOfSquares: number }[] },
   ];
+  /** Not `done`: a snapshot has no room for what comes next. Read more of it, then send the same request again. */
   trainUpdate: [
     { readonly lease: string; readonly step: AdamwStep; readonly decayAll: boolean },
-    Record<string, never>,
+    { readonly done: boolean },
   ];
   trainReset: [{ readonly lease: string }, Record<string, never>];
   trainEvaluate: [
     { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
     { readonly y: Float32Array | null; readonly losses: Float32Array | null },
   ];
+  /** Between two steps: from now on `trainRead` gives the stage's arrays as they are now, whatever is updated meanwhile. */
+  trainSnapshot: [{ readonly lease: string; readonly keptBytesMax: number }, Record<string, never>];
+  /** Chunks of the snapshot; each is read once. */
   trainRead: [
-    {
-      readonly lease: string;
-      readonly tensor: string;
-      readonly part: TensorPart;
-      readonly start: number;
-      readonly count: number;
-    },
-    { readonly data: Float32Array },
+    { readonly lease: string; readonly addresses: readonly ChunkAddress[] },
+    { readonly chunks: readonly TensorChunk[] },
   ];
+  trainSnapshotEnd: [{ readonly lease: string }, Record<string, never>];
 
   serveLoad: [
     {

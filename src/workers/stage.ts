@@ -89,15 +89,20 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainFinish':
       return { squares: training(request.lease).finish() };
     case 'trainUpdate':
-      await training(request.lease).update(request.step, { decayAll: request.decayAll });
-      return {};
+      return { done: await training(request.lease).update(request.step, { decayAll: request.decayAll }) };
     case 'trainReset':
       training(request.lease).reset();
       return {};
     case 'trainEvaluate':
       return await training(request.lease).evaluate(request.micro, request.x);
+    case 'trainSnapshot':
+      training(request.lease).beginSnapshot(request);
+      return {};
     case 'trainRead':
-      return { data: training(request.lease).read(request) };
+      return { chunks: training(request.lease).readSnapshot(request.addresses) };
+    case 'trainSnapshotEnd':
+      trainings.get(request.lease)?.endSnapshot();
+      return {};
     case 'serveLoad':
       await loadServing(request);
       return {};

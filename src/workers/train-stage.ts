@@ -18,7 +18,9 @@ import { headLossProgram, headTensorNames, headTrainProgram } from '../model/hea
 import { dropoutMask, PURPOSE, type Purpose } from '../model/philox.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
-import type { MicroBatch, TensorPart, TrainSetup } from './messages.ts';
+import { CHUNK_SIZE, type ChunkAddress, type MicroBatch, type TensorChunk } from './messages.ts';
+import type { TensorPart, TrainSetup } from './messages.ts';
+import { Snapshot } from './snapshot.ts';
 
 /**
  * The head is the one program that no split into stages divides, so it may use a core that another stage leaves idle. The
@@ -64,6 +66,9 @@ export class TrainStage {
   readonly #embeddingGradients = new Map<number, { ids: Uint32Array; dx: Float32Array }>();
   #weightPassesDone = new Map<number, number>();
   #headPassesDone = 0;
+  #snapshot: Snapshot | null = null;
+  /** Elements of the table's tensors, by name, that the update under way is done with. */
+  readonly #updated = new Map<string, number>();
 
   constructor(engine: Engine, setup: TrainSetup, load: LoadTensor) {
     this.#engine = engine;
@@ -322,8 +327,11 @@ export class TrainStage {
     });
   }
 
-  /** AdamW on every tensor of the stage; weights and moments change in place, the gradients are dropped. */
-  async update(step: AdamwStep, { decayAll }: { decayAll: boolean }): Promise<void> {
+  /**
+   * AdamW on every tensor of the stage; weights and moments change in place, the gradients are dropped. False when a snapshot
+   * has no room for what would be overwritten next: read more of it and call again with the same step.
+   */
+  async update(step: AdamwStep, { decayAll }: { decayAll: boolean }): Promise<boolean> {
     const program = await this.#program('adamw', adamwProgram);
     const scalars = (weightDecay: number): Tensors =>
       Object.fromEntries(
@@ -335,8 +343,9 @@ export class TrainStage {
     const [decayed, plain] = [scalars(step.weightDecay), scalars(0)];
     for (const parameter of this.#parameters.values()) {
       const { spec, w, m, v, g } = parameter;
-      assert(g !== null, `${spec.name} has no gradient`);
-      for (let start = 0; start < spec.size; start += ADAMW_CHUNK_SIZE) {
+      for (let start = this.#updated.get(spec.name) ?? 0; start < spec.size; start += ADAMW_CHUNK_SIZE) {
+        assert(g !== null, `${spec.name} has no gradient`);
+        if (!this.#mayOverwrite(parameter, start)) return false;
         const end = Math.min(start + ADAMW_CHUNK_SIZE, spec.size);
         const chunk = (data: Float32Array): Tensor => ({ data: data.subarray(start, end), dims: [end - start] });
         const [cw, cm, cv] = [chunk(w), chunk(m), chunk(v)];
@@ -344,9 +353,42 @@ export class TrainStage {
           { w: cw, g: chunk(g), m: cm, v: cv, ...(decayAll || spec.matrix ? decayed : plain) },
           { wNext: cw, mNext: cm, vNext: cv },
         );
+        this.#updated.set(spec.name, end);
       }
       parameter.g = null;
     }
+    this.#updated.clear();
+    return true;
+  }
+
+  /** Whether the optimizer may change the elements from `start` on: what a snapshot still needs of them is set aside. */
+  #mayOverwrite(parameter: Parameter, start: number): boolean {
+    const snapshot = this.#snapshot;
+    if (snapshot === null) return true;
+    const { name: tensor, size } = parameter.spec;
+    const first = start - (start % CHUNK_SIZE);
+    const count = Math.min(CHUNK_SIZE, size - first);
+    return TENSOR_PARTS.every((part) => snapshot.release({ tensor, part, start: first, count }, parameter[part]));
+  }
+
+  /** Between two steps: `readSnapshot` gives the arrays as they are now until `endSnapshot`. */
+  beginSnapshot({ keptBytesMax }: { readonly keptBytesMax: number }): void {
+    assert(this.#updated.size === 0, 'a snapshot begins between two updates');
+    this.#snapshot = new Snapshot({ keptBytesMax });
+  }
+
+  readSnapshot(addresses: readonly ChunkAddress[]): TensorChunk[] {
+    const snapshot = this.#snapshot;
+    assert(snapshot !== null, 'no snapshot has begun');
+    return addresses.map((address) => {
+      const { tensor, part, start } = address;
+      const data = snapshot.take(address, this.#parameter(tensor)[part]);
+      return { tensor, part, offsetBytes: start * 4, bytes: new Uint8Array(data.buffer, 0, data.byteLength) };
+    });
+  }
+
+  endSnapshot(): void {
+    this.#snapshot = null;
   }
 
   /** Forgets a step that was begun and not finished. */
@@ -404,10 +446,12 @@ export class TrainStage {
     for (const program of this.#programs.values()) await (await program).release();
     this.#programs.clear();
     this.#parameters.clear();
+    this.#snapshot = null;
     this.reset();
   }
 }
 
+const TENSOR_PARTS = ['w', 'm', 'v'] as const;
 const NORM_TENSORS = ['ln_1.weight', 'ln_1.bias', 'ln_2.weight', 'ln_2.bias'] as const;
 const BACKWARD_TENSORS = [
   'ln_1.weight',

@@ -1,0 +1,44 @@
+// In which order a snapshot is read: everything once, weights as their digest wants them, groups no larger than they may be.
+
+import { expect, test } from 'vitest';
+import { PRESETS, resolveConfig } from '../../src/model/config.ts';
+import { tensorTable } from '../../src/model/tensors.ts';
+import { checkpointDue } from '../../src/daemon/checkpoints.ts';
+import { planStages } from '../../src/daemon/plan.ts';
+import { snapshotGroups } from '../../src/daemon/snapshot.ts';
+
+test.each([1, 2, 4])('with %i stages every element is read once, weights in table order', (workers) => {
+  const config = resolveConfig('GPT_CONFIG_124M');
+  expect(config).toEqual(PRESETS.GPT_CONFIG_124M);
+  const groups = snapshotGroups(config, planStages(config, workers));
+  const addresses = groups.flatMap((group) => group.addresses);
+  for (const part of ['w', 'm', 'v'] as const) {
+    const ends = new Map<string, number>();
+    const order: string[] = [];
+    for (const { tensor, start, count } of addresses.filter((address) => address.part === part)) {
+      expect(start).toBe(ends.get(tensor) ?? 0);
+      if (start === 0) order.push(tensor);
+      ends.set(tensor, start + count);
+    }
+    const table = tensorTable(config);
+    expect(ends).toEqual(new Map(table.map(({ name, size }) => [name, size])));
+    const names = table.map(({ name }) => name);
+    expect(order).toEqual(part === 'w' ? names : names.toReversed());
+  }
+  for (const group of groups) {
+    expect(group.addresses.reduce((sum, { count }) => sum + 4 * count, 0)).toBeLessThanOrEqual(16 << 20);
+  }
+});
+
+test('a checkpoint is due by steps or by the clock, and by the clock only while none is being written', () => {
+  const now = { done: 6, sinceMs: 59_999, busy: false };
+  expect(checkpointDue(3, now)).toBe(true);
+  expect(checkpointDue(3, { ...now, busy: true })).toBe(true);
+  expect(checkpointDue(4, now)).toBe(false);
+  expect(checkpointDue(0, { ...now, sinceMs: 1e9 })).toBe(false);
+  expect(checkpointDue(undefined, now)).toBe(false);
+  expect(checkpointDue(undefined, { ...now, sinceMs: 60_000 })).toBe(true);
+  expect(checkpointDue('59s', now)).toBe(true);
+  expect(checkpointDue('59s', { ...now, busy: true })).toBe(false);
+  expect(checkpointDue('61s', now)).toBe(false);
+});

@@ -1,0 +1,124 @@
+// A snapshot of a training stage stays what it was while the optimizer goes on, however little room it has.
+
+import { expect, test } from 'vitest';
+import { initialTensors } from '../../src/model/init.ts';
+import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import type { ChunkAddress, TensorPart } from '../../src/workers/messages.ts';
+import { Snapshot } from '../../src/workers/snapshot.ts';
+import { TrainStage } from '../../src/workers/train-stage.ts';
+import { TINY } from './store-fixture.ts';
+
+const ADAMW = { lr: 0.1, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+const PARTS: readonly TensorPart[] = ['w', 'm', 'v'];
+
+/** TINY on one stage, with everything that a step needs. */
+class TinyRun {
+  readonly stage: TrainStage;
+  #step = 0;
+
+  constructor() {
+    const initial = new Map(
+      [...initialTensors(TINY, { seed: 3, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
+    );
+    const tokens = new SharedArrayBuffer(400);
+    new Uint16Array(tokens).forEach((_, i, ids) => (ids[i] = (i * 7) % TINY.vocab_size));
+    this.stage = new TrainStage(
+      onnxEngine,
+      {
+        ...{ config: TINY, batchSize: 2, microBatchSize: 2, contextLength: 8, seed: 1, tokens, wideTokens: false },
+        ...{ optimizerState: false, stage: { firstBlock: 0, endBlock: TINY.n_layers, embeds: true, head: true } },
+      },
+      ({ name }) => initial.get(name)!.slice(),
+    );
+  }
+
+  /** A step up to its update. */
+  async gradients(): Promise<void> {
+    this.#step += 1;
+    const micro = { index: 0, step: this.#step, firstSequence: 0, starts: [this.#step, 3 * this.#step] };
+    await this.stage.forward(micro, this.stage.embed(micro, { train: true }));
+    const dx = await this.stage.backward(micro, null);
+    await this.stage.weights(micro);
+    this.stage.embedBackward(micro, dx);
+    this.stage.finish();
+  }
+
+  update(): Promise<boolean> {
+    return this.stage.update({ ...ADAMW, step: this.#step }, { decayAll: false });
+  }
+
+  addresses(): ChunkAddress[] {
+    return PARTS.flatMap((part) =>
+      this.stage.tensors().map(({ name, size }) => ({ tensor: name, part, start: 0, count: size })),
+    );
+  }
+
+  state(): Float32Array[] {
+    return this.addresses().map((address) => this.stage.read(address));
+  }
+
+  read(addresses: readonly ChunkAddress[]): Float32Array[] {
+    return this.stage.readSnapshot(addresses).map(({ bytes }) => new Float32Array(bytes.buffer));
+  }
+}
+
+test('what is read after two more updates is what was there when the snapshot began', async () => {
+  const run = new TinyRun();
+  await run.gradients();
+  expect(await run.update()).toBe(true);
+  const before = run.state();
+  run.stage.beginSnapshot({ keptBytesMax: Infinity });
+  for (let step = 0; step < 2; step++) {
+    await run.gradients();
+    expect(await run.update()).toBe(true);
+  }
+  expect(run.state()).not.toEqual(before);
+  expect(run.read(run.addresses())).toEqual(before);
+});
+
+test('without room the update waits for the reader, tensor by tensor, and ends with the same bits', async () => {
+  const [free, tight] = [new TinyRun(), new TinyRun()];
+  for (const run of [free, tight]) await run.gradients();
+  const before = tight.state();
+  tight.stage.beginSnapshot({ keptBytesMax: 0 });
+  expect(await tight.update()).toBe(false);
+  const chunks: Float32Array[] = [];
+  let calls = 1;
+  for (const address of tight.addresses()) {
+    chunks.push(...tight.read([address]));
+    calls += 1;
+    if (await tight.update()) break;
+  }
+  // The second moment of the last tensor is the last to be read.
+  expect(calls).toBe(tight.addresses().length + 1);
+  expect(chunks).toEqual(before);
+  tight.stage.endSnapshot();
+  expect(await free.update()).toBe(true);
+  expect(tight.state()).toEqual(free.state());
+});
+
+test('a snapshot that nobody reads to its end holds nothing up once it is over', async () => {
+  const run = new TinyRun();
+  await run.gradients();
+  run.stage.beginSnapshot({ keptBytesMax: 0 });
+  expect(await run.update()).toBe(false);
+  run.stage.endSnapshot();
+  expect(await run.update()).toBe(true);
+});
+
+test('sets aside no more bytes than it may, and makes room as chunks are taken', () => {
+  const snapshot = new Snapshot({ keptBytesMax: 16 });
+  const live = Float32Array.of(1, 2, 3, 4, 5, 6);
+  const address = (start: number): ChunkAddress => ({ tensor: 't', part: 'w', start, count: 2 });
+  expect([0, 2, 4].map((start) => snapshot.release(address(start), live))).toEqual([true, true, false]);
+  live.fill(0, 0, 4);
+  expect(snapshot.take(address(0), live)).toEqual(Float32Array.of(1, 2));
+  expect(snapshot.release(address(4), live)).toBe(true);
+  live.fill(0);
+  expect([2, 4].map((start) => [...snapshot.take(address(start), live)])).toEqual([
+    [3, 4],
+    [5, 6],
+  ]);
+  // Taken before it is overwritten: nothing to set aside.
+  expect(snapshot.release(address(0), live)).toBe(true);
+});
