@@ -207,10 +207,11 @@ export const formatCreated = (result: CreateResult): string =>
 
 export function formatTrained(result: TrainResult): string {
   const valLoss = result.valLoss === null ? '' : `, validation loss ${formatLoss(result.valLoss)}`;
-  return (
+  const line =
     `${result.model}: step ${formatCount(result.step)}, loss ${formatLoss(result.loss)}${valLoss}, ` +
-    `${formatCount(result.tokens)} tokens, digest ${result.digest}`
-  );
+    `${formatCount(result.tokens)} tokens, digest ${result.digest}`;
+  if (result.reason !== 'patience' || result.best === null) return line;
+  return `${line}\nstopped early: the validation loss was lowest at step ${formatCount(result.best.step)} (${formatLoss(result.best.valLoss)}), which is ${result.model}@best`;
 }
 
 const STOP_REASONS: Readonly<Record<GenerateResult['reason'], string>> = {
@@ -251,6 +252,7 @@ export function formatTrainLine(step: EventData<'step'>, options: TrainLineOptio
     `step ${formatCount(step.step)}/${formatCount(step.steps)}`,
     `loss ${formatLoss(step.loss)}`,
     ...(options.valLoss === null ? [] : [`val ${formatLoss(options.valLoss)}`]),
+    `norm ${step.gradNorm.toPrecision(3)}`,
     `lr ${formatRate(step.lr)}`,
     `${formatCount(step.tokensPerSecond)} tokens/s`,
     `${formatDuration(step.etaMs)} left`,

@@ -2,7 +2,7 @@
 // was not given is not in the spec.
 
 import { Option, type Command } from 'commander';
-import { TOKENIZERS } from '../daemon/protocol.ts';
+import { SCHEDULES, TOKENIZERS } from '../daemon/protocol.ts';
 import type { CliContext } from './context.ts';
 import { addSubmitFlags, checkSpec, parseNumber, specFields, type SubmitFlags } from './flags.ts';
 import { submitJob, type SessionUse } from './submit.ts';
@@ -19,7 +19,7 @@ export interface TrainFlags extends SubmitFlags {
 export function addTrainCommand(program: Command, context: CliContext): void {
   const command = program
     .command('train')
-    .argument('<name>', 'model')
+    .argument('<name>', 'model, or model@step, or model@best')
     .description('train a model on text or token files')
     .requiredOption('--data <file...>', 'training data: .txt, .jsonl ("text" field) or .bin (uint16 token ids)')
     .addOption(
@@ -49,12 +49,9 @@ function addOptimizerFlags(command: Command): void {
     .option('--min-lr <rate>', 'learning rate at the end of a schedule (default: 0)', parseNumber)
     .option('--warmup-steps <count>', 'steps of linear warm-up (default: 0)', parseNumber)
     .addOption(
-      new Option('--schedule <name>', 'how the learning rate goes on (default: constant)').choices([
-        'constant',
-        'cosine',
-        'linear',
-      ]),
+      new Option('--schedule <name>', 'how the learning rate goes on (default: constant)').choices([...SCHEDULES]),
     )
+    .option('--decay-steps <count>', 'steps of the decay that ends wsd (default: a fifth of the run)', parseNumber)
     .option('--beta1 <number>', 'AdamW (default: 0.9)', parseNumber)
     .option('--beta2 <number>', 'AdamW (default: 0.999)', parseNumber)
     .option('--eps <number>', 'AdamW (default: 1e-8)', parseNumber)
@@ -63,6 +60,7 @@ function addOptimizerFlags(command: Command): void {
     .option('--grad-clip <norm>', 'largest gradient norm, 0 for none (default: 1)', parseNumber)
     .option('--eval-every <steps>', 'evaluate that often (default: at the end)', parseNumber)
     .option('--eval-batches <count>', 'batches per evaluation (default: 5)', parseNumber)
+    .option('--patience <count>', 'stop after that many evaluations without a lower validation loss', parseNumber)
     .option('--checkpoint-every <steps|60s>', 'steps or seconds between checkpoints (default: 60s)', parseInterval)
     .option('--keep-last <count>', 'checkpoints to keep (default: 2)', parseNumber)
     .option('--resume', "continue with the optimizer's state of the newest checkpoint");

@@ -5,11 +5,11 @@ import { resolveConfig } from '../model/config.ts';
 import { GptdError } from '../model/errors.ts';
 import { describeParameters } from './create-jobs.ts';
 import type { Services } from './job-context.ts';
-import { admit, servingBytes, trainingBytes, weightsBytes } from './memory.ts';
+import { admit, admitTraining, servingBytes, weightsBytes } from './memory.ts';
 import { modelOf, resolveModel } from './model-reference.ts';
 import { planStages } from './plan.ts';
 import type { GenerateSpec, JobKind, JobSpecs, TrainSpec } from './protocol.ts';
-import { trainingShape } from './train-job.ts';
+import { checkSchedule, trainingShape } from './train-shape.ts';
 
 interface Submission {
   readonly kind: JobKind;
@@ -59,14 +59,22 @@ async function checkTrain(
   if (spec.minLr > spec.lr) {
     throw new GptdError('invalid_spec', `minLr ${spec.minLr} is above lr ${spec.lr}: it is where the rate ends.`);
   }
+  if (spec.patience !== undefined && (spec.evalEvery === 0 || spec.valSplit === 0)) {
+    throw new GptdError(
+      'invalid_spec',
+      'patience counts evaluations of the validation part: give evalEvery and a valSplit above 0.',
+    );
+  }
+  if (spec.steps !== undefined) checkSchedule(spec, spec.steps);
   const config = await configOf(services, { reference: spec.model, pending });
   if (config === null) return;
   const shape = { batchSize: spec.batchSize, ...trainingShape(spec, config.context_length) };
   const stageCount = planStages(config, services.stages.length).length;
-  admit(trainingBytes(config, { ...shape, stageCount }), {
-    budgetBytes: services.memoryBudgetBytes,
-    what: `Training ${spec.model}`,
-  });
+  admitTraining(
+    config,
+    { ...shape, stageCount },
+    { budgetBytes: services.memoryBudgetBytes, what: `Training ${spec.model}` },
+  );
 }
 
 async function checkGenerate(

@@ -52,4 +52,28 @@ export function admit(bytes: number, { budgetBytes, what }: { budgetBytes: numbe
   );
 }
 
+/**
+ * Admits a training. Throws `out_of_memory` with the estimate and the largest micro-batch that would fit, or says that none does.
+ */
+export function admitTraining(
+  config: GptConfig,
+  shape: TrainingShape,
+  { budgetBytes, what }: { budgetBytes: number; what: string },
+): void {
+  const bytes = trainingBytes(config, shape);
+  if (bytes <= budgetBytes) return;
+  const sizes = Array.from({ length: shape.microBatchSize - 1 }, (_, i) => shape.microBatchSize - 1 - i);
+  const fitting = sizes.find(
+    (size) => shape.batchSize % size === 0 && trainingBytes(config, { ...shape, microBatchSize: size }) <= budgetBytes,
+  );
+  const advice =
+    fitting === undefined
+      ? `Not even micro-batches of one sequence of ${shape.contextLength} tokens fit: take a smaller model or --context-length.`
+      : `The largest micro-batch that fits is ${fitting}: --micro-batch-size ${fitting}.`;
+  throw new GptdError(
+    'out_of_memory',
+    `${what} with micro-batches of ${shape.microBatchSize} needs about ${gigabytes(bytes)} and the daemon may use ${gigabytes(budgetBytes)}. ${advice}`,
+  );
+}
+
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -41,6 +41,14 @@ export interface ModelSnapshot {
   end(): Promise<void>;
 }
 
+/** A loss or a gradient norm is NaN or infinite. */
+export class NotFinite extends GptdError {
+  constructor(message: string) {
+    super('engine_failed', message);
+    this.name = 'NotFinite';
+  }
+}
+
 export class Pipeline {
   readonly #config: GptConfig;
   readonly #lease: string;
@@ -86,7 +94,7 @@ export class Pipeline {
     return pipeline;
   }
 
-  /** One optimizer update. Nothing changes when it throws: `cancelled` on abort, `engine_failed` for a loss that is no number. */
+  /** One optimizer update. Nothing changes when it throws: `cancelled` on abort, `NotFinite` for a loss that is no number. */
   async step(request: StepRequest, signal: AbortSignal): Promise<StepResult> {
     const micros = this.#microBatches(request.starts, request.step);
     const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, signal));
@@ -98,10 +106,7 @@ export class Pipeline {
     const loss = lossSums.reduce((sum, micro) => sum + micro, 0) / (request.starts.length * this.#contextLength);
     const gradNorm = Math.sqrt(total);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
-      throw new GptdError(
-        'engine_failed',
-        `Step ${request.step} has loss ${loss} and gradient norm ${gradNorm}: train on from the last checkpoint with a smaller --lr, a longer --warmup-steps or --grad-clip.`,
-      );
+      throw new NotFinite(`Step ${request.step} has loss ${loss} and gradient norm ${gradNorm}.`);
     }
     const { gradClip } = request;
     // PyTorch's clip_grad_norm_.

@@ -35,6 +35,7 @@ export {
   type TokenData,
   type TokenLogprob,
 } from './generation-protocol.ts';
+export { SCHEDULES, type ScheduleName } from '../model/schedule.ts';
 export { CONFIG_MAX, DEFAULT_PRESET, PRESET_NAMES, PRESETS, resolveConfig, type GptConfig } from '../model/config.ts';
 
 export const VERSION = '0.1.0';

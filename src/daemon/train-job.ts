@@ -2,18 +2,21 @@
 // go on from its newest checkpoint to the same bits; what it has said before is not heard twice.
 
 import type { AdamwStep } from '../model/adamw.ts';
+import { CHAIN_START, nextLink } from '../model/chain.ts';
 import { GptdError } from '../model/errors.ts';
 import { learningRate } from '../model/schedule.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
-import type { CheckpointMeta, StoredCheckpoint, StoredModel } from '../workers/messages.ts';
+import type { CheckpointMeta, StoredCheckpoint, StoredModel, TrainingMeta } from '../workers/messages.ts';
 import { BackgroundCheckpoint } from './background-checkpoint.ts';
 import { checkpointDue, writeCheckpoint } from './checkpoints.ts';
-import { openDataset, type Dataset } from './dataset.ts';
+import type { Dataset } from './dataset.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
-import { admit, trainingBytes } from './memory.ts';
-import { Pipeline, type StepResult } from './pipeline.ts';
+import { admitTraining } from './memory.ts';
+import { resolveModel } from './model-reference.ts';
+import { NotFinite, Pipeline, type StepResult } from './pipeline.ts';
 import { planStages } from './plan.ts';
-import type { TrainResult, TrainSpec } from './protocol.ts';
+import type { TrainResult } from './protocol.ts';
+import { prepareData } from './train-data.ts';
+import { checkSchedule, trainingShape } from './train-shape.ts';
 import { planWindows, type Windows } from './windows.ts';
 
 /** Events that may wait for the store before training waits for them. */
@@ -36,25 +39,31 @@ interface Run {
   /** The last validation loss and the step that it belongs to. */
   valLoss: number | null;
   evalStep: number;
+  best: { readonly step: number; readonly valLoss: number } | null;
+  evaluationsSinceBest: number;
+  readonly chainStart: string | null;
+  chain: string | null;
 }
 
 export async function runTrain(context: TrainContext): Promise<TrainResult> {
   const { spec, services, jobId } = context;
-  const { store, stages } = services;
-  const model = await store.call('getModel', { name: spec.model });
+  const { stages } = services;
+  const { model, checkpoint } = await resolveModel(services.store, spec.model);
   const { config } = model;
   const { contextLength, microBatchSize } = trainingShape(spec, config.context_length);
   const plan = planStages(config, stages.length);
-  admit(trainingBytes(config, { batchSize: spec.batchSize, microBatchSize, contextLength, stageCount: plan.length }), {
-    budgetBytes: services.memoryBudgetBytes,
-    what: `Training ${spec.model}`,
-  });
+  admitTraining(
+    config,
+    { batchSize: spec.batchSize, microBatchSize, contextLength, stageCount: plan.length },
+    { budgetBytes: services.memoryBudgetBytes, what: `Training ${model.name}` },
+  );
 
-  const { from, own } = await startingPoint(context, model);
+  const { from, own } = await startingPoint(context, checkpoint);
   const dataset = await prepareData(context, model);
   const windows = planWindows(spec, { tokenCount: dataset.tokenCount, contextLength });
   const baseStep = own ? from.meta.training!.baseStep : from.step;
   const steps = spec.steps ?? (spec.epochs ?? 1) * windows.stepsPerEpoch;
+  checkSchedule(spec, steps);
   stopIfAsked(context);
   announce(context, { from, own, dataset, windows, steps });
 
@@ -76,10 +85,8 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
   try {
     const run: Run = {
       ...{ context, model, pipeline, windows, contextLength, baseStep, steps },
+      ...progressOf(from, own),
       baseUpdates: own ? from.meta.training!.baseUpdates : spec.resume ? updatesOf(from) : 0,
-      loss: own ? from.meta.loss : null,
-      valLoss: own ? from.meta.valLoss : null,
-      evalStep: from.step,
     };
     if (own) sayCheckpoint(context, from);
     return await loop(run, from);
@@ -94,56 +101,24 @@ function stopIfAsked({ cancelled, halted }: TrainContext): void {
   if (halted.aborted) throw new JobHalted();
 }
 
-/** Throws `invalid_spec` for a micro-batch or context that does not fit. */
-export function trainingShape(
-  spec: TrainSpec,
-  modelContext: number,
-): { readonly contextLength: number; readonly microBatchSize: number } {
-  const { batchSize } = spec;
-  const contextLength = spec.contextLength ?? modelContext;
-  if (contextLength > modelContext) {
-    throw new GptdError(
-      'invalid_spec',
-      `contextLength is ${contextLength}: the model's context holds ${modelContext} tokens.`,
-    );
-  }
-  const microBatchSize = spec.microBatchSize ?? defaultMicroBatchSize(batchSize, contextLength);
-  if (batchSize % microBatchSize !== 0) {
-    throw new GptdError('invalid_spec', `microBatchSize ${microBatchSize} does not divide batchSize ${batchSize}.`);
-  }
-  return { contextLength, microBatchSize };
-}
-
-/** Rows of a micro-batch below which the matrix products lose speed. */
-const MICRO_BATCH_ROWS = 256;
-const MICRO_BATCHES_MIN = 4;
-
-/** The largest divisor of the batch that leaves four micro-batches, but no smaller than what makes 256 rows. */
-function defaultMicroBatchSize(batchSize: number, contextLength: number): number {
-  const divisors = Array.from({ length: batchSize }, (_, i) => i + 1).filter((size) => batchSize % size === 0);
-  const enough = divisors.find((size) => size * contextLength >= MICRO_BATCH_ROWS) ?? batchSize;
-  const four = divisors.filter((size) => batchSize / size >= MICRO_BATCHES_MIN).at(-1) ?? 1;
-  return Math.max(enough, four);
-}
-
-/** The job's own newest checkpoint when it ran before, else the model's newest. */
+/** The job's own newest checkpoint when it ran before, else the one that the spec names. */
 async function startingPoint(
   { services, spec, jobId }: TrainContext,
-  model: StoredModel,
+  named: StoredCheckpoint,
 ): Promise<{ from: StoredCheckpoint; own: boolean }> {
-  const { checkpoints } = await services.store.call('listCheckpoints', { model: spec.model });
+  const { checkpoints } = await services.store.call('listCheckpoints', { model: named.model });
   const mine = checkpoints
     .filter((checkpoint) => checkpoint.jobId === jobId)
     .sort((a, b) => b.step - a.step)
     .at(0);
   if (mine !== undefined) return { from: mine, own: true };
-  if (spec.resume && !model.checkpoint.optimizer) {
+  if (spec.resume && !named.optimizer) {
     throw new GptdError(
       'invalid_spec',
-      `The newest checkpoint of ${spec.model} (step ${model.checkpoint.step}) has no optimizer state to resume from: train without --resume.`,
+      `The checkpoint of ${named.model} at step ${named.step} has no optimizer state to resume from: train without --resume.`,
     );
   }
-  return { from: model.checkpoint, own: false };
+  return { from: named, own: false };
 }
 
 /** Updates that the moments of a checkpoint have seen. */
@@ -151,35 +126,26 @@ function updatesOf({ step, meta: { training } }: StoredCheckpoint): number {
   return training === undefined ? 0 : training.baseUpdates + step - training.baseStep;
 }
 
-async function prepareData({ spec, services, emit }: TrainContext, model: StoredModel): Promise<Dataset> {
-  const stored = model.tokenizer as TokenizerSpec | { type: 'char'; alphabet: null } | null;
-  const wanted = spec.tokenizer ?? stored?.type ?? 'none';
-  if (stored !== null && wanted !== 'none' && wanted !== stored.type) {
-    throw new GptdError(
-      'invalid_spec',
-      `${spec.model} has the ${stored.type} tokenizer: it cannot be trained with ${wanted}.`,
-    );
-  }
-  const tokenizer =
-    wanted === 'none'
-      ? null
-      : (stored ?? (wanted === 'char' ? { type: 'char' as const, alphabet: null } : { type: wanted }));
-  const files = spec.data.map(({ digest, format }) => ({
-    digest,
-    format: format ?? (wanted === 'none' ? ('tokens' as const) : ('text' as const)),
-  }));
-  void emit(
-    { type: 'progress', data: { phase: 'tokenize', done: 0, total: files.length, unit: 'files' } },
-    { key: 'tokenize:0' },
-  );
-  const dataset = await openDataset(services, { files, tokenizer, vocabSize: model.config.vocab_size });
-  const done = { phase: 'tokenize', done: files.length, total: files.length, unit: 'files' };
-  void emit({ type: 'progress', data: done }, { key: 'tokenize:1' });
-  const unset = stored === null || (stored.type === 'char' && stored.alphabet === null);
-  if (unset && dataset.tokenizer !== null) {
-    await services.store.call('setTokenizer', { name: spec.model, tokenizer: dataset.tokenizer });
-  }
-  return dataset;
+/** What the job has to remember, as it was at one of its own checkpoints or as it is at its beginning. */
+function progressOf(
+  from: StoredCheckpoint,
+  own: boolean,
+): Pick<Run, 'loss' | 'valLoss' | 'evalStep' | 'best' | 'evaluationsSinceBest' | 'chainStart' | 'chain'> {
+  const { training, loss, valLoss } = from.meta;
+  const {
+    chain = null,
+    chainStart = null,
+    best = null,
+    evaluationsSinceBest = 0,
+  }: Partial<TrainingMeta> = training ?? {
+    chain: CHAIN_START,
+  };
+  const fresh = { loss: null, valLoss: null, best: null, evaluationsSinceBest: 0, chainStart: chain };
+  return {
+    evalStep: from.step,
+    chain,
+    ...(own ? { loss, valLoss, best, evaluationsSinceBest, chainStart } : fresh),
+  };
 }
 
 function announce(
@@ -203,7 +169,7 @@ function announce(
 }
 
 async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
-  const { context, baseStep, steps, windows, contextLength, pipeline } = run;
+  const { context, model, baseStep, steps, windows, contextLength, pipeline } = run;
   const { spec, services, cancelled, halted } = context;
   const rate = new Rate();
   const writing = new BackgroundCheckpoint(from);
@@ -215,8 +181,8 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
     [begunStep, begunAt] = [step, performance.now()];
   };
   try {
-    if (spec.evalEvery > 0 && from.step === baseStep) await evaluate(run, baseStep);
-    for (let index = from.step - baseStep; index < steps; index++) {
+    if (spec.evalEvery > 0 && from.step === baseStep) await explained(evaluate(run, baseStep), { writing });
+    for (let index = from.step - baseStep; index < steps && !patienceSpent(run); index++) {
       const step = baseStep + index + 1;
       if (halted.aborted) {
         await save(step - 1);
@@ -236,29 +202,64 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
         eps,
       };
       const starts = windows.batch(index);
-      const result = await pipeline.step({ step, starts, adamw, gradClip, decayAll: spec.decay === 'all' }, cancelled);
+      const stepped = pipeline.step({ step, starts, adamw, gradClip, decayAll: spec.decay === 'all' }, cancelled);
+      const result = await explained(stepped, { writing, starts });
       run.loss = result.loss;
+      run.chain = run.chain === null ? null : nextLink(run.chain, { step, ...result });
       const tokens = (index + 1) * spec.batchSize * contextLength;
       const tokensPerSecond = rate.add(spec.batchSize * contextLength);
       sayStep(run, { step, result, lr, tokens, tokensPerSecond });
       if (services.events.backlog > EVENT_BACKLOG_MAX) await services.events.flush();
 
       const last = index + 1 === steps;
-      if (last ? spec.valSplit > 0 || spec.evalEvery > 0 : spec.evalEvery > 0 && (index + 1) % spec.evalEvery === 0) {
-        await evaluate(run, step);
-      }
+      const evaluates = spec.evalEvery > 0 ? last || (index + 1) % spec.evalEvery === 0 : last && spec.valSplit > 0;
+      const improved = evaluates && (await explained(evaluate(run, step), { writing }));
       const due = checkpointDue(spec.checkpointEvery, {
         done: index + 1,
         sinceMs: performance.now() - begunAt,
         busy: writing.busy,
       });
-      if (last || due) await save(step);
+      if (last || due || improved || patienceSpent(run)) await save(step);
     }
     const { digest, step } = await writing.settle();
-    const tokens = steps * spec.batchSize * contextLength;
-    return { model: spec.model, step, digest, loss: run.loss!, valLoss: run.valLoss, tokens };
+    const { loss, valLoss, best, chain } = run;
+    return {
+      ...{ model: model.name, step, digest, loss: loss!, valLoss, best, chain },
+      tokens: (step - baseStep) * spec.batchSize * contextLength,
+      reason: step === baseStep + steps ? 'steps' : 'patience',
+    };
   } finally {
     await writing.close();
+  }
+}
+
+function patienceSpent({ context, evaluationsSinceBest }: Run): boolean {
+  const { patience } = context.spec;
+  return patience !== undefined && evaluationsSinceBest >= patience;
+}
+
+/** Batches are told up to this many windows. */
+const TOLD_WINDOWS_MAX = 64;
+
+/** A loss that is no number ends the job with all that is needed to look into it. */
+async function explained<T>(
+  work: Promise<T>,
+  { writing, starts }: { writing: BackgroundCheckpoint; starts?: readonly number[] },
+): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (!(error instanceof NotFinite)) throw error;
+    const saved = await writing.settle();
+    const told = starts?.slice(0, TOLD_WINDOWS_MAX).join(', ');
+    const more = starts !== undefined && starts.length > TOLD_WINDOWS_MAX ? ', ...' : '';
+    const batch = told === undefined ? '' : ` Its windows begin at tokens ${told}${more}.`;
+    const good = `${saved.model}@${saved.step} (digest ${saved.digest.slice(0, 12)})`;
+    throw new GptdError(
+      'engine_failed',
+      `${error.message}${batch} The last good checkpoint is ${good}: train on from it with a smaller --lr, a longer --warmup-steps or --grad-clip.`,
+      { cause: error },
+    );
   }
 }
 
@@ -282,29 +283,40 @@ function sayStep(
   void context.emit({ type: 'step', data }, { key: `step:${step}` });
 }
 
-async function evaluate(run: Run, step: number): Promise<void> {
+/** Says the losses; returns whether the validation loss is the job's lowest so far. */
+async function evaluate(run: Run, step: number): Promise<boolean> {
   const { context, pipeline, windows } = run;
   const { evalBatches, batchSize, valSplit } = context.spec;
   const count = evalBatches * batchSize;
-  const trainLoss = await pipeline.evaluate(windows.sample('train', count), context.cancelled);
-  const valLoss = valSplit > 0 ? await pipeline.evaluate(windows.sample('validation', count), context.cancelled) : null;
+  const lossOf = async (part: 'train' | 'validation'): Promise<number> => {
+    const loss = await pipeline.evaluate(windows.sample(part, count), context.cancelled);
+    if (!Number.isFinite(loss)) throw new NotFinite(`The evaluation at step ${step} has ${part} loss ${loss}.`);
+    return loss;
+  };
+  const trainLoss = await lossOf('train');
+  const valLoss = valSplit > 0 ? await lossOf('validation') : null;
   run.valLoss = valLoss;
   run.evalStep = step;
   const perplexity = valLoss === null ? null : Math.exp(valLoss);
   void context.emit({ type: 'eval', data: { step, trainLoss, valLoss, perplexity } }, { key: `eval:${step}` });
+  const improved = valLoss !== null && (run.best === null || valLoss < run.best.valLoss);
+  if (improved) run.best = { step, valLoss };
+  run.evaluationsSinceBest = improved ? 0 : run.evaluationsSinceBest + 1;
+  return improved;
 }
 
 /** Takes a snapshot of the model as it is now; the checkpoint of it is written while training goes on. */
 async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promise<StoredCheckpoint> }> {
   const { context, model, pipeline, baseStep, contextLength } = run;
   const { services, spec, jobId, cancelled } = context;
+  const { baseUpdates, chainStart, chain, best, evaluationsSinceBest } = run;
   const tokens = (step - baseStep) * spec.batchSize * contextLength;
   const meta: CheckpointMeta = {
     fingerprint: services.engine.fingerprint,
     loss: run.loss,
     // Only what was measured on these weights counts for @best.
     valLoss: run.evalStep === step ? run.valLoss : null,
-    training: { baseStep, baseUpdates: run.baseUpdates, tokens },
+    training: { baseStep, baseUpdates, tokens, chainStart, chain, best, evaluationsSinceBest },
   };
   // Events up to this step are durable before the checkpoint is: a restart continues behind both.
   const told = services.events.flush();
@@ -315,7 +327,7 @@ async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promi
       await told;
       const saved = await writeCheckpoint(
         services.store,
-        { model: spec.model, step, jobId, config: model.config, meta, keepLast: spec.keepLast },
+        { model: model.name, step, jobId, config: model.config, meta, keepLast: spec.keepLast },
         { chunks: snapshot.chunks, signal: cancelled },
       );
       sayCheckpoint(context, saved);

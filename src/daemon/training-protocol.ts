@@ -3,10 +3,12 @@
 
 import { z } from 'zod';
 import { CONFIG_MAX } from '../model/config.ts';
-import { dataFile, integer, LIMITS, modelName, seed, TOKENIZERS } from './spec-fields.ts';
+import { SCHEDULES } from '../model/schedule.ts';
+import { dataFile, integer, LIMITS, modelReference, seed, TOKENIZERS } from './spec-fields.ts';
 
 export const trainSpec = z.strictObject({
-  model: modelName,
+  /** NAME@STEP or NAME@best trains on from that checkpoint. */
+  model: modelReference,
   data: z.array(dataFile).min(1).max(LIMITS.dataFilesMax),
   tokenizer: z.enum([...TOKENIZERS, 'none']).optional(),
   steps: integer(1, LIMITS.stepsMax).optional(),
@@ -24,7 +26,9 @@ export const trainSpec = z.strictObject({
   lr: z.number().min(0).max(1e3).default(4e-4),
   minLr: z.number().min(0).max(1e3).default(0),
   warmupSteps: integer(0, LIMITS.stepsMax).default(0),
-  schedule: z.enum(['constant', 'cosine', 'linear']).default('constant'),
+  schedule: z.enum(SCHEDULES).default('constant'),
+  /** Steps of the decay that ends a `wsd` schedule; by default a fifth of the run. */
+  decaySteps: integer(1, LIMITS.stepsMax).optional(),
   beta1: z.number().min(0).lt(1).default(0.9),
   beta2: z.number().min(0).lt(1).default(0.999),
   eps: z.number().gt(0).max(1).default(1e-8),
@@ -35,6 +39,8 @@ export const trainSpec = z.strictObject({
   /** Steps between evaluations; 0 evaluates at the end only. */
   evalEvery: integer(0, LIMITS.stepsMax).default(0),
   evalBatches: integer(1, 1e6).default(5),
+  /** Evaluations without a lower validation loss after which training ends. */
+  patience: integer(1, 1e6).optional(),
   /** Steps between checkpoints, or a time like "60s"; 0 writes one at the end only. Left out, one is written a minute. */
   checkpointEvery: z
     .union([
@@ -55,4 +61,10 @@ export interface TrainResult {
   readonly loss: number;
   readonly valLoss: number | null;
   readonly tokens: number;
+  /** Why it ended: all steps are done, or `patience` evaluations brought nothing. */
+  readonly reason: 'steps' | 'patience';
+  /** The lowest validation loss and its step; null without evaluations. */
+  readonly best: { readonly step: number; readonly valLoss: number } | null;
+  /** The last link of the hash chain over the steps' losses and gradient norms; null where an older gptd began the job. */
+  readonly chain: string | null;
 }

@@ -106,8 +106,23 @@ export interface CheckpointMeta {
   readonly fingerprint: string;
   readonly loss: number | null;
   readonly valLoss: number | null;
-  /** Of a training job: the model's step and AdamW's updates before its first one, and the tokens it has seen. */
-  readonly training?: { readonly baseStep: number; readonly baseUpdates: number; readonly tokens: number } | undefined;
+  readonly training?: TrainingMeta | undefined;
+}
+
+/** What a training job has to know to go on from its checkpoint as if nothing had happened. */
+export interface TrainingMeta {
+  /** The model's step before the job's first one. */
+  readonly baseStep: number;
+  /** AdamW's updates before the job's first one. */
+  readonly baseUpdates: number;
+  /** Tokens that the job has trained on. */
+  readonly tokens: number;
+  /** Links of the hash chain before the job's first step and after this one; null where an older gptd began the job. */
+  readonly chainStart?: string | null | undefined;
+  readonly chain?: string | null | undefined;
+  /** The job's lowest validation loss so far, and the evaluations since. */
+  readonly best?: { readonly step: number; readonly valLoss: number } | null | undefined;
+  readonly evaluationsSinceBest?: number | undefined;
 }
 
 export interface StoredDataset {

@@ -114,7 +114,7 @@ describe('tables', () => {
 });
 
 describe('the training line', () => {
-  const text = 'step 250/1,000  loss 2.3457  val 2.5000  lr 4.00e-4  12,346 tokens/s  1m 23s left';
+  const text = 'step 250/1,000  loss 2.3457  val 2.5000  norm 1.00  lr 4.00e-4  12,346 tokens/s  1m 23s left';
 
   it('is plain elsewhere than on a terminal', () => {
     expect(formatTrainLine(STEP, { valLoss: 2.5, columns: Infinity, live: false })).toBe(text);
@@ -125,8 +125,8 @@ describe('the training line', () => {
     expect(formatTrainLine(STEP, { valLoss: 2.5, columns: 200, live: true })).toBe(
       `[########----------------------] ${text}`,
     );
-    expect(formatTrainLine(STEP, { valLoss: 2.5, columns: 100, live: true }).length).toBe(100);
-    expect(formatTrainLine(STEP, { valLoss: 2.5, columns: 85, live: true })).toBe(text);
+    expect(formatTrainLine(STEP, { valLoss: 2.5, columns: 110, live: true }).length).toBe(110);
+    expect(formatTrainLine(STEP, { valLoss: 2.5, columns: 95, live: true })).toBe(text);
   });
 
   it('keeps bars within their ends', () => {
@@ -150,8 +150,12 @@ describe('other lines', () => {
     expect(formatEval({ step: 100, trainLoss: 2, valLoss: null, perplexity: null })).toBe(
       'eval at step 100: training loss 2.0000',
     );
-    expect(formatTrained({ model: 'm', step: 9, digest: 'sha256:ab', loss: 1, valLoss: null, tokens: 1234 })).toBe(
-      'm: step 9, loss 1.0000, 1,234 tokens, digest sha256:ab',
+    const trained = { model: 'm', step: 9, digest: 'sha256:ab', loss: 1, valLoss: null, tokens: 1234 };
+    const result = { ...trained, reason: 'steps', best: null, chain: null } as const;
+    expect(formatTrained(result)).toBe('m: step 9, loss 1.0000, 1,234 tokens, digest sha256:ab');
+    expect(formatTrained({ ...result, reason: 'patience', best: { step: 6, valLoss: 2.5 } })).toBe(
+      'm: step 9, loss 1.0000, 1,234 tokens, digest sha256:ab\n' +
+        'stopped early: the validation loss was lowest at step 6 (2.5000), which is m@best',
     );
   });
 });

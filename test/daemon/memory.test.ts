@@ -3,6 +3,7 @@
 import { describe, expect, test } from 'vitest';
 import {
   admit,
+  admitTraining,
   optimizerBytes,
   servingBytes,
   trainingBytes,
@@ -60,4 +61,34 @@ test('what fits to the byte is admitted, one byte more is refused with both figu
       message: expect.stringMatching(/^Training m needs about 4\.0 GB and the daemon may use 4\.0 GB: /) as string,
     }),
   );
+});
+
+describe('a training that does not fit', () => {
+  const shape = { ...SHAPE, batchSize: 12, microBatchSize: 12 };
+  const bytesOf = (microBatchSize: number): number => trainingBytes(BASE, { ...shape, microBatchSize });
+  const refusal = (budgetBytes: number): unknown => {
+    try {
+      admitTraining(BASE, shape, { budgetBytes, what: 'Training m' });
+    } catch (error) {
+      return error;
+    }
+    return null;
+  };
+
+  test('is told the largest micro-batch that divides the batch and fits', () => {
+    expect(refusal(bytesOf(12))).toBeNull();
+    expect(refusal(bytesOf(4))).toMatchObject({
+      code: 'out_of_memory',
+      message: expect.stringMatching(
+        /^Training m with micro-batches of 12 needs about .* that fits is 4: --micro-batch-size 4\.$/,
+      ) as string,
+    });
+    expect(refusal(bytesOf(6) - 1)).toMatchObject({ message: expect.stringContaining('that fits is 4:') as string });
+  });
+
+  test('with any micro-batch is told so', () => {
+    expect(refusal(bytesOf(1) - 1)).toMatchObject({
+      message: expect.stringContaining('Not even micro-batches of one sequence of 64 tokens fit') as string,
+    });
+  });
 });

@@ -1,11 +1,11 @@
 // Learning rates at the corners of every schedule.
 
 import { expect, test } from 'vitest';
-import { learningRate, type Schedule } from '../../src/model/schedule.ts';
+import { learningRate, SCHEDULES, type Schedule } from '../../src/model/schedule.ts';
 
 const base: Schedule = { lr: 1, minLr: 0.1, warmupSteps: 10, schedule: 'constant', steps: 110 };
 
-test.each(['constant', 'cosine', 'linear'] as const)('%s warms up linearly to the peak', (schedule) => {
+test.each(SCHEDULES)('%s warms up linearly to the peak', (schedule) => {
   const rates = [1, 5, 10].map((step) => learningRate(step, { ...base, schedule }));
   expect(rates).toEqual([0.1, 0.5, 1]);
 });
@@ -38,4 +38,38 @@ test('a run that ends before it can decay stays at the peak, and steps past the 
   expect(learningRate(1, { ...base, warmupSteps: 0, schedule: 'cosine', steps: 1 })).toBe(1);
   expect(learningRate(10, { ...base, schedule: 'cosine', steps: 10 })).toBe(1);
   expect(learningRate(500, { ...base, schedule: 'cosine' })).toBe(0.1);
+});
+
+test('wsd stays at the peak and falls evenly over its last steps, by default a fifth of the run', () => {
+  const options = { ...base, schedule: 'wsd', decaySteps: 40 } as const;
+  expect([10, 11, 50, 70].map((step) => learningRate(step, options))).toEqual([1, 1, 1, 1]);
+  expect(learningRate(90, options)).toBeCloseTo(0.55, 12);
+  expect(learningRate(110, options)).toBe(0.1);
+  const fifth = { ...options, decaySteps: undefined };
+  expect(learningRate(88, fifth)).toBe(1);
+  expect(learningRate(99, fifth)).toBeCloseTo(0.55, 12);
+  expect(learningRate(110, fifth)).toBe(0.1);
+});
+
+// The formulas as other trainers write them, with this file's count of steps: update n, from 1, is their step n.
+const REFERENCES: Readonly<Record<(typeof SCHEDULES)[number], (step: number) => number>> = {
+  constant: (step) => (step < 10 ? step / 10 : 1),
+  linear: (step) => (step < 10 ? step / 10 : 0.1 + 0.9 * ((110 - step) / (110 - 10))),
+  // nanoGPT: coeff = 0.5 (1 + cos(pi (it - warmup) / (decay - warmup))).
+  cosine: (step) => (step < 10 ? step / 10 : 0.1 + 0.5 * (1 + Math.cos((Math.PI * (step - 10)) / (110 - 10))) * 0.9),
+  // Warm-up, stable, decay over 22 of 110 steps.
+  wsd: (step) => (step < 10 ? step / 10 : step <= 88 ? 1 : 1 - 0.9 * ((step - 88) / 22)),
+};
+
+test.each(SCHEDULES)('%s follows its formula at every step', (schedule) => {
+  for (let step = 1; step <= 110; step++) {
+    expect(learningRate(step, { ...base, schedule })).toBeCloseTo(REFERENCES[schedule](step), 12);
+  }
+});
+
+test('wsd whose decay is as long as the run decays from the end of its warm-up', () => {
+  const options = { ...base, schedule: 'wsd', decaySteps: 1000 } as const;
+  for (const step of [10, 11, 60, 110]) {
+    expect(learningRate(step, options)).toBeCloseTo(learningRate(step, { ...base, schedule: 'linear' }), 12);
+  }
 });

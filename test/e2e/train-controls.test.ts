@@ -1,0 +1,158 @@
+// What a trainer may ask of a run beside its steps: to stop when nothing improves, to keep the best checkpoint, to begin at any
+// checkpoint, to prove what was computed, and to say exactly where it went wrong.
+
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import { CHAIN_START, nextLink } from '../../src/model/chain.ts';
+import type { CheckpointRecord, JobEvent } from '../../src/daemon/protocol.ts';
+import { EXIT } from '../../src/daemon/protocol.ts';
+import { flagsOf, ofType, parseEvents, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
+
+const MODEL = { vocab_size: 256, context_length: 16, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0.1, seed: 5 };
+/** Letters in no order: a model first learns which ones there are, then only the training part by heart. */
+const TEXT = Array.from({ length: 400 }, (_, i) => 'abcd'[((i * i * 7 + i * 13) % 61) % 4]).join('');
+const OVERFITTING = {
+  ...{ steps: 400, batch_size: 8, micro_batch_size: 4, val_split: 0.3, lr: 5e-3, seed: 9 },
+  ...{ eval_every: 5, eval_batches: 2, checkpoint_every: 7, keep_last: 1, patience: 3 },
+};
+
+const homes: DataHome[] = [];
+let shared: DataHome;
+
+async function homeWith(options: { readonly workers: number }): Promise<DataHome> {
+  const home = await startedHome(options);
+  home.write('text.txt', TEXT);
+  return home;
+}
+
+const create = (home: DataHome, name: string): Promise<unknown> =>
+  home.json(['create', name, ...flagsOf(MODEL), '--tokenizer', 'byte', '--init', 'gpt2']);
+const train = (home: DataHome, name: string, flags: Parameters<typeof flagsOf>[0]): string[] => [
+  ...['train', name, '--data', `${home.dir}/text.txt`],
+  ...flagsOf(flags),
+];
+const checkpointsOf = async (home: DataHome, name: string): Promise<readonly CheckpointRecord[]> =>
+  (await home.json<{ checkpoints: CheckpointRecord[] }>(['checkpoints', name])).checkpoints;
+
+beforeAll(async () => {
+  shared = await homeWith({ workers: 2 });
+});
+afterEach(async () => {
+  await Promise.all(homes.splice(0).map((home) => home.close()));
+});
+afterAll(() => shared.close());
+
+describe('patience', () => {
+  let undisturbed: JobEvent[];
+
+  beforeAll(async () => {
+    await create(shared, 'patient');
+    undisturbed = await shared.events(train(shared, 'patient', OVERFITTING));
+  });
+
+  test('ends the run three evaluations after the best one, says so, and keeps the best checkpoint', async () => {
+    const result = trainResult(undisturbed);
+    const evals = ofType(undisturbed, 'eval').map(({ data }) => data);
+    const losses = evals.map(({ valLoss }) => valLoss!);
+    const best = evals[losses.indexOf(Math.min(...losses))];
+    expect(best.step).toBeGreaterThan(0);
+    expect(result).toMatchObject({ reason: 'patience', best: { step: best.step, valLoss: best.valLoss } });
+    expect(result.step).toBe(best.step + 15);
+    expect(evals.at(-1)?.step).toBe(result.step);
+    // Of this job the newest is kept, and the best.
+    const kept = await checkpointsOf(shared, 'patient');
+    expect(kept.map(({ step }) => step)).toEqual([0, best.step, result.step]);
+    const shown = await shared.json<{ digest: string }>(['models', 'show', 'patient']);
+    expect(shown.digest).toBe(result.digest);
+    const generated = await shared.events(['generate', 'patient@best', '--prompt', 'ab', '--max-tokens', '1']);
+    expect(ofType(generated, 'log')[0].data).toMatchObject({ step: best.step, digest: kept[1].digest });
+  });
+
+  test('is the same for a run that was killed and went on with another number of workers', async () => {
+    const home = await homeWith({ workers: 1 });
+    homes.push(home);
+    await create(home, 'patient');
+    const command = home.run([...train(home, 'patient', OVERFITTING), '--json']);
+    const bestStep = trainResult(undisturbed).best!.step;
+    for (const [step, workers] of [
+      [4, 2],
+      [bestStep + 6, 3],
+      [bestStep + 12, 1],
+    ]) {
+      await command.said(`"type":"step","data":{"step":${step},`);
+      await home.restart('SIGKILL', { workers });
+    }
+    const { stdout } = await command.ended;
+    expect(trainResult(parseEvents(stdout))).toEqual(trainResult(undisturbed));
+    expect(await checkpointsOf(home, 'patient')).toHaveLength(3);
+  });
+
+  test('without evaluations of a validation part is refused', async () => {
+    for (const flags of [{ patience: 3 }, { patience: 3, eval_every: 5, val_split: 0 }]) {
+      const { exitCode, stderr } = await shared.cli(train(shared, 'patient', flags));
+      expect([exitCode, stderr]).toEqual([
+        EXIT.usage,
+        expect.stringMatching(/patience counts evaluations .*evalEvery/),
+      ]);
+    }
+  });
+});
+
+test('the hash chain of a run is that of its step events, and goes on with the next run', async () => {
+  await create(shared, 'chained');
+  const SHORT = { steps: 6, batch_size: 4, context_length: 16 };
+  const first = await shared.events(train(shared, 'chained', SHORT));
+  const second = await shared.events(train(shared, 'chained', { ...SHORT, resume: true }));
+  const chain = (from: string, events: readonly JobEvent[]): string =>
+    ofType(events, 'step').reduce((link, { data }) => nextLink(link, data), from);
+  expect(trainResult(first).chain).toBe(chain(CHAIN_START, first));
+  expect(trainResult(second).chain).toBe(chain(trainResult(first).chain!, second));
+});
+
+describe('training NAME@STEP', () => {
+  const SHORT = { steps: 4, batch_size: 4, checkpoint_every: 2, keep_last: 10, val_split: 0 };
+
+  test('begins at that checkpoint and counts steps on from it', async () => {
+    await create(shared, 'forked');
+    await shared.events(train(shared, 'forked', SHORT));
+    const before = await checkpointsOf(shared, 'forked');
+    expect(before.map(({ step }) => step)).toEqual([0, 2, 4]);
+    const events = await shared.events(train(shared, 'forked@2', { ...SHORT, steps: 3, checkpoint_every: 0 }));
+    expect(ofType(events, 'step').map(({ data }) => data.step)).toEqual([3, 4, 5]);
+    expect(trainResult(events)).toMatchObject({ model: 'forked', step: 5 });
+    // Windows and dropout are those of a new run from step 2: the same as training twice from it.
+    const again = await shared.events(train(shared, 'forked@2', { ...SHORT, steps: 3, checkpoint_every: 0 }));
+    expect(trainResult(again).digest).toBe(trainResult(events).digest);
+  });
+
+  test('that is not there is refused before it begins', async () => {
+    const { exitCode, stderr } = await shared.cli(train(shared, 'forked@77', SHORT));
+    expect([exitCode, stderr]).toEqual([EXIT.jobFailed, 'gptd: The model forked has no checkpoint of step 77.\n']);
+  });
+});
+
+test('a loss that is no number names the step, the windows of its batch and the last good checkpoint', async () => {
+  await create(shared, 'diverging');
+  const wild = { steps: 50, batch_size: 4, lr: 1000, grad_clip: 0, checkpoint_every: 1, val_split: 0 };
+  const { exitCode, stderr } = await shared.cli([...train(shared, 'diverging', wild), '--no-shuffle']);
+  expect(exitCode).toBe(EXIT.jobFailed);
+  const [, step, starts, good] =
+    /gptd: Step (\d+) has loss \S+ and gradient norm \S+\. Its windows begin at tokens ([\d, ]+)\. The last good checkpoint is diverging@(\d+) /.exec(
+      stderr,
+    )!;
+  expect(Number(good)).toBe(Number(step) - 1);
+  const first = ((Number(step) - 1) % 6) * 64;
+  expect(starts).toBe([0, 16, 32, 48].map((offset) => first + offset).join(', '));
+});
+
+describe('schedules that cannot be', () => {
+  test.each([
+    [
+      { schedule: 'wsd', steps: 10, warmup_steps: 6, decay_steps: 5 },
+      /warmupSteps 6 and decaySteps 5 are more than the 10 steps/,
+    ],
+    [{ schedule: 'cosine', steps: 10, decay_steps: 5 }, /only wsd has a decay/],
+  ])('%o', async (flags, message) => {
+    const { exitCode, stderr } = await shared.cli(train(shared, 'patient', flags));
+    expect([exitCode, stderr]).toEqual([EXIT.usage, expect.stringMatching(message)]);
+  });
+});
