@@ -2,7 +2,7 @@
 // takes effect between micro-batches or tokens; a halt (pause or shutdown) lets it save its work first.
 
 import type { TokenizerSpec } from '../model/tokenizer.ts';
-import type { PreparerCalls } from '../workers/messages.ts';
+import type { EngineInfo, PreparerCalls } from '../workers/messages.ts';
 import type { EmitOptions, EventLog } from './event-log.ts';
 import type { StageThread } from './pipeline.ts';
 import type { JobEventBody, JobKind, JobSpecs, TokenizerName } from './protocol.ts';
@@ -18,7 +18,7 @@ export interface Services {
   readonly stages: readonly StageThread[];
   readonly preparer: WorkerThread<PreparerCalls>;
   readonly served: ServedModels;
-  readonly engine: { readonly name: string; readonly version: string; readonly fingerprint: string };
+  readonly engine: EngineInfo;
   readonly memoryBudgetBytes: number;
 }
 

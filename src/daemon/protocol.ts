@@ -248,7 +248,13 @@ export interface CreateResult {
 export interface DaemonStatus {
   readonly version: string;
   readonly pid: number;
-  readonly engine: { readonly name: string; readonly version: string; readonly fingerprint: string };
+  readonly engine: {
+    readonly name: string;
+    /** What it computes with: `cpu`, `node` or `wasm`. */
+    readonly backend: string;
+    readonly version: string;
+    readonly fingerprint: string;
+  };
   readonly workers: number;
   readonly uptimeMs: number;
   readonly queue: {

@@ -25,6 +25,7 @@ const mapTensors = (tensors: Tensors): Record<string, ort.Tensor> =>
 
 export const onnxEngine: Engine = {
   name: 'onnx',
+  backend: 'cpu',
   version,
   fingerprint: `onnxruntime ${version} ${processor}`,
 

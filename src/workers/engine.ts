@@ -1,5 +1,5 @@
 // What executes programs. An engine compiles a Graph once and runs it many times on the calling thread; stages know only
-// this interface. Which engine computes is a choice at start; see engine-onnx.ts.
+// this interface. Which engine computes is a choice at start; see load-engine.ts.
 
 import type { Graph } from '../model/graph.ts';
 
@@ -27,6 +27,8 @@ export interface CompileOptions {
 
 export interface Engine {
   readonly name: 'onnx' | 'tensorflow';
+  /** What the engine computes with: ONNX Runtime's `cpu`, TensorFlow.js's `node` or `wasm`. */
+  readonly backend: 'cpu' | 'node' | 'wasm';
   readonly version: string;
   /** What decides the bits: engine, version, processor family. Equal fingerprints give equal results. */
   readonly fingerprint: string;

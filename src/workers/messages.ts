@@ -210,10 +210,20 @@ export type StoreRequest = {
 }[keyof StoreCalls];
 export type StoreReply<K extends keyof StoreCalls> = StoreCalls[K][1];
 
+/** What may be asked for: `auto` is the first engine that loads, `tensorflow` the best of its two backends. */
+export type EngineChoice = 'auto' | 'onnx' | 'tensorflow' | 'tensorflow-node' | 'tensorflow-wasm';
+
+export interface EngineInfo {
+  readonly name: string;
+  readonly backend: string;
+  readonly version: string;
+  readonly fingerprint: string;
+}
+
 /** What every worker thread is started with. */
 export interface WorkerSettings {
   readonly dataDir: string;
-  readonly engine: 'onnx' | 'tensorflow';
+  readonly engine: EngineChoice;
 }
 
 // ---- Stages: one thread each, the owner of a contiguous range of blocks -------------------------------------------------
@@ -372,8 +382,8 @@ export interface StageCalls {
   serveEnd: [{ readonly lease: string; readonly sequence: string }, Record<string, never>];
 
   unload: [{ readonly lease: string }, Record<string, never>];
-  /** Name, version and fingerprint of the thread's engine. */
-  engine: [Record<string, never>, { readonly name: string; readonly version: string; readonly fingerprint: string }];
+  /** The thread's engine, and the choice that gives another thread the same one. */
+  engine: [Record<string, never>, EngineInfo & { readonly choice: EngineChoice }];
 }
 
 export type StageRequest = {

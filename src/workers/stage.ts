@@ -2,36 +2,23 @@
 // time. Weights are read from the store's database over a connection of its own, which only reads.
 
 import { workerData } from 'node:worker_threads';
-import { assert, GptdError } from '../model/errors.ts';
+import { assert } from '../model/errors.ts';
 import { tensorTable, type TensorSpec } from '../model/tensors.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
-import type { Engine } from './engine.ts';
-import { onnxEngine } from './engine-onnx.ts';
+import { loadEngine, sameChoice } from './load-engine.ts';
 import type { StageCalls, StageRequest, TensorPart, WorkerSettings } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { ServeStage } from './serve-stage.ts';
 import { TrainStage } from './train-stage.ts';
 
-const { dataDir, engine: engineName } = workerData as WorkerSettings;
+const { dataDir, engine: choice } = workerData as WorkerSettings;
+/** Loads while the first request is on its way; every request that needs it meets the same failure. */
+const engine = loadEngine(choice);
+engine.catch(() => undefined);
 const trainings = new Map<string, TrainStage>();
 const served = new Map<string, ServeStage>();
 let reader: ChunkReader | null = null;
-
-function engine(): Engine {
-  switch (engineName) {
-    case 'onnx':
-      return onnxEngine;
-    case 'tensorflow':
-      throw new GptdError(
-        'engine_failed',
-        'The TensorFlow.js engine is not part of this version: start with --engine onnx.',
-      );
-    default:
-      engineName satisfies never;
-      throw new Error('unknown engine');
-  }
-}
 
 function readTensor(checkpointId: number, spec: TensorSpec, part: TensorPart): Float32Array {
   reader ??= openReader(dataDir);
@@ -54,7 +41,7 @@ async function loadServing(request: StageCalls['serveLoad'][0]): Promise<void> {
   const { lease, checkpointId, config, stage } = request;
   const specs = new Map(tensorTable(config).map((spec) => [spec.name, spec]));
   const tokenizer = stage.head && request.tokenizer !== null ? await createTokenizer(request.tokenizer) : null;
-  const loaded = await ServeStage.load(engine(), { config, stage, tokenizer }, (names) => {
+  const loaded = await ServeStage.load(await engine, { config, stage, tokenizer }, (names) => {
     return new Map(names.map((name) => [name, readTensor(checkpointId, specs.get(name)!, 'w')]));
   });
   served.set(lease, loaded);
@@ -71,7 +58,7 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
   switch (request.type) {
     case 'trainLoad': {
       const { lease, checkpointId, setup } = request;
-      trainings.set(lease, new TrainStage(engine(), setup, (spec, part) => readTensor(checkpointId, spec, part)));
+      trainings.set(lease, new TrainStage(await engine, setup, (spec, part) => readTensor(checkpointId, spec, part)));
       return {};
     }
     case 'trainEmbed':
@@ -119,8 +106,9 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       await unload(request.lease);
       return {};
     case 'engine': {
-      const { name, version, fingerprint } = engine();
-      return { name, version, fingerprint };
+      const loaded = await engine;
+      const { name, backend, version, fingerprint } = loaded;
+      return { name, backend, version, fingerprint, choice: sameChoice(loaded) };
     }
     default:
       request satisfies never;

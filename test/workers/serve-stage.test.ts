@@ -3,21 +3,22 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import type { Engine } from '../../src/workers/engine.ts';
+import { loadEngine } from '../../src/workers/load-engine.ts';
 import { ServeStage } from '../../src/workers/serve-stage.ts';
 import type { SampledToken, SamplingOptions, StageRange } from '../../src/workers/messages.ts';
 
 const GREEDY: SamplingOptions = { temperature: 0, seed: 1 };
 const PROMPT = Array.from({ length: 70 }, (_, i) => (i * 37 + 11) % 61);
 
-async function loadStages(config: GptConfig, ranges: readonly StageRange[]): Promise<ServeStage[]> {
+async function loadStages(engine: Engine, config: GptConfig, ranges: readonly StageRange[]): Promise<ServeStage[]> {
   const tensors = new Map(
     [...initialTensors(config, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
   );
   return await Promise.all(
     ranges.map((stage) =>
       ServeStage.load(
-        onnxEngine,
+        engine,
         { config, stage, tokenizer: null },
         (names) => new Map(names.map((name) => [name, tensors.get(name)!])),
       ),
@@ -56,10 +57,15 @@ async function generate(
   return tokens;
 }
 
-describe.each([
+const ENGINES = [await loadEngine('onnx'), await loadEngine('tensorflow-wasm')];
+const MODELS = [
   ['untied', { qkv_bias: false, tie_weights: false }],
   ['tied', { qkv_bias: true, tie_weights: true }],
-])('a %s model', (_, flags) => {
+] as const;
+
+describe.each(
+  ENGINES.flatMap((engine) => MODELS.map(([name, flags]) => [name, engine.name, { flags, engine }] as const)),
+)('a %s model on %s', (_, __, { flags, engine }) => {
   const config: GptConfig = {
     vocab_size: 61,
     context_length: 256,
@@ -74,7 +80,7 @@ describe.each([
   let reference: SampledToken[];
 
   beforeAll(async () => {
-    stages = await loadStages(config, one);
+    stages = await loadStages(engine, config, one);
     reference = await generate(stages, { chunks: [64, 6], count: 80 });
   });
   afterAll(async () => {
@@ -117,7 +123,7 @@ describe.each([
   });
 });
 
-test('three stages give the bits of one', async () => {
+test.each(ENGINES)('three stages give the bits of one on $name', async (engine) => {
   const config: GptConfig = {
     vocab_size: 61,
     context_length: 256,
@@ -135,8 +141,8 @@ test('three stages give the bits of one', async () => {
     head: block === 2,
   }));
   const [whole, parts] = [
-    await loadStages(config, [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }]),
-    await loadStages(config, split),
+    await loadStages(engine, config, [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }]),
+    await loadStages(engine, config, split),
   ];
   expect(await generate(parts, { chunks: [64, 6], count: 40 })).toEqual(
     await generate(whole, { chunks: [70], count: 40 }),

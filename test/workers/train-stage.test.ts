@@ -4,12 +4,14 @@ import { describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
-import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import type { Engine } from '../../src/workers/engine.ts';
+import { loadEngine } from '../../src/workers/load-engine.ts';
 import type { MicroBatch, StageRange, TrainSetup } from '../../src/workers/messages.ts';
 import { TrainStage } from '../../src/workers/train-stage.ts';
 import { flatTokens, golden, GOLDEN_NAMES, l2, relative, type Golden } from '../golden/golden.ts';
 
 interface RunOptions {
+  readonly engine: Engine;
   readonly microBatchSize: number;
   /** Where each stage ends; one stage by default. */
   readonly ends?: readonly number[];
@@ -46,7 +48,7 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     ...{ tokens, wideTokens: false, optimizerState: false },
   };
   const stages = stageRanges(config, options.ends ?? [config.n_layers]).map(
-    (stage) => new TrainStage(onnxEngine, { ...setup, stage }, ({ name }) => initial.get(name)!.slice()),
+    (stage) => new TrainStage(options.engine, { ...setup, stage }, ({ name }) => initial.get(name)!.slice()),
   );
   const embedder = config.tie_weights ? stages.at(-1)! : stages[0];
   const run: Run = { losses: [], norms: [], firstGradients: new Map(), weights: new Map() };
@@ -101,12 +103,15 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
   return run;
 }
 
-describe.each(GOLDEN_NAMES)('PyTorch run %s', (name) => {
+const ENGINES = [await loadEngine('onnx'), await loadEngine('tensorflow-wasm')];
+const CASES = ENGINES.flatMap((engine) => GOLDEN_NAMES.map((name) => [name, engine.name, engine] as const));
+
+describe.each(CASES)('PyTorch run %s on %s', (name, _, engine) => {
   const reference = golden(name);
   const batchSize = reference.tokens[0].length;
 
   test('losses, gradient norms, gradients and weights agree', async () => {
-    const run = await train(reference, { microBatchSize: batchSize });
+    const run = await train(reference, { engine, microBatchSize: batchSize });
     for (const [step, loss] of reference.loss.entries()) {
       expect(relative(run.losses[step], loss), `loss of step ${step}`).toBeLessThan(1e-5);
       expect(relative(run.norms[step], reference.gradNorm[step]), `norm of step ${step}`).toBeLessThan(1e-4);
@@ -123,7 +128,7 @@ describe.each(GOLDEN_NAMES)('PyTorch run %s', (name) => {
   });
 
   test('every split into stages gives the same bits, dropout on', async () => {
-    const options = { microBatchSize: 1, steps: 3, config: { drop_rate: 0.2 } };
+    const options = { engine, microBatchSize: 1, steps: 3, config: { drop_rate: 0.2 } };
     const whole = await train(reference, options);
     const layers = reference.config.n_layers;
     const splits = [[1, layers], Array.from({ length: layers }, (_, i) => i + 1)];
@@ -137,8 +142,8 @@ describe.each(GOLDEN_NAMES)('PyTorch run %s', (name) => {
 
   test('micro-batches add up to the batch', async () => {
     const [whole, parts] = [
-      await train(reference, { microBatchSize: batchSize, steps: 4 }),
-      await train(reference, { microBatchSize: 1, steps: 4 }),
+      await train(reference, { engine, microBatchSize: batchSize, steps: 4 }),
+      await train(reference, { engine, microBatchSize: 1, steps: 4 }),
     ];
     for (const [step, loss] of whole.losses.entries()) {
       expect(relative(parts.losses[step], loss)).toBeLessThan(2e-6);

@@ -1,0 +1,189 @@
+// Every program of the model on both engines with the same random inputs, and the backward passes written by hand beside
+// what TensorFlow.js derives from the forward programs by itself.
+
+import { readdirSync } from 'node:fs';
+import path from 'node:path';
+import '@tensorflow/tfjs-backend-cpu';
+import * as tf from '@tensorflow/tfjs-core';
+import '@tensorflow/tfjs-core/dist/register_all_gradients.js';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { adamwProgram } from '../../src/model/adamw.ts';
+import {
+  blockBackwardProgram,
+  blockForwardProgram,
+  blockWeightsProgram,
+  BLOCK_ROW_GRADIENTS,
+  BLOCK_SAVED,
+} from '../../src/model/block.ts';
+import type { GptConfig } from '../../src/model/config.ts';
+import type { Graph } from '../../src/model/graph.ts';
+import { headLossProgram, headTrainProgram } from '../../src/model/head.ts';
+import { attendProgram, feedProgram, logitsProgram, qkvProgram } from '../../src/model/serving.ts';
+import { blockTensors, tensorTable } from '../../src/model/tensors.ts';
+import type { Engine, Tensor } from '../../src/workers/engine.ts';
+import { loadEngine } from '../../src/workers/load-engine.ts';
+import { interpret, operatorTable, upload } from '../../src/workers/tensorflow-interpreter.ts';
+import { difference, noise, randomInputs, type InputSettings } from './random-inputs.ts';
+
+/** Of the largest number in the output. Sums run in another order, and exponentials come from other libraries. */
+const TOLERANCE = 1e-5;
+
+const onnx = await loadEngine('onnx');
+const tensorflow = await loadEngine('tensorflow-wasm');
+
+const config: GptConfig = {
+  vocab_size: 37,
+  context_length: 16,
+  emb_dim: 24,
+  n_heads: 3,
+  n_layers: 2,
+  drop_rate: 0.25,
+  qkv_bias: true,
+  tie_weights: false,
+};
+const batch = { B: 2, T: 7 };
+const rowCount = batch.B * batch.T;
+const head = { rowCount, tokenCount: 20 };
+const weights = new Map(tensorTable(config).map(({ name, size }, i) => [name, noise(size, 500 + i)]));
+
+interface Case extends Omit<InputSettings, 'seed'> {
+  readonly graph: Graph;
+}
+
+/** By the name of the function that emits the program. */
+const CASES: Readonly<Record<string, readonly Case[]>> = {
+  adamwProgram: [
+    // Second moments are not negative.
+    {
+      graph: adamwProgram(),
+      sizes: { n: 300 },
+      shape: { v: Math.abs, beta2: Math.abs, gain2: Math.abs, eps: Math.abs },
+    },
+  ],
+  blockForwardProgram: [
+    { graph: blockForwardProgram(config, batch, { save: true }) },
+    { graph: blockForwardProgram({ ...config, qkv_bias: false }, batch, { save: false }) },
+  ],
+  blockBackwardProgram: [{ graph: blockBackwardProgram(config, batch) }],
+  blockWeightsProgram: [
+    { graph: blockWeightsProgram(config, batch, { accumulate: false }) },
+    { graph: blockWeightsProgram({ ...config, drop_rate: 0 }, batch, { accumulate: true }) },
+  ],
+  headLossProgram: [{ graph: headLossProgram(config, rowCount), indexLimit: 37 }],
+  headTrainProgram: [
+    { graph: headTrainProgram(config, { ...head, accumulate: false }), indexLimit: 37 },
+    { graph: headTrainProgram(config, { ...head, accumulate: true }), indexLimit: 37 },
+  ],
+  qkvProgram: [{ graph: qkvProgram(config, weights, 0), sizes: { M: 5 } }],
+  attendProgram: [
+    { graph: attendProgram(config), sizes: { R: 3, P: 64 }, shape: { mask: (value) => (value > 0 ? 0 : -Infinity) } },
+  ],
+  feedProgram: [{ graph: feedProgram(config, weights, 1), sizes: { M: 5 } }],
+  logitsProgram: [{ graph: logitsProgram(config, weights), sizes: { M: 2 } }],
+};
+
+async function run(
+  engine: Engine,
+  graph: Graph,
+  inputs: Record<string, Tensor>,
+): Promise<Record<string, Float32Array>> {
+  const program = await engine.compile(graph);
+  try {
+    return await program.run(inputs);
+  } finally {
+    await program.release();
+  }
+}
+
+test('no program of the model is left out', async () => {
+  const folder = path.resolve(import.meta.dirname, '../../src/model');
+  const files = readdirSync(folder).filter((name) => name.endsWith('.ts'));
+  const modules = await Promise.all(files.map((file) => import(path.join(folder, file)) as Promise<object>));
+  const programs = modules.flatMap(Object.keys).filter((name) => name.endsWith('Program'));
+  expect(programs.toSorted()).toEqual(Object.keys(CASES).toSorted());
+});
+
+describe.each(Object.keys(CASES))('%s', (name) => {
+  test('gives the same on ONNX Runtime and on TensorFlow.js', async () => {
+    const before = tf.memory().numTensors;
+    for (const [i, { graph, ...settings }] of CASES[name].entries()) {
+      const inputs = randomInputs(graph, { seed: i + 1, ...settings });
+      const [reference, values] = [await run(onnx, graph, inputs), await run(tensorflow, graph, inputs)];
+      expect(Object.keys(values).toSorted()).toEqual(graph.outputs.map((output) => output.name).toSorted());
+      for (const [output, data] of Object.entries(reference)) {
+        expect(difference(values[output], data), `${output} of "${graph.name}"`).toBeLessThan(TOLERANCE);
+      }
+    }
+    expect(tf.memory().numTensors).toBe(before);
+  });
+});
+
+/** The gradients of sum(output * dy) over `graph` with respect to the named inputs, by TensorFlow.js's own differentiation. */
+function derivedGradients(
+  graph: Graph,
+  inputs: Record<string, Tensor>,
+  { names, output, dy }: { names: readonly string[]; output: string; dy: Float32Array },
+): Record<string, Float32Array> {
+  const interpretation = interpret(tf, operatorTable(tf), graph);
+  const at = graph.outputs.findIndex(({ name }) => name === output);
+  const gradients = tf.tidy(() => {
+    const fixed = Object.fromEntries(Object.entries(inputs).map(([name, tensor]) => [name, upload(tf, tensor)]));
+    const loss = (...moved: tf.Tensor[]): tf.Scalar => {
+      const all = { ...fixed, ...Object.fromEntries(names.map((name, i) => [name, moved[i]])) };
+      const y = interpretation.run(new Map(Object.entries(all)), { keepValues: true })[at];
+      return tf.sum<tf.Scalar>(tf.mul(tf.reshape(y, [-1]), tf.tensor1d(dy)));
+    };
+    return tf.grads(loss)(names.map((name) => fixed[name]));
+  });
+  const data = gradients.map((gradient) => gradient.dataSync<'float32'>());
+  tf.dispose(gradients);
+  interpretation.dispose();
+  return Object.fromEntries(names.map((name, i) => [name, data[i]]));
+}
+
+const pick = (graph: Graph, from: Record<string, Tensor>): Record<string, Tensor> =>
+  Object.fromEntries(graph.inputs.map(({ name }) => [name, from[name]]));
+
+describe("the backward passes agree with TensorFlow.js's own derivatives", () => {
+  // WebAssembly lacks an operation that the derivative of a look-up needs; plain JavaScript has them all.
+  beforeAll(() => tf.setBackend('cpu'));
+  afterAll(() => tf.setBackend('wasm'));
+
+  test.each([0, 0.25])('the block, with drop rate %d', async (drop_rate) => {
+    const settings = { ...config, drop_rate };
+    const forward = blockForwardProgram(settings, batch, { save: true });
+    const inputs = randomInputs(forward, { seed: 7 });
+    const dy = noise(rowCount * config.emb_dim, 8);
+    const names = ['x', ...blockTensors(settings, 0).map(({ name }) => name.slice('h.0.'.length))];
+    const derived = derivedGradients(forward, inputs, { names, output: 'y', dy });
+
+    const rows = (data: Float32Array): Tensor => ({ data, dims: [rowCount, data.length / rowCount] });
+    const saved = await run(onnx, forward, inputs);
+    const known: Record<string, Tensor> = { ...inputs, dy: rows(dy) };
+    for (const name of BLOCK_SAVED) known[name] = rows(saved[name]);
+    known['weights'] = { data: saved['weights'], dims: [batch.B, config.n_heads, batch.T, batch.T] };
+    const backward = blockBackwardProgram(settings, batch);
+    const { dx, ...rest } = await run(onnx, backward, pick(backward, known));
+    for (const name of BLOCK_ROW_GRADIENTS) known[name] = rows(rest[name]);
+    const pass = blockWeightsProgram(settings, batch, { accumulate: false });
+    const written = await run(onnx, pass, pick(pass, known));
+
+    expect(difference(dx, derived['x']), 'dx').toBeLessThan(TOLERANCE);
+    for (const name of names.slice(1)) {
+      expect(difference(written[`${name}.gradient`], derived[name]), name).toBeLessThan(TOLERANCE);
+    }
+  });
+
+  test('the head', async () => {
+    const forward = headLossProgram(config, rowCount);
+    const inputs = randomInputs(forward, { seed: 9, indexLimit: config.vocab_size });
+    const names = ['x', 'ln_f.weight', 'ln_f.bias', 'projection'];
+    const dy = new Float32Array(rowCount).fill(1 / head.tokenCount);
+    const derived = derivedGradients(forward, inputs, { names, output: 'loss', dy });
+    const written = await run(onnx, headTrainProgram(config, { ...head, accumulate: false }), inputs);
+    for (const name of names) {
+      const own = written[name === 'x' ? 'dx' : `${name}.gradient`];
+      expect(difference(own, derived[name]), name).toBeLessThan(TOLERANCE);
+    }
+  });
+});
