@@ -21,7 +21,7 @@ import { DIGEST_TO_COME, importFilesOf, uploadFile } from './upload.ts';
 
 type CreateFlags = SubmitFlags &
   ConfigFlags & { readonly seed?: number; readonly init?: 'torch' | 'gpt2'; readonly tokenizer?: string };
-type ImportFlags = SubmitFlags & { readonly tokenizer?: string };
+type ImportFlags = SubmitFlags & { readonly tokenizer?: string; readonly nHeads?: number };
 
 const tokenizerOption = (): Option =>
   new Option('--tokenizer <name>', "the model's tokenizer (default: by its vocabulary)").choices([...TOKENIZERS]);
@@ -88,7 +88,8 @@ function addImport(program: Command, context: CliContext): void {
       'directory with model.safetensors and config.json, or a .safetensors file beside its config.json',
     )
     .description('make a model from GPT-2 weights in safetensors format')
-    .addOption(tokenizerOption());
+    .addOption(tokenizerOption())
+    .option('--n-heads <count>', 'heads, for weights without a config.json', parseNumber);
   addSubmitFlags(command).action(async (model: string, path: string, flags: ImportFlags) => {
     const files = await importFilesOf(path);
     const digests: Record<string, string> = {};

@@ -3,12 +3,20 @@
 
 import { createHash } from 'node:crypto';
 import { createReadStream, type Stats } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { basename, dirname, extname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { EXIT, LIMITS, type DataFormat } from '../daemon/protocol.ts';
+import {
+  EXIT,
+  LIMITS,
+  SHARD_PATTERN,
+  TOKENIZER_FILES,
+  WEIGHTS_FILE,
+  WEIGHTS_INDEX_FILE,
+  type DataFormat,
+} from '../daemon/protocol.ts';
 import { noDaemonAt, refusal, type Address } from './connection.ts';
 import { CliError, usageError } from './exit-codes.ts';
 import type { ProgressLine } from './progress-line.ts';
@@ -49,20 +57,54 @@ export function dataFormatOf(path: string, tokenizer: string | undefined): DataF
   return extension === '.jsonl' ? 'jsonl' : 'text';
 }
 
-/** The files of an import by their name in the spec: `path` is a directory, or the weights with config.json beside them. */
+/**
+ * The files of an import by their name in the spec: `path` is a directory, or weights with other files beside them. Shards
+ * are those that the index names.
+ */
 export async function importFilesOf(path: string): Promise<Readonly<Record<string, SourceFile>>> {
   const stats = await statIfThere(path);
   if (stats === undefined) throw usageError(`There is no file or directory ${path}.`);
-  const weights = stats.isDirectory() ? join(path, 'model.safetensors') : path;
-  if (extname(weights) !== '.safetensors') {
+  const directory = stats.isDirectory() ? path : dirname(path);
+  const isIndex = basename(path).endsWith('.safetensors.index.json');
+  if (!stats.isDirectory() && !isIndex && extname(path) !== '.safetensors') {
     throw usageError(
-      `${basename(path)} cannot be imported: a directory with model.safetensors or a .safetensors file was wanted.`,
+      `${basename(path)} cannot be imported: a directory with ${WEIGHTS_FILE} or a .safetensors file was wanted.`,
     );
   }
-  return {
-    'model.safetensors': await checkSourceFile(weights),
-    'config.json': await checkSourceFile(join(dirname(weights), 'config.json')),
-  };
+  const indexFile = isIndex ? path : join(directory, WEIGHTS_INDEX_FILE);
+  const takesIndex =
+    isIndex ||
+    (stats.isDirectory() &&
+      (await statIfThere(join(directory, WEIGHTS_FILE))) === undefined &&
+      (await statIfThere(indexFile)) !== undefined);
+  const files: Record<string, SourceFile> = {};
+  if (takesIndex) {
+    files[WEIGHTS_INDEX_FILE] = await checkSourceFile(indexFile);
+    for (const shard of await shardsOf(indexFile)) files[shard] = await checkSourceFile(join(directory, shard));
+  } else {
+    files[WEIGHTS_FILE] = await checkSourceFile(stats.isDirectory() ? join(directory, WEIGHTS_FILE) : path);
+  }
+  for (const name of ['config.json', ...TOKENIZER_FILES]) {
+    const file = join(directory, name);
+    const there = await statIfThere(file);
+    if (there?.isFile() === true && there.size > 0) files[name] = { path: file, sizeBytes: there.size };
+  }
+  return files;
+}
+
+async function shardsOf(indexFile: string): Promise<readonly string[]> {
+  let map: unknown;
+  try {
+    ({ weight_map: map } = JSON.parse(await readFile(indexFile, 'utf8')) as { weight_map?: unknown });
+  } catch (cause) {
+    throw usageError(`${indexFile} is not JSON: ${(cause as Error).message}.`);
+  }
+  const shards = new Set(typeof map === 'object' && map !== null ? Object.values(map as Record<string, unknown>) : []);
+  const bad = [...shards].find((shard) => typeof shard !== 'string' || !SHARD_PATTERN.test(shard));
+  if (bad !== undefined || shards.size === 0) {
+    throw usageError(`${indexFile} must map tensors to shards like model-00001-of-00002.safetensors.`);
+  }
+  return [...shards] as string[];
 }
 
 /** Makes sure that the daemon holds the file's bytes. Returns their SHA-256 as 64 hexadecimal digits. */

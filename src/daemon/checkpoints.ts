@@ -2,7 +2,7 @@
 // nothing is visible before the store's last small transaction.
 
 import type { GptConfig } from '../model/config.ts';
-import type { CheckpointMeta, StoredCheckpoint, TensorChunk } from '../workers/messages.ts';
+import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk } from '../workers/messages.ts';
 import type { StoreClient } from './store-client.ts';
 
 /** Bytes of one group: one transaction of the store. */
@@ -33,7 +33,7 @@ export interface NewCheckpoint {
   readonly config: GptConfig;
   readonly meta: CheckpointMeta;
   /** Set when the checkpoint is a new model's first. */
-  readonly newModel?: { readonly name: string; readonly config: GptConfig; readonly tokenizer: unknown } | undefined;
+  readonly newModel?: StoreCalls['commitCheckpoint'][0]['newModel'];
   readonly keepLast?: number | undefined;
 }
 

@@ -5,12 +5,12 @@ import { resolveConfig, type GptConfig } from '../model/config.ts';
 import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
-import type { TensorChunk } from '../workers/messages.ts';
+import type { ModelFile, TensorChunk } from '../workers/messages.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 import { JobHalted, type JobContext, type Services } from './job-context.ts';
 import { optimizerBytes, servingBytes, trainingBytes, weightsBytes } from './memory.ts';
 import { planStages } from './plan.ts';
-import type { CreateResult, ParamsResult, TokenizerName } from './protocol.ts';
+import { TOKENIZER_FILES, type CreateResult, type ParamsResult, type TokenizerName } from './protocol.ts';
 
 const GPT2_VOCABULARY = 50257;
 const BYTE_VOCABULARY = 256;
@@ -46,15 +46,20 @@ export async function runCreate(context: JobContext<'create'>): Promise<CreateRe
 }
 
 export async function runImport(context: JobContext<'import'>): Promise<CreateResult> {
-  const { spec, services } = context;
-  const { 'model.safetensors': weights, 'config.json': config = null } = spec.files;
+  const { spec, services, emit } = context;
   const source = randomUUID();
-  const opened = await services.preparer.call('importBegin', { source, weights, config });
+  const { files } = spec;
+  const opened = await services.preparer.call('importBegin', { source, files, headCount: spec.nHeads ?? null });
+  for (const [i, message] of opened.notes.entries())
+    await emit({ type: 'log', data: { message } }, { key: `note:${i}` });
+  const { vocab_size } = opened.config;
+  const suggests = spec.tokenizer !== undefined || (opened.tokenizer === null && opened.notes.length === 0);
   const tokenizer =
-    spec.tokenizer !== undefined || opened.config.vocab_size === GPT2_VOCABULARY
+    suggests && (spec.tokenizer !== undefined || vocab_size === GPT2_VOCABULARY)
       ? tokenizerFor(opened.config, spec.tokenizer)
-      : null;
-  return await makeModel(context, { config: opened.config, tokenizer, source });
+      : opened.tokenizer;
+  const kept = TOKENIZER_FILES.flatMap((name) => (name in files ? [{ name, blob: files[name] }] : []));
+  return await makeModel(context, { config: opened.config, tokenizer, source, files: kept });
 }
 
 /** The named tokenizer, or the one that the vocabulary suggests. A char tokenizer gets its alphabet from the first training text. */
@@ -76,7 +81,12 @@ function tokenizerFor(
 
 async function makeModel(
   context: JobContext<'create'> | JobContext<'import'>,
-  { config, tokenizer, source }: { config: GptConfig; tokenizer: unknown; source: string },
+  {
+    config,
+    tokenizer,
+    source,
+    files,
+  }: { config: GptConfig; tokenizer: unknown; source: string; files?: readonly ModelFile[] },
 ): Promise<CreateResult> {
   const { services, spec, jobId, emit, cancelled, halted } = context;
   const { store, preparer } = services;
@@ -102,7 +112,7 @@ async function makeModel(
         jobId,
         config,
         meta: { fingerprint: services.engine.fingerprint, loss: null, valLoss: null },
-        newModel: { name: spec.model, config, tokenizer },
+        newModel: { name: spec.model, config, tokenizer, files },
       },
       {
         chunks: chunksOf(services, source, halted),

@@ -33,9 +33,7 @@ export async function checkSubmission(services: Services, { kind, spec, pending 
       return;
     }
     case 'import':
-      for (const digest of Object.values((spec as JobSpecs['import']).files)) {
-        if (digest !== undefined) await needBlob(services, digest);
-      }
+      for (const digest of Object.values((spec as JobSpecs['import']).files)) await needBlob(services, digest);
       return;
     case 'train':
       await checkTrain(services, { spec: spec as TrainSpec, pending });

@@ -5,7 +5,7 @@ import type { TokenizerSpec } from '../model/tokenizer.ts';
 import type { EngineInfo, PreparerCalls } from '../workers/messages.ts';
 import type { EmitOptions, EventLog } from './event-log.ts';
 import type { StageThread } from './pipeline.ts';
-import type { JobEventBody, JobKind, JobSpecs, TokenizerName } from './protocol.ts';
+import type { JobEventBody, JobKind, JobSpecs, ModelTokenizerName } from './protocol.ts';
 import type { ServedModels } from './served-models.ts';
 import type { StoreClient } from './store-client.ts';
 import type { WorkerThread } from './worker-thread.ts';
@@ -44,4 +44,4 @@ export class JobHalted extends Error {
 }
 
 /** What a model's tokenizer is called; null for a model that knows token ids only. */
-export const tokenizerName = (spec: unknown): TokenizerName | null => (spec as TokenizerSpec | null)?.type ?? null;
+export const tokenizerName = (spec: unknown): ModelTokenizerName | null => (spec as TokenizerSpec | null)?.type ?? null;

@@ -1,20 +1,20 @@
 // The whole wire contract: JSON-RPC methods, job specs, job events, errors and limits. The server, the CLI and any other
-// client agree on this and nothing else; what is about training and generation is in files of its own and handed on from
-// here. Unknown keys are refused. It is not about threads: see workers/messages.ts.
+// client agree on this and nothing else; what is about training, generation and files of weights is in files of its own
+// and handed on from here. Unknown keys are refused. It is not about threads: see workers/messages.ts.
 
 import { z } from 'zod';
 import { CONFIG_MAX, PRESET_NAMES, type GptConfig, type PresetName } from '../model/config.ts';
 import { ERROR_CODES, type ErrorData } from '../model/errors.ts';
 import {
-  digest,
   integer,
   LIMITS,
   modelName,
   modelReference,
   seed,
   TOKENIZERS,
-  type TokenizerName,
+  type ModelTokenizerName,
 } from './spec-fields.ts';
+import { importSpec } from './interchange-protocol.ts';
 import { trainSpec } from './training-protocol.ts';
 import { generateSpec, type TokenData } from './generation-protocol.ts';
 
@@ -25,8 +25,10 @@ export {
   MODEL_NAME_PATTERN,
   TOKENIZERS,
   type DataFormat,
+  type ModelTokenizerName,
   type TokenizerName,
 } from './spec-fields.ts';
+export { SHARD_PATTERN, TOKENIZER_FILES, WEIGHTS_FILE, WEIGHTS_INDEX_FILE } from './interchange-protocol.ts';
 export { trainSpec, type TrainResult } from './training-protocol.ts';
 export {
   generateSpec,
@@ -83,13 +85,6 @@ export const createSpec = z.strictObject({
   config: config.default('GPT_CONFIG_124M'),
   seed,
   init: z.enum(['torch', 'gpt2']).default('torch'),
-  tokenizer: z.enum(TOKENIZERS).optional(),
-});
-
-export const importSpec = z.strictObject({
-  model: modelName,
-  /** Files by name. Without a config.json the configuration is looked for in the weights' own metadata. */
-  files: z.strictObject({ 'model.safetensors': digest, 'config.json': digest.optional() }),
   tokenizer: z.enum(TOKENIZERS).optional(),
 });
 
@@ -219,7 +214,7 @@ export interface ModelRecord {
   readonly name: string;
   readonly config: GptConfig;
   readonly parameters: number;
-  readonly tokenizer: TokenizerName | null;
+  readonly tokenizer: ModelTokenizerName | null;
   /** Step and digest of the newest checkpoint. */
   readonly step: number;
   readonly digest: string;

@@ -53,6 +53,8 @@ export const seed = integer(0, 2 ** 53 - 1).default(123);
 
 export const TOKENIZERS = ['gpt2', 'byte', 'char'] as const;
 export type TokenizerName = (typeof TOKENIZERS)[number];
+/** What a model may have: `bpe` is a vocabulary that came with imported weights. */
+export type ModelTokenizerName = TokenizerName | 'bpe';
 
 /** How the bytes of a data file are read; by default `tokens` (uint16) under `tokenizer: none`, else `text`. */
 export const DATA_FORMATS = ['text', 'jsonl', 'tokens'] as const;

@@ -18,9 +18,9 @@ export async function prepareData({ spec, services, emit }: JobContext<'train'>,
     );
   }
   const tokenizer =
-    wanted === 'none'
+    wanted === 'none' || spec.tokenizer === 'none'
       ? null
-      : (stored ?? (wanted === 'char' ? { type: 'char' as const, alphabet: null } : { type: wanted }));
+      : (stored ?? (spec.tokenizer === 'char' ? { type: 'char' as const, alphabet: null } : { type: spec.tokenizer! }));
   const files = spec.data.map(({ digest, format }) => ({
     digest,
     format: format ?? (wanted === 'none' ? ('tokens' as const) : ('text' as const)),

@@ -2,7 +2,7 @@
 // tensor of the file fills which of ours. Reads Hugging Face's GPT-2 configurations and our own snake_case ones;
 // GPT-2's layouts are ours, so nothing is transposed.
 
-import { checkConfig, type GptConfig } from './config.ts';
+import { checkConfig, PRESETS, type GptConfig } from './config.ts';
 import { GptdError } from './errors.ts';
 import { tensorTable } from './tensors.ts';
 
@@ -15,21 +15,33 @@ export interface HuggingFaceModel {
   readonly config: GptConfig;
   /** Our name of every tensor of the table -> its name in the file. */
   readonly rename: ReadonlyMap<string, string>;
+  /** The head that a tied model carries along: it must equal its token embedding. */
+  readonly spareHead: string | null;
 }
 
 const HEAD = 'lm_head.weight';
+const QKV_BIAS = 'h.0.attn.c_attn.bias';
+/** Classes of Hugging Face's whose weights are a GPT-2 and nothing else. */
+const ARCHITECTURES: ReadonlySet<string> = new Set(['GPT2LMHeadModel', 'GPT2Model']);
 /** Causal masks that old exports carry: they are no weights. */
 const BUFFERS = /^h\.\d+\.attn\.(bias|masked_bias)$/;
 
+export interface HuggingFaceFile {
+  /** A parsed config.json, or what stands for it in the weights' own metadata; null when there is neither. */
+  readonly json: unknown;
+  readonly tensors: readonly NamedShape[];
+  /** Heads as the user gives them, for weights that come without a configuration. */
+  readonly headCount?: number | undefined;
+}
+
 /**
- * Reads `json`, a parsed config.json, against the tensors of the file. `qkv_bias` follows from the tensors. A model
- * without a head in the file is tied. One with a head is tied as the configuration says (`tie_word_embeddings`, or our
- * `tie_weights`), and when it is silent as its dialect has it: Hugging Face's ties, ours does not. The head of a tied
- * model is ignored. Throws `incompatible` for a configuration that is not GPT-2's, a missing or unknown tensor or a
- * wrong shape.
+ * Reads a configuration against the tensors of the file, or infers it from them. `qkv_bias` follows from the tensors. A
+ * model without a head in the file is tied, unless the configuration says that it is not. One with a head is tied as the
+ * configuration says (`tie_word_embeddings`, or our `tie_weights`), and when it is silent as its dialect has it: Hugging
+ * Face's ties, ours does not. Throws `incompatible` for a configuration that is not GPT-2's, a missing or unknown tensor
+ * or a wrong shape.
  */
-export function configFromHuggingFace(json: unknown, tensors: readonly NamedShape[]): HuggingFaceModel {
-  const fields = requireObject(json);
+export function configFromHuggingFace({ json, tensors, headCount }: HuggingFaceFile): HuggingFaceModel {
   const inFile = new Map<string, NamedShape>();
   for (const tensor of tensors) {
     const name = tensor.name.replace(/^transformer\./, '');
@@ -38,36 +50,87 @@ export function configFromHuggingFace(json: unknown, tensors: readonly NamedShap
     if (twin !== undefined) throw incompatible(`Tensors ${twin.name} and ${tensor.name} are both ${name}.`);
     inFile.set(name, tensor);
   }
-
-  const config = readConfig(fields, {
-    hasHead: inFile.has(HEAD),
-    hasQkvBias: inFile.has('h.0.attn.c_attn.bias'),
-  });
+  const config =
+    json === null
+      ? inferConfig(inFile, headCount)
+      : readConfig(requireObject(json), {
+          hasHead: inFile.has(HEAD),
+          hasQkvBias: inFile.has(QKV_BIAS),
+          headCount,
+        });
+  const source = json === null ? 'the other tensors' : 'the configuration';
+  const head = inFile.get(HEAD)?.name ?? null;
   if (config.tie_weights) inFile.delete(HEAD);
 
   const rename = new Map<string, string>();
   for (const { name, shape } of tensorTable(config)) {
     const found = inFile.get(name);
-    if (found === undefined) throw incompatible(`Tensor ${name} of shape ${shown(shape)} is missing from the file.`);
+    if (found === undefined) throw incompatible(`Tensor ${name} of shape ${shown(shape)} is missing from the weights.`);
     if (shown(found.shape) !== shown(shape)) {
-      throw incompatible(`Tensor ${found.name} has shape ${shown(found.shape)} but ${shown(shape)} is wanted.`);
+      throw incompatible(
+        `Tensor ${found.name} has shape ${shown(found.shape)} but ${shown(shape)} is wanted by ${source}.`,
+      );
     }
     rename.set(name, found.name);
     inFile.delete(name);
   }
   for (const { name, shape } of inFile.values()) {
-    throw incompatible(`Tensor ${name} of shape ${shown(shape)} has no place in this model.`);
+    throw incompatible(`Tensor ${name} of shape ${shown(shape)} has no place in a GPT-2 of ${config.n_layers} blocks.`);
   }
-  return { config, rename };
+  return { config, rename, spareHead: config.tie_weights ? head : null };
+}
+
+/** The counts that shapes tell; the heads are given, or those of the GPT-2 that has exactly these counts. */
+function inferConfig(inFile: ReadonlyMap<string, NamedShape>, headCount: number | undefined): GptConfig {
+  const matrix = (name: string): readonly number[] => {
+    const tensor = inFile.get(name);
+    if (tensor === undefined) {
+      throw incompatible(
+        `Tensor ${name} is missing: these weights are not those of a GPT-2, the one supported architecture.`,
+      );
+    }
+    if (tensor.shape.length !== 2) {
+      throw incompatible(`Tensor ${tensor.name} has shape ${shown(tensor.shape)} but two dimensions are wanted.`);
+    }
+    return tensor.shape;
+  };
+  const [vocab_size, emb_dim] = matrix('wte.weight');
+  const [context_length] = matrix('wpe.weight');
+  const blocks = [...inFile.keys()].map((name) => Number(/^h\.(\d{1,6})\./.exec(name)?.[1] ?? -1));
+  const shape = { vocab_size, context_length, emb_dim, n_layers: Math.max(...blocks) + 1 };
+  const known = Object.values(PRESETS).find((preset) =>
+    Object.entries(shape).every(([field, value]) => preset[field as keyof GptConfig] === value),
+  );
+  const n_heads = headCount ?? known?.n_heads;
+  if (n_heads === undefined) {
+    throw incompatible('There is no config.json, and shapes do not tell the number of heads: give it with --n-heads.');
+  }
+  return checked({
+    ...shape,
+    n_heads,
+    drop_rate: 0,
+    qkv_bias: inFile.has(QKV_BIAS),
+    tie_weights: !inFile.has(HEAD),
+  });
 }
 
 function readConfig(
   fields: Readonly<Record<string, unknown>>,
-  { hasHead, hasQkvBias }: { readonly hasHead: boolean; readonly hasQkvBias: boolean },
+  {
+    hasHead,
+    hasQkvBias,
+    headCount,
+  }: { readonly hasHead: boolean; readonly hasQkvBias: boolean; readonly headCount: number | undefined },
 ): GptConfig {
-  const { model_type: type, n_inner: inner } = fields;
+  const { model_type: type, architectures, n_inner: inner } = fields;
   if (type !== undefined && type !== 'gpt2' && type !== 'gptd') {
-    throw incompatible(`The model_type is ${shownValue(type)}: it must be "gpt2".`);
+    throw incompatible(`The model_type is ${shownValue(type)}: the one supported architecture is "gpt2".`);
+  }
+  const others = Array.isArray(architectures) ? architectures.filter((name) => !ARCHITECTURES.has(name as string)) : [];
+  if (others.length > 0) {
+    throw incompatible(
+      `The architecture is ${shownValue(others[0])}: supported are ${[...ARCHITECTURES].join(' and ')}.`,
+    );
   }
   const activation = fields['activation_function'];
   if (activation !== undefined && activation !== 'gelu_new' && activation !== 'gelu_pytorch_tanh') {
@@ -88,19 +151,26 @@ function readConfig(
     vocab_size: requireNumber(fields, ['vocab_size']),
     context_length: requireNumber(fields, ['context_length', 'n_positions', 'n_ctx']),
     emb_dim: requireNumber(fields, ['emb_dim', 'n_embd']),
-    n_heads: requireNumber(fields, ['n_heads', 'n_head']),
+    n_heads: requireNumber({ given: headCount, ...fields }, ['n_heads', 'n_head', 'given']),
     n_layers: requireNumber(fields, ['n_layers', 'n_layer']),
     drop_rate: requireNumber({ none: 0, ...fields }, ['drop_rate', 'resid_pdrop', 'none']),
     qkv_bias: hasQkvBias,
-    tie_weights: tied || !hasHead,
+    tie_weights: tied || (!hasHead && tieFlag !== false),
   };
+  if (headCount !== undefined && headCount !== config.n_heads) {
+    throw incompatible(`config.json has ${config.n_heads} heads and --n-heads is ${headCount}: leave the flag out.`);
+  }
   if (inner !== undefined && inner !== null && inner !== 4 * config.emb_dim) {
     throw incompatible(`The n_inner is ${shownValue(inner)}: it must be 4 times the width, ${4 * config.emb_dim}.`);
   }
+  return checked(config);
+}
+
+function checked(config: GptConfig): GptConfig {
   try {
     return checkConfig(config);
   } catch (cause) {
-    throw new GptdError('incompatible', `config.json is impossible: ${(cause as Error).message}`, { cause });
+    throw new GptdError('incompatible', `The configuration is impossible: ${(cause as Error).message}`, { cause });
   }
 }
 

@@ -31,6 +31,10 @@ const DTYPE_BYTES = {
 } as const;
 export type SafetensorsDtype = keyof typeof DTYPE_BYTES;
 
+/** Whether values of the type can become weights. */
+export const isWeightDtype = (dtype: SafetensorsDtype): dtype is 'F32' | 'F16' | 'BF16' =>
+  dtype === 'F32' || dtype === 'F16' || dtype === 'BF16';
+
 export interface SafetensorsTensor {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
@@ -151,8 +155,8 @@ const isCount = (value: unknown): value is number => Number.isSafeInteger(value)
  * The values of a tensor as floats of their own memory. Throws `corrupt` for a type other than F32, F16 or BF16, or a
  * length that is no whole number of values. Like the format, it assumes a little-endian machine.
  */
-export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Array {
-  if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') {
+export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Array<ArrayBuffer> {
+  if (!isWeightDtype(dtype)) {
     throw corrupt(`Values of type ${dtype} cannot be weights: the type must be F32, F16 or BF16.`);
   }
   if (bytes.length % DTYPE_BYTES[dtype] !== 0) {

@@ -88,6 +88,12 @@ export interface StoredModel {
   readonly checkpoint: StoredCheckpoint;
 }
 
+/** A file that belongs to a model, like the vocabulary that came with its weights. */
+export interface ModelFile {
+  readonly name: string;
+  readonly blob: string;
+}
+
 export interface StoredCheckpoint {
   readonly checkpointId: number;
   readonly model: string;
@@ -174,7 +180,13 @@ export interface StoreCalls {
       readonly checkpointId: number;
       readonly meta: CheckpointMeta;
       readonly newModel?:
-        { readonly name: string; readonly config: GptConfig; readonly tokenizer: unknown } | undefined;
+        | {
+            readonly name: string;
+            readonly config: GptConfig;
+            readonly tokenizer: unknown;
+            readonly files?: readonly ModelFile[] | undefined;
+          }
+        | undefined;
       readonly keepLast?: number | undefined;
     },
     { readonly checkpoint: StoredCheckpoint },
@@ -185,6 +197,8 @@ export interface StoreCalls {
   listModels: [Record<string, never>, { readonly models: readonly StoredModel[] }];
   setTokenizer: [{ readonly name: string; readonly tokenizer: unknown }, Record<string, never>];
   deleteModel: [{ readonly name: string }, Record<string, never>];
+  /** The files that are kept with a model, by name. */
+  modelFiles: [{ readonly name: string }, { readonly files: readonly ModelFile[] }];
   /** `which`: a step, 'best' (lowest validation loss) or 'latest'. */
   getCheckpoint: [{ readonly model: string; readonly which: number | 'best' | 'latest' }, StoredCheckpoint];
   listCheckpoints: [{ readonly model: string }, { readonly checkpoints: readonly StoredCheckpoint[] }];
@@ -404,10 +418,21 @@ export interface PreparerCalls {
     { readonly source: string; readonly config: GptConfig; readonly seed: number; readonly scheme: InitScheme },
     Record<string, never>,
   ];
-  /** Starts reading weights from a blob of safetensors; checks every tensor against the configuration first. */
+  /** Starts reading weights from blobs of safetensors; checks every tensor against the configuration first. */
   importBegin: [
-    { readonly source: string; readonly weights: string; readonly config: string | null },
-    { readonly config: GptConfig },
+    {
+      readonly source: string;
+      /** Blobs by file name. */
+      readonly files: Readonly<Record<string, string>>;
+      readonly headCount: number | null;
+    },
+    {
+      readonly config: GptConfig;
+      /** What the files tell about the tokenizer; null when they tell nothing or one that is not known here. */
+      readonly tokenizer: TokenizerSpec | null;
+      /** Sentences about what was decided on the way. */
+      readonly notes: readonly string[];
+    },
   ];
   /** Up to 16 MiB of the source's next chunks, in table order. */
   sourceNext: [{ readonly source: string }, SourceProgress];

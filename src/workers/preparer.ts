@@ -59,9 +59,9 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
       return {};
     }
     case 'importBegin': {
-      const { config, tensors } = openImport(reader(), request);
-      sources.set(request.source, chunksOf(tensors));
-      return { config };
+      const { chunks, ...found } = await openImport(reader(), request);
+      sources.set(request.source, chunks[Symbol.iterator]());
+      return found;
     }
     case 'sourceNext':
       return next(request.source);

@@ -9,7 +9,7 @@ import { weightsDigest, type WeightsDigest } from '../model/digest.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { tensorTable } from '../model/tensors.ts';
 import type { CheckpointMeta, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
-import { chunkTable } from './store-chunks.ts';
+import { chunkTable, hashFromHex } from './store-chunks.ts';
 import type { Calls } from './store-schema.ts';
 
 const F32_BYTES = 4;
@@ -139,6 +139,9 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
   const insertModel = db.prepare<[string, string, string, number]>(
     'INSERT INTO models (name, config, tokenizer, created_at) VALUES (?, ?, ?, ?)',
   );
+  const insertFile = db.prepare<[string, string, Buffer]>(
+    'INSERT INTO model_files (model, name, blob) VALUES (?, ?, ?)',
+  );
   const dropStep = db.prepare<[string, number]>('UPDATE checkpoints SET model = NULL WHERE model = ? AND step = ?');
   const drop = db.prepare<[number]>('UPDATE checkpoints SET model = NULL WHERE checkpoint_id = ?');
   const publish = db.prepare<
@@ -208,6 +211,7 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
         throw new GptdError('conflict', `The name ${model} is taken: delete that model first or choose another name.`);
       }
       insertModel.run(model, JSON.stringify(config), JSON.stringify(newModel.tokenizer ?? null), at);
+      for (const { name, blob } of newModel.files ?? []) insertFile.run(model, name, hashFromHex(blob));
     } else if (!isDeepStrictEqual(JSON.parse(requireModel(model)), config)) {
       throw new GptdError(
         'conflict',

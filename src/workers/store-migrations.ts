@@ -129,6 +129,15 @@ export const MIGRATIONS: readonly string[] = [
   DROP TABLE metrics;
   ALTER TABLE metrics_of_models RENAME TO metrics;
   CREATE INDEX metrics_by_model ON metrics (model, step);
+
+  -- Files that are kept with a model; their blobs are in use as long as it is there.
+  CREATE TABLE model_files (
+    model TEXT NOT NULL REFERENCES models (name),
+    name TEXT NOT NULL,
+    blob BLOB NOT NULL REFERENCES blobs (hash),
+    PRIMARY KEY (model, name)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX model_files_by_blob ON model_files (blob);
   `,
 ];
 

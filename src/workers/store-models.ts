@@ -33,7 +33,7 @@ const SELECT_MODELS = `
 export function modelCalls(
   db: Database.Database,
   purge: () => void,
-): Calls<'getModel' | 'listModels' | 'setTokenizer' | 'deleteModel'> {
+): Calls<'getModel' | 'listModels' | 'setTokenizer' | 'deleteModel' | 'modelFiles'> {
   const selectOne = db.prepare<[string], ModelRow>(`${SELECT_MODELS} WHERE models.name = ?`);
   const selectAll = db.prepare<[], ModelRow>(`${SELECT_MODELS} ORDER BY models.name`);
   const updateTokenizer = db.prepare<[string, string]>('UPDATE models SET tokenizer = ? WHERE name = ?');
@@ -42,9 +42,15 @@ export function modelCalls(
   const removeMetrics = db.prepare<[string]>('DELETE FROM metrics WHERE model = ?');
   const notFound = (name: string): GptdError => new GptdError('not_found', `There is no model ${name}.`);
 
+  const dropFiles = db.prepare<[string]>('DELETE FROM model_files WHERE model = ?');
+  const selectFiles = db.prepare<[string], { name: string; blob: string }>(
+    'SELECT name, lower(hex(blob)) AS blob FROM model_files WHERE model = ? ORDER BY name',
+  );
+
   const deleteModel = db.transaction((name: string): void => {
     dropCheckpoints.run(name);
     removeMetrics.run(name);
+    dropFiles.run(name);
     if (remove.run(name).changes === 0) throw notFound(name);
   });
 
@@ -64,6 +70,7 @@ export function modelCalls(
       purge();
       return {};
     },
+    modelFiles: ({ name }) => ({ files: selectFiles.all(name) }),
   };
 }
 

@@ -96,6 +96,8 @@ function answer(request: StoreRequest): StoreValue {
       return store.setTokenizer(request);
     case 'deleteModel':
       return store.deleteModel(request);
+    case 'modelFiles':
+      return store.modelFiles(request);
     case 'getCheckpoint':
       return store.getCheckpoint(request);
     case 'listCheckpoints':

@@ -67,11 +67,11 @@ it('wants a file with something in it', async () => {
   });
 });
 
-it('finds the two files of an import', async () => {
+it('finds the weights of an import and what is beside them', async () => {
   const source = join(folder, 'weights');
   await mkdir(source);
   await writeFile(join(source, 'model.safetensors'), 'w');
-  await expect(importFilesOf(source)).rejects.toThrow(`There is no file ${join(source, 'config.json')}.`);
+  expect(Object.keys(await importFilesOf(source))).toEqual(['model.safetensors']);
   await writeFile(join(source, 'config.json'), '{}');
   await writeFile(join(source, 'other.safetensors'), 'ww');
   const config = { path: join(source, 'config.json'), sizeBytes: 2 };
@@ -84,4 +84,24 @@ it('finds the two files of an import', async () => {
     'config.json': config,
   });
   await expect(importFilesOf(join(source, 'config.json'))).rejects.toThrow('config.json cannot be imported');
+});
+
+it('finds the shards that an index names, and the files of the tokenizer', async () => {
+  const source = join(folder, 'shards');
+  await mkdir(source);
+  const index = join(source, 'model.safetensors.index.json');
+  await expect(importFilesOf(source)).rejects.toThrow(`There is no file ${join(source, 'model.safetensors')}.`);
+  const shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'];
+  await writeFile(index, JSON.stringify({ weight_map: { a: shards[0], b: shards[1], c: shards[0] } }));
+  await writeFile(join(source, shards[0]), 'w');
+  await expect(importFilesOf(source)).rejects.toThrow(`There is no file ${join(source, shards[1])}.`);
+  await writeFile(join(source, shards[1]), 'w');
+  for (const name of ['vocab.json', 'merges.txt', 'README.md']) await writeFile(join(source, name), '{}');
+  const found = ['model.safetensors.index.json', ...shards, 'vocab.json', 'merges.txt'];
+  expect(Object.keys(await importFilesOf(source))).toEqual(found);
+  expect(Object.keys(await importFilesOf(index))).toEqual(found);
+  await writeFile(join(source, 'model.safetensors'), 'w');
+  expect(Object.keys(await importFilesOf(source))[0]).toBe('model.safetensors');
+  await writeFile(index, JSON.stringify({ weight_map: { a: '../secret.safetensors' } }));
+  await expect(importFilesOf(index)).rejects.toThrow('must map tensors to shards');
 });
