@@ -13,6 +13,7 @@ import { EventLog } from './event-log.ts';
 import type { Services } from './job-context.ts';
 import { Jobs } from './jobs.ts';
 import { makeHandlers } from './methods.ts';
+import { complete } from './openai.ts';
 import { EXIT, LIMITS, VERSION, type DaemonFile } from './protocol.ts';
 import type { StageThread } from './pipeline.ts';
 import { ServedModels } from './served-models.ts';
@@ -99,7 +100,11 @@ async function run(options: DaemonOptions): Promise<number> {
     const handlers = makeHandlers(services, jobs, { queueLimit: options.queueLimit, startedAt });
     const server = keep(
       new Server(
-        { store, events, handlers, onError: report },
+        {
+          ...{ store, events, handlers },
+          complete: (exchange) => complete({ services, handlers }, exchange),
+          onError: report,
+        },
         { token, host: urlHost, allowOrigins: options.allowOrigins },
       ),
     );

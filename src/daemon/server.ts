@@ -5,11 +5,22 @@ import http, { type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocketServer, type WebSocket } from 'ws';
-import { errorData, GptdError, type ErrorCode } from '../model/errors.ts';
+import { GptdError } from '../model/errors.ts';
 import { refuseSource, refuseToken, type AccessRules } from './access.ts';
 import { receiveBlob, sendBlob } from './blobs.ts';
 import type { EventLog } from './event-log.ts';
-import { LIMITS, SUBPROTOCOL, VERSION, WEBSOCKET_PATH } from './protocol.ts';
+import { errorBody, HTTP_STATUS } from './http-errors.ts';
+import type { Exchange } from './openai.ts';
+import {
+  LIMITS,
+  METHODS,
+  SUBPROTOCOL,
+  VERSION,
+  WEBSOCKET_PATH,
+  type JobEvent,
+  type JobEventNotification,
+  type ModelRecord,
+} from './protocol.ts';
 import { answer, type Handlers } from './rpc.ts';
 import type { StoreClient } from './store-client.ts';
 import { Subscriptions } from './subscriptions.ts';
@@ -24,26 +35,13 @@ const PING_INTERVAL_MS = 20_000;
 /** Requests of one socket that may be under way. */
 const PENDING_REQUESTS_MAX = 64;
 
-const HTTP_STATUS: Readonly<Record<ErrorCode, number>> = {
-  invalid_spec: 400,
-  not_found: 404,
-  conflict: 409,
-  queue_full: 429,
-  limit_exceeded: 413,
-  unauthorized: 401,
-  shutting_down: 503,
-  corrupt: 422,
-  incompatible: 422,
-  out_of_memory: 507,
-  engine_failed: 500,
-  cancelled: 499,
-};
-
 export interface ServerParts {
   readonly store: StoreClient;
   readonly events: EventLog;
   /** Methods that are about one socket are answered here. */
   readonly handlers: Omit<Handlers, 'job.subscribe' | 'job.unsubscribe'>;
+  /** Answers POST /v1/completions. */
+  readonly complete: (exchange: Exchange) => Promise<void>;
   readonly onError: (error: unknown) => void;
 }
 
@@ -59,6 +57,7 @@ export class Server {
     handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
   });
   readonly #heartbeat: NodeJS.Timeout;
+  readonly #stopping = new AbortController();
   #rules: AccessRules;
   #ready = false;
 
@@ -97,6 +96,7 @@ export class Server {
   async close(): Promise<void> {
     this.#ready = false;
     clearInterval(this.#heartbeat);
+    this.#stopping.abort();
     for (const socket of this.#sockets.clients) socket.close(1001, 'the daemon stops');
     const closed = new Promise<void>((resolve) => this.#http.close(() => resolve()));
     this.#http.closeIdleConnections();
@@ -113,16 +113,16 @@ export class Server {
     const open = pathname === '/healthz';
     const refusal = refuseSource(request, this.#rules) ?? (open ? null : refuseToken(request, this.#rules));
     if (refusal !== null) {
-      this.#reply(response, refusal.status, { error: { code: 'unauthorized', message: refusal.message } });
+      this.#reply(response, refusal.status, errorBody(new GptdError('unauthorized', refusal.message)));
       return;
     }
     try {
       await this.#route(pathname, request, response);
     } catch (error) {
-      const data = errorData(error);
+      const body = errorBody(error);
       if (!(error instanceof GptdError)) this.#parts.onError(error);
       if (response.headersSent) response.destroy();
-      else this.#reply(response, HTTP_STATUS[data.code], { error: data });
+      else this.#reply(response, HTTP_STATUS[body.error.code], body);
     }
   }
 
@@ -137,13 +137,14 @@ export class Server {
       this.#reply(response, this.#ready ? 200 : 503, { status: this.#ready ? 'ready' : 'not ready' });
     } else if (pathname === '/v1/models' && reading) {
       const { models } = await this.#parts.handlers['model.list']({});
-      const data = models.map(({ name, createdAt }) => ({
-        id: name,
-        object: 'model',
-        created: Math.floor(createdAt / 1000),
-        owned_by: 'gptd',
-      }));
-      this.#reply(response, 200, { object: 'list', data });
+      this.#reply(response, 200, { object: 'list', data: models.map((model) => openaiModel(model, model.name)) });
+    } else if (pathname.startsWith('/v1/models/') && reading) {
+      const asked = METHODS['model.get'].safeParse({ model: decoded(pathname.slice('/v1/models/'.length)) });
+      if (!asked.success) throw new GptdError('not_found', `There is no model at ${pathname}.`);
+      const model = await this.#parts.handlers['model.get'](asked.data);
+      this.#reply(response, 200, openaiModel(model, asked.data.model));
+    } else if (pathname === '/v1/completions' && method === 'POST') {
+      await this.#parts.complete({ request, response, stopping: this.#stopping.signal });
     } else {
       throw new GptdError('not_found', `There is nothing at ${method ?? 'GET'} ${pathname}.`);
     }
@@ -169,7 +170,9 @@ export class Server {
     const send = (text: string): void => {
       if (socket.readyState === socket.OPEN) socket.send(text);
     };
-    const sink = { bufferedBytes: () => socket.bufferedAmount, send };
+    const notify = (params: JobEvent): void =>
+      send(JSON.stringify({ jsonrpc: '2.0', method: 'job.event', params } satisfies JobEventNotification));
+    const sink = { bufferedBytes: () => socket.bufferedAmount, send: notify };
     // A subscription that cannot go on ends the connection: the client comes back with its last seq.
     const onBroken = (error: unknown): void => {
       onError(error);
@@ -223,6 +226,22 @@ export class Server {
 
 /** The target without its query. It is compared and never parsed: a target need not be a URL. */
 const pathOf = (request: IncomingMessage): string => (request.url ?? '/').split('?', 1)[0];
+
+/** A part of a path as it was meant; as it is when it was badly encoded. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+const openaiModel = ({ createdAt }: ModelRecord, id: string): object => ({
+  id,
+  object: 'model',
+  created: Math.floor(createdAt / 1000),
+  owned_by: 'gptd',
+});
 
 const alive = new WeakMap<WebSocket, boolean>();
 

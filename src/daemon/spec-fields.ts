@@ -5,7 +5,7 @@ import { z } from 'zod';
 
 /** Every bound of the protocol, in one place. Bytes, counts and characters as named. */
 export const LIMITS = {
-  /** One JSON-RPC text frame. */
+  /** One JSON-RPC text frame, and the body of a request for completions. */
   messageBytesMax: 1 << 20,
   /** One blob (a weights or text file). */
   blobBytesMax: 64 * 2 ** 30,
@@ -13,6 +13,8 @@ export const LIMITS = {
   maxTokensMax: 1 << 20,
   /** Samples of one generation. */
   samplesMax: 64,
+  /** Answers to one request over HTTP: its prompts times its samples. */
+  choicesMax: 64,
   /** Likeliest tokens that a `token` event lists. */
   logprobsMax: 20,
   stopsMax: 16,

@@ -1,9 +1,9 @@
-// One socket's view of the event logs: for each job a cursor that moves over contiguous seqs. Events come from the store until
+// One client's view of the event logs: for each job a cursor that moves over contiguous seqs. Events come from the store until
 // the cursor has caught up, then live; a socket that does not drain is left behind and fed from the store when it does.
 
 import type { StoredEvent } from '../workers/messages.ts';
 import type { EventLog } from './event-log.ts';
-import type { JobEvent, JobEventNotification } from './protocol.ts';
+import type { JobEvent } from './protocol.ts';
 import type { StoreClient } from './store-client.ts';
 
 /** Bytes that may wait in a socket before its cursors stop. */
@@ -14,7 +14,7 @@ const PAGE = 256;
 export interface EventSink {
   /** Bytes handed to the socket and not yet sent. */
   bufferedBytes(): number;
-  send(text: string): void;
+  send(event: JobEvent): void;
 }
 
 interface Cursor {
@@ -102,7 +102,6 @@ export class Subscriptions {
   #send(cursor: Cursor, event: StoredEvent): void {
     if (cursor.closed) return;
     cursor.last = event.seq;
-    const notification: JobEventNotification = { jsonrpc: '2.0', method: 'job.event', params: event as JobEvent };
-    this.#sink.send(JSON.stringify(notification));
+    this.#sink.send(event as JobEvent);
   }
 }

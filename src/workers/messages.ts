@@ -452,6 +452,8 @@ export interface PreparerCalls {
       readonly tokenizer: TokenizerSpec | null;
     },
   ];
+  /** The text of token ids; none without a tokenizer. */
+  decode: [{ readonly ids: readonly number[]; readonly tokenizer: TokenizerSpec | null }, { readonly text: string }];
   /** Token ids of a stored dataset. */
   loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
 }

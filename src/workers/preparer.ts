@@ -4,6 +4,7 @@
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
 import { initialTensors } from '../model/init.ts';
+import { createTokenizer } from '../model/tokenizer.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { openImport } from './import-source.ts';
 import {
@@ -70,6 +71,10 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
       return {};
     case 'tokenize':
       return await tokenize(reader(), request);
+    case 'decode': {
+      const { ids, tokenizer } = request;
+      return { text: tokenizer === null ? '' : (await createTokenizer(tokenizer)).decode(ids) };
+    }
     case 'loadTokens':
       return loadTokens(reader(), request.blob);
     default:
