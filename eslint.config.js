@@ -40,4 +40,15 @@ export default defineConfig(
       },
     },
   },
+  {
+    // Preloaded into a daemon, before any module: CommonJS.
+    files: ['test/chaos/*.cjs'],
+    extends: [tseslint.configs.disableTypeChecked],
+    languageOptions: {
+      sourceType: 'commonjs',
+      parserOptions: { projectService: false },
+      globals: { process: 'readonly' },
+    },
+    rules: { '@typescript-eslint/no-require-imports': 'off' },
+  },
 );

@@ -20,6 +20,7 @@ import {
   type MethodParams,
 } from './protocol.ts';
 import { runTrain } from './train-job.ts';
+import { WorkerDied } from './worker-thread.ts';
 
 const RUNNERS: { readonly [K in JobKind]: JobRunner<K> } = {
   params: runParams,
@@ -38,6 +39,9 @@ const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: 
   generate: { lane: 'generate', atOnce: 8 },
 };
 
+/** Deaths of a worker thread, with nothing new told between them, after which a job is taken for their cause. */
+const DEATHS_IN_A_ROW_MAX = 3;
+
 interface Live {
   readonly jobId: string;
   readonly kind: JobKind;
@@ -51,6 +55,8 @@ interface Live {
   readonly cancel: AbortController;
   halt: AbortController;
   running: Promise<void> | null;
+  /** Events that were new: a job that runs again repeats itself first. */
+  newsCount: number;
 }
 
 export interface JobCounts {
@@ -192,6 +198,7 @@ export class Jobs {
       cancel: new AbortController(),
       halt: new AbortController(),
       running: null,
+      newsCount: 0,
     });
   }
 
@@ -238,7 +245,7 @@ export class Jobs {
     let outcome: JobEventBody;
     try {
       await events.emit(jobId, started, { state: 'running' });
-      outcome = { type: 'succeeded', data: { result: await this.#runner(live) } };
+      outcome = { type: 'succeeded', data: { result: await this.#runHealing(live) } };
     } catch (error) {
       if (error instanceof JobHalted && !live.cancel.signal.aborted) {
         live.running = null;
@@ -256,6 +263,25 @@ export class Jobs {
     await this.#end(live, outcome);
   }
 
+  /** Runs the job again when a worker thread has died under it: it goes on from what it has saved, and says nothing twice. */
+  async #runHealing(live: Live): Promise<unknown> {
+    for (let deaths = 1; ; deaths++) {
+      const { newsCount } = live;
+      try {
+        return await this.#runner(live);
+      } catch (error) {
+        if (!(error instanceof WorkerDied) || live.cancel.signal.aborted) throw error;
+        if (live.newsCount > newsCount) deaths = 1;
+        if (deaths >= DEATHS_IN_A_ROW_MAX) {
+          const message = `Worker threads died ${deaths} times in a row under this job, the last one of: ${error.message}`;
+          throw new GptdError('engine_failed', message, { cause: error });
+        }
+        const message = `${error.message} The job goes on from what it has saved.`;
+        await this.#services.events.emit(live.jobId, { type: 'log', data: { message } });
+      }
+    }
+  }
+
   #runner(live: Live): Promise<unknown> {
     const { jobId, kind } = live;
     const context = {
@@ -264,7 +290,14 @@ export class Jobs {
       services: this.#services,
       cancelled: live.cancel.signal,
       halted: live.halt.signal,
-      emit: (body, options) => this.#services.events.emit(jobId, body, options),
+      emit: (body, options) => {
+        const emitted = this.#services.events.emit(jobId, body, options);
+        const count = (event: unknown): void => {
+          if (event !== null && body.type !== 'log') live.newsCount += 1;
+        };
+        emitted.then(count, () => undefined);
+        return emitted;
+      },
     } satisfies Omit<JobContext, 'spec'> & { spec: unknown };
     // The spec was parsed by the kind's schema before it was stored.
     return (RUNNERS[kind] as (context: unknown) => Promise<unknown>)(context);

@@ -10,9 +10,11 @@ import type { MicroBatch, StageCalls, TensorChunk, TrainSetup } from '../workers
 import { FLIGHTS_PER_STAGE } from './memory.ts';
 import type { PlanStage } from './protocol.ts';
 import { readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
-import { PRIORITY, type WorkerThread } from './worker-thread.ts';
+import { PRIORITY, type Caller, type WorkerThread } from './worker-thread.ts';
 
 export type StageThread = WorkerThread<StageCalls>;
+/** A stage's thread for as long as it lives: whoever has put something there calls this and not its successor. */
+export type StageCaller = Caller<StageCalls>;
 
 export interface StepResult {
   /** Mean over the step's tokens. */
@@ -52,7 +54,7 @@ export class NotFinite extends GptdError {
 export class Pipeline {
   readonly #config: GptConfig;
   readonly #lease: string;
-  readonly #stages: readonly { readonly thread: StageThread; readonly plan: PlanStage }[];
+  readonly #stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
   readonly #microBatchSize: number;
   readonly #contextLength: number;
   /** Who waits for the stages to have room again for what an update overwrites. */
@@ -66,7 +68,7 @@ export class Pipeline {
   ) {
     this.#config = setup.config;
     this.#lease = lease;
-    this.#stages = plan.map((stage) => ({ thread: threads[stage.worker], plan: stage }));
+    this.#stages = plan.map((stage) => ({ thread: threads[stage.worker].bound(), plan: stage }));
     this.#microBatchSize = setup.microBatchSize;
     this.#contextLength = setup.contextLength;
   }
@@ -158,7 +160,7 @@ export class Pipeline {
     await Promise.allSettled(this.#stages.map(({ thread }) => thread.call('unload', { lease: this.#lease })));
   }
 
-  get #embedder(): StageThread {
+  get #embedder(): StageCaller {
     return this.#stages.find(({ plan }) => plan.embeds)!.thread;
   }
 
@@ -247,7 +249,7 @@ export class Pipeline {
   }
 
   /** The same call on every stage at once; waits for all before it throws. */
-  async #all<T>(call: (stage: { thread: StageThread; plan: PlanStage }) => Promise<T>): Promise<T[]> {
+  async #all<T>(call: (stage: { thread: StageCaller; plan: PlanStage }) => Promise<T>): Promise<T[]> {
     const settled = await Promise.allSettled(this.#stages.map(call));
     const rejected = settled.find((result) => result.status === 'rejected');
     if (rejected !== undefined) throw rejected.reason;

@@ -6,7 +6,7 @@ import type { TokenizerSpec } from '../model/tokenizer.ts';
 import { assert } from '../model/errors.ts';
 import type { StoredCheckpoint, StoredModel } from '../workers/messages.ts';
 import { admit, servingBytes } from './memory.ts';
-import type { StageThread } from './pipeline.ts';
+import type { StageCaller, StageThread } from './pipeline.ts';
 import { planStages } from './plan.ts';
 import type { PlanStage } from './protocol.ts';
 
@@ -16,7 +16,7 @@ const IDLE_MODELS_MAX = 2;
 export interface ServedModel {
   readonly lease: string;
   readonly config: GptConfig;
-  readonly stages: readonly { readonly thread: StageThread; readonly plan: PlanStage }[];
+  readonly stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
 }
 
 interface Entry {
@@ -82,7 +82,7 @@ export class ServedModels {
   ): Entry {
     admit(servingBytes(config), { budgetBytes: this.#budgetBytes, what: `Generating with ${checkpoint.model}` });
     const stages = planStages(config, this.#threads.length).map((plan) => ({
-      thread: this.#threads[plan.worker],
+      thread: this.#threads[plan.worker].bound(),
       plan,
     }));
     const { checkpointId } = checkpoint;

@@ -39,9 +39,17 @@ export class StoreClient {
     this.#thread.onDeath(listener);
   }
 
-  /** Waits for the calls before it, closes the database and ends the thread. May be called twice. */
+  /** Waits for the calls before it, closes the database and ends the thread, also a dead one. May be called twice. */
   close(): Promise<void> {
-    this.#closed ??= this.call('close', {}).then(() => this.#thread.close());
+    this.#closed ??= this.#end();
     return this.#closed;
+  }
+
+  async #end(): Promise<void> {
+    try {
+      await this.#thread.call('close', {});
+    } finally {
+      await this.#thread.close();
+    }
   }
 }

@@ -44,15 +44,104 @@ class PriorityQueue implements TaskQueue {
   }
 }
 
-/** A thread that runs `src/workers/<file>` and answers the requests of `C`. */
-export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] }> {
-  readonly #pool: Piscina;
+/** The thread died under a request, or it has died since what the request is about was put there: do the work again. */
+export class WorkerDied extends GptdError {
+  constructor(cause: unknown) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    super('engine_failed', `A worker thread died: ${why}.`, { cause });
+    this.name = 'WorkerDied';
+  }
+}
+
+type CallsOf<C> = { [K in keyof C]: readonly [object, object] };
+
+/** Whoever takes requests for a thread. */
+export interface Caller<C extends CallsOf<C>> {
+  call<K extends keyof C & string>(
+    type: K,
+    input: C[K][0],
+    options?: { readonly priority?: Priority },
+  ): Promise<C[K][1]>;
+}
+
+/**
+ * A thread that runs `src/workers/<file>` and answers the requests of `C`. When it dies, the requests that were sent to it
+ * reject with WorkerDied and another one takes its place, in a pool of its own: piscina itself gives up on a thread that dies
+ * while it starts, and would hand the dead thread's requests to one that knows nothing of them.
+ */
+export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
+  readonly #file: string;
+  readonly #settings: WorkerSettings | undefined;
+  readonly #deathListeners: ((error: unknown) => void)[] = [];
+  /** Pools of dead threads, until nothing of them is left. */
+  readonly #buried = new Set<Promise<void>>();
+  #pool: Piscina;
+  #deaths = 0;
+  /** Of the last death, as soon as it is known. */
+  #cause: unknown = null;
   #closed = false;
 
   constructor(file: string, settings?: WorkerSettings) {
-    this.#pool = new Piscina({
-      filename: new URL(`../workers/${file}.js`, import.meta.url).href,
-      workerData: settings,
+    this.#file = file;
+    this.#settings = settings;
+    this.#pool = this.#openPool();
+  }
+
+  /**
+   * Sends one request. Arrays in `input` are transferred and must not be used afterwards. Rejects with the thread's
+   * GptdError, with WorkerDied when the thread dies, or with `shutting_down` once it is closed.
+   */
+  call<K extends keyof C & string>(
+    type: K,
+    input: C[K][0],
+    { priority = PRIORITY.forward }: { readonly priority?: Priority } = {},
+  ): Promise<C[K][1]> {
+    return this.#send(type, input, { priority, life: this.#deaths });
+  }
+
+  /** Requests to the thread as it is now: once it has died they all reject with WorkerDied, as what it held is gone. */
+  bound(): Caller<C> {
+    const life = this.#deaths;
+    return {
+      call: (type, input, { priority = PRIORITY.forward } = {}) => this.#send(type, input, { priority, life }),
+    };
+  }
+
+  /** Calls `listener` when the thread has died; the next request meets a new thread. */
+  onDeath(listener: (error: unknown) => void): void {
+    this.#deathListeners.push(listener);
+  }
+
+  /** Ends the thread; requests that are under way or waiting reject. May be called twice. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await Promise.all([this.#pool.destroy(), ...this.#buried]);
+  }
+
+  async #send<K extends keyof C & string>(
+    type: K,
+    input: C[K][0],
+    { priority, life }: { readonly priority: Priority; readonly life: number },
+  ): Promise<C[K][1]> {
+    // The pool itself would start another thread, which nobody would close.
+    if (this.#closed) throw new GptdError('shutting_down', 'The thread is closed: the daemon is shutting down.');
+    if (this.#deaths !== life) throw new WorkerDied(this.#cause ?? 'its requests were dropped');
+    const request = { ...input, type, [queueOptionsSymbol]: { priority } };
+    let reply: Reply<C[K][1]>;
+    try {
+      reply = (await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) })) as typeof reply;
+    } catch (error) {
+      if (this.#deaths === life) throw error;
+      this.#cause ??= error;
+      throw new WorkerDied(this.#cause);
+    }
+    return unwrap(reply);
+  }
+
+  #openPool(): Piscina {
+    const pool = new Piscina({
+      filename: new URL(`../workers/${this.#file}.js`, import.meta.url).href,
+      workerData: this.#settings,
       minThreads: 1,
       maxThreads: 1,
       idleTimeout: Infinity,
@@ -61,42 +150,23 @@ export class WorkerThread<C extends { [K in keyof C]: readonly [object, object] 
       stricterFIFO: true,
       taskQueue: new PriorityQueue(),
     });
-  }
-
-  /**
-   * Sends one request. Arrays in `input` are transferred and must not be used afterwards. Rejects with the thread's
-   * GptdError, with the cause when the thread dies, or with `shutting_down` once it is closed.
-   */
-  async call<K extends keyof C & string>(
-    type: K,
-    input: C[K][0],
-    { priority = PRIORITY.forward }: { priority?: Priority } = {},
-  ): Promise<C[K][1]> {
-    // The pool itself would start another thread, which nobody would close.
-    if (this.#closed) throw new GptdError('shutting_down', 'The thread is closed: the daemon is shutting down.');
-    const request = { ...input, type, [queueOptionsSymbol]: { priority } };
-    const reply = (await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) })) as Reply<
-      C[K][1]
-    >;
-    return unwrap(reply);
-  }
-
-  /**
-   * Calls `listener` when the thread has died. What it held is gone, requests under way have rejected, and the next request
-   * meets a new thread.
-   */
-  onDeath(listener: (error: unknown) => void): void {
-    let cause: unknown = new Error('a worker thread ended');
     // Without a listener for `error` an idle thread's death would end the process.
-    this.#pool.on('error', (error: unknown) => (cause = error));
-    this.#pool.on('workerDestroy', () => {
-      if (!this.#closed) listener(cause);
-    });
+    pool.on('error', (error: unknown) => (this.#cause ??= error));
+    pool.on('workerDestroy', () => this.#bury(pool));
+    return pool;
   }
 
-  /** Ends the thread; requests that are under way or waiting reject. May be called twice. */
-  async close(): Promise<void> {
-    this.#closed = true;
-    await this.#pool.destroy();
+  /** The pool is in the middle of replacing its thread: it is destroyed when it is done with that. */
+  #bury(pool: Piscina): void {
+    if (this.#closed || pool !== this.#pool) return;
+    this.#deaths += 1;
+    this.#cause = null;
+    this.#pool = this.#openPool();
+    const gone = new Promise<void>((resolve) => setImmediate(resolve)).then(async () => {
+      for (const listener of this.#deathListeners) listener(this.#cause ?? new Error('a worker thread ended'));
+      await pool.destroy();
+      this.#buried.delete(gone);
+    });
+    this.#buried.add(gone);
   }
 }

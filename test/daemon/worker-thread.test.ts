@@ -3,8 +3,8 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { expect, onTestFinished, test } from 'vitest';
-import { PRIORITY, WorkerThread, type Priority } from '../../src/daemon/worker-thread.ts';
+import { describe, expect, onTestFinished, test } from 'vitest';
+import { PRIORITY, WorkerDied, WorkerThread, type Priority } from '../../src/daemon/worker-thread.ts';
 
 const WORKERS = path.resolve(import.meta.dirname, '../../src/workers');
 
@@ -14,6 +14,7 @@ const names = [];
 module.exports = ({ type, name, gate, data }) => {
   if (type === 'hold') Atomics.wait(new Int32Array(gate), 0, 0);
   if (type === 'fail') return { ok: false, error: { code: 'conflict', message: 'Refused.' } };
+  if (type === 'die') process.exit(7);
   if (type === 'crash') throw new TypeError('a bug');
   if (name !== undefined) names.push(name);
   return { ok: true, value: { names: [...names], length: data?.length ?? 0 } };
@@ -31,6 +32,7 @@ interface RecorderCalls {
   readonly take: readonly [{ data: Float32Array }, Noted];
   readonly fail: readonly [object, Noted];
   readonly crash: readonly [object, Noted];
+  readonly die: readonly [object, Noted];
 }
 
 function recorder(): WorkerThread<RecorderCalls> {
@@ -101,4 +103,62 @@ test('closing rejects what waits and what comes later, and may be done twice', a
   await thread.close();
   expect((await settled).map(({ status }) => status)).toEqual(['rejected', 'rejected']);
   await expect(thread.call('note', { name: 'late' })).rejects.toMatchObject({ code: 'shutting_down' });
+});
+
+describe('a thread that dies', () => {
+  test('rejects what was under way and what waited, says why, and is replaced', async () => {
+    const thread = recorder();
+    const causes: unknown[] = [];
+    const heard = new Promise<void>((resolve) =>
+      thread.onDeath((cause) => {
+        causes.push(cause);
+        resolve();
+      }),
+    );
+    await thread.call('note', { name: 'before' });
+    const bound = thread.bound();
+    const sent = [
+      thread.call('die', {}),
+      thread.call('note', { name: 'waits' }),
+      bound.call('note', { name: 'bound' }),
+    ];
+    for (const result of await Promise.allSettled(sent)) {
+      expect(result).toMatchObject({ status: 'rejected', reason: { name: 'WorkerDied', code: 'engine_failed' } });
+    }
+    await heard;
+    expect(String(causes)).toContain('exited with code');
+    // What it held is gone: whoever counts on it is told so, everybody else meets a new thread.
+    await expect(bound.call('note', { name: 'late' })).rejects.toBeInstanceOf(WorkerDied);
+    expect((await thread.call('note', { name: 'new' })).names).toEqual(['new']);
+    expect((await thread.bound().call('note', { name: 'newer' })).names).toEqual(['new', 'newer']);
+    expect(causes).toHaveLength(1);
+  });
+
+  test('while it starts is replaced too, as often as it takes', async () => {
+    const directory = mkdtempSync(path.join(tmpdir(), 'gptd-thread-'));
+    // Dies on its way up until it has died twice.
+    const script = `
+const { appendFileSync, readFileSync } = require('node:fs');
+const log = ${JSON.stringify(path.join(directory, 'starts'))};
+appendFileSync(log, 'x');
+if (readFileSync(log).length <= 2) process.exit(1);
+module.exports = () => ({ ok: true, value: { names: [], length: 0 } });`;
+    writeFileSync(path.join(directory, 'frail.js'), script);
+    const file = path.relative(WORKERS, path.join(directory, 'frail')).replaceAll(path.sep, '/');
+    const thread = new WorkerThread<RecorderCalls>(file);
+    onTestFinished(async () => {
+      await thread.close();
+      rmSync(directory, { recursive: true });
+    });
+    let deaths = 0;
+    for (; ; deaths++) {
+      const reply = await thread.call('note', { name: 'hello' }).catch((error: unknown) => error);
+      if (!(reply instanceof WorkerDied)) {
+        expect(reply).toEqual({ names: [], length: 0 });
+        break;
+      }
+    }
+    expect(deaths).toBeGreaterThan(0);
+    expect(deaths).toBeLessThanOrEqual(2);
+  });
 });

@@ -1,0 +1,95 @@
+// What the rows about training share: a small model with dropout on, one spec, and the comparison of a disturbed run with one
+// that nothing disturbed.
+
+import { createHash } from 'node:crypto';
+import path from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import type { JobEvent } from '../../src/daemon/protocol.ts';
+import { flagsOf, ofType, RpcRefusal, trainResult, type DataHome } from '../e2e/daemon-fixture.ts';
+import { check } from './row.ts';
+
+export const STEPS = 12;
+const MODEL = { vocab_size: 256, context_length: 32, emb_dim: 32, n_heads: 2, n_layers: 4, drop_rate: 0.1, seed: 5 };
+const TEXT = Array.from({ length: 300 }, (_, i) => `Line ${i} says ${(i * i) % 97} and ${(i * 31) % 53}.`).join('\n');
+
+/** Loads a file into a daemon's process before the daemon. */
+export const HOOK = path.resolve(import.meta.dirname, 'interrupt.cjs');
+export const hookEnv = (options: object = {}): Record<string, string> => ({
+  NODE_OPTIONS: `--require ${HOOK}`,
+  GPTD_INTERRUPT: JSON.stringify(options),
+});
+
+export const trainSpec = (model: string): object => ({
+  ...{ model, data: [createHash('sha256').update(TEXT).digest('hex')], steps: STEPS, batchSize: 4, microBatchSize: 1 },
+  ...{ valSplit: 0.2, lr: 1e-3, seed: 9, evalEvery: 4, evalBatches: 1, checkpointEvery: 3 },
+});
+
+/** Makes a model; the training text is in the store after the first one. */
+export async function makeModel(home: DataHome, name: string): Promise<void> {
+  await home.json(['create', name, ...flagsOf(MODEL), '--tokenizer', 'byte', '--init', 'gpt2']);
+  const { url, token } = home.daemon;
+  const digest = createHash('sha256').update(TEXT).digest('hex');
+  const response = await fetch(`${url}/v1/blobs/sha256:${digest}`, {
+    method: 'PUT',
+    headers: { authorization: `Bearer ${token}` },
+    body: TEXT,
+  });
+  check(response.ok, `the upload was answered with ${response.status}`);
+}
+
+/** Submits under a key that repeats: null when the daemon ended before it answered. */
+export async function submit(home: DataHome, model: string): Promise<string | null> {
+  let client;
+  try {
+    client = await home.connect();
+    return await client.submit('train', trainSpec(model), `train ${model}`);
+  } catch (error) {
+    if (error instanceof RpcRefusal) throw error;
+    return null;
+  } finally {
+    client?.close();
+  }
+}
+
+/** All events of a job, up to the last. */
+export async function wholeLog(home: DataHome, jobId: string): Promise<JobEvent[]> {
+  const client = await home.connect();
+  try {
+    await client.subscribe(jobId);
+    await client.untilEnd(jobId);
+    return client.events;
+  } finally {
+    client.close();
+  }
+}
+
+export interface Essence {
+  readonly result: object;
+  readonly steps: readonly (readonly number[])[];
+  readonly evals: readonly (readonly (number | null)[])[];
+  readonly checkpoints: readonly (readonly [number, string])[];
+}
+
+/** What one spec gives however it is run: losses, norms, evaluations and the digest. */
+export function essence(events: readonly JobEvent[]): Essence {
+  const { digest, step, loss, valLoss, tokens } = trainResult(events);
+  return {
+    result: { digest, step, loss, valLoss, tokens },
+    steps: ofType(events, 'step').map(({ data }) => [data.step, data.loss, data.lr, data.gradNorm, data.tokens]),
+    evals: ofType(events, 'eval').map(({ data }) => [data.step, data.trainLoss, data.valLoss]),
+    checkpoints: ofType(events, 'checkpoint').map(({ data }) => [data.step, data.digest] as const),
+  };
+}
+
+/** Throws unless the run is the reference. A stop or a pause may have written a checkpoint more. */
+export function checkSame(events: readonly JobEvent[], reference: Essence): void {
+  check(
+    events.every(({ seq }, i) => seq === i + 1),
+    'the log has a gap or says something twice',
+  );
+  const { checkpoints, ...rest } = essence(events);
+  const due = new Set(reference.checkpoints.map(([step]) => step));
+  const found = { ...rest, checkpoints: checkpoints.filter(([step]) => due.has(step)) };
+  if (isDeepStrictEqual(found, reference)) return;
+  throw new Error(`a run differs: ${JSON.stringify(found)} instead of ${JSON.stringify(reference)}`);
+}
