@@ -35,7 +35,7 @@ export async function openDataset(
   }
   const { tokens, ...meta } = await preparer.call('tokenize', request);
   const blob = await storeTokens(store, tokens);
-  await store.call('putDataset', { key, blob, meta });
+  await store.call('putDataset', { key, blob, meta, sources: request.files.map(({ digest }) => digest) });
   return { tokens, ...meta };
 }
 

@@ -6,7 +6,7 @@ import type { SampledToken, SamplingOptions } from '../workers/messages.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
 import type { GenerateResult, GenerateSpec } from './protocol.ts';
 import type { ServedModel } from './served-models.ts';
-import { resolveModel } from './model-reference.ts';
+import { holdModel } from './model-reference.ts';
 import { PRIORITY } from './worker-thread.ts';
 
 /** Rows of a prompt that go through the stages at once. */
@@ -34,25 +34,12 @@ export async function runGenerate(context: GenerateContext): Promise<GenerateRes
 }
 
 /** The checkpoint that the job began with: a run after an interruption must not continue with newer weights. */
-async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): ReturnType<typeof resolveModel> {
-  const { store } = services;
-  const { model, checkpoint } = await resolveModel(store, spec.model);
-  const { step, digest } = checkpoint;
-  const message = `Generating with ${model.name} at step ${step}.`;
-  const said = await emit({ type: 'log', data: { message, step, digest } }, { key: 'model' });
-  if (said !== null) return { model, checkpoint };
-  const { events } = await store.call('readEvents', { jobId, after: 0, limit: READ_LIMIT, eventType: 'log' });
-  const logged = events.map(({ data }) => data as { step?: number; digest?: string });
-  const pinned = logged.find((data) => data.digest !== undefined);
-  const { checkpoints } = await store.call('listCheckpoints', { model: model.name });
-  const found = checkpoints.find((other) => other.step === pinned?.step && other.digest === pinned.digest);
-  if (found === undefined) {
-    throw new GptdError(
-      'not_found',
-      `The checkpoint of ${model.name} at step ${pinned?.step ?? step} that this generation began with is gone: generate again.`,
-    );
-  }
-  return { model, checkpoint: found };
+async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): ReturnType<typeof holdModel> {
+  const held = await holdModel(services.store, { jobId, reference: spec.model });
+  const { step, digest } = held.checkpoint;
+  const message = `Generating with ${held.model.name} at step ${step}.`;
+  await emit({ type: 'log', data: { message, step, digest } }, { key: 'model' });
+  return held;
 }
 
 async function generate(context: GenerateContext, served: ServedModel, loadMs: number): Promise<GenerateResult> {

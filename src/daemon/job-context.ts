@@ -8,6 +8,7 @@ import type { StageThread } from './pipeline.ts';
 import type { JobEventBody, JobKind, JobSpecs, ModelTokenizerName } from './protocol.ts';
 import type { ServedModels } from './served-models.ts';
 import type { StoreClient } from './store-client.ts';
+import type { Tidying } from './tidying.ts';
 import type { WorkerThread } from './worker-thread.ts';
 import type { StoredEvent } from '../workers/messages.ts';
 
@@ -18,6 +19,7 @@ export interface Services {
   readonly stages: readonly StageThread[];
   readonly preparer: WorkerThread<PreparerCalls>;
   readonly served: ServedModels;
+  readonly tidying: Tidying;
   readonly engine: EngineInfo;
   readonly memoryBudgetBytes: number;
 }

@@ -308,6 +308,7 @@ export class Jobs {
     assert(isTerminal(outcome.type), `${outcome.type} ends no job`);
     await this.#services.events.emit(live.jobId, outcome, { key: 'end', state: outcome.type });
     this.#live.delete(live.jobId);
+    this.#services.tidying.soon();
     this.#dispatch();
   }
 

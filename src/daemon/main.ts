@@ -19,6 +19,7 @@ import type { StageThread } from './pipeline.ts';
 import { ServedModels } from './served-models.ts';
 import { Server } from './server.ts';
 import { StoreClient } from './store-client.ts';
+import { Tidying } from './tidying.ts';
 import { WorkerThread } from './worker-thread.ts';
 
 /** Share of the machine's memory that models may take. */
@@ -95,7 +96,8 @@ async function run(options: DaemonOptions): Promise<number> {
         served.forget();
       });
     }
-    const services: Services = { store, events, stages, preparer, served, engine, memoryBudgetBytes };
+    const tidying = keep(new Tidying(store, report));
+    const services: Services = { store, events, stages, preparer, served, tidying, engine, memoryBudgetBytes };
     const jobs = keep(new Jobs(services, { queueLimit: options.queueLimit, onFatal }));
     const handlers = makeHandlers(services, jobs, { queueLimit: options.queueLimit, startedAt });
     const server = keep(

@@ -46,7 +46,9 @@ export function makeHandlers(
       if (jobs.uses(model)) {
         throw new GptdError('conflict', `A job that has not ended uses ${model}: cancel it first.`);
       }
-      return await store.call('deleteModel', { name: model });
+      const deleted = await store.call('deleteModel', { name: model });
+      services.tidying.soon({ thorough: true });
+      return deleted;
     },
     'checkpoint.list': async ({ model }) => {
       const { checkpoints } = await store.call('listCheckpoints', { model });

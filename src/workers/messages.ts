@@ -136,6 +136,8 @@ export interface StoredDataset {
   /** Blob of little-endian uint16 or uint32 token ids. */
   readonly blob: string;
   readonly meta: unknown;
+  /** Digests of the files that it was made of: it is kept while a job refers to one of them. */
+  readonly sources: readonly string[];
 }
 
 /** name -> [request, reply]. `bytes` are transferred to the store and must not be used afterwards. */
@@ -201,6 +203,14 @@ export interface StoreCalls {
   modelFiles: [{ readonly name: string }, { readonly files: readonly ModelFile[] }];
   /** `which`: a step, 'best' (lowest validation loss) or 'latest'. */
   getCheckpoint: [{ readonly model: string; readonly which: number | 'best' | 'latest' }, StoredCheckpoint];
+  /**
+   * The same, kept for the job until it has ended, also when it is pruned meanwhile. A job that holds one already gets that:
+   * a run after an interruption goes on with the weights that it began with.
+   */
+  holdCheckpoint: [
+    { readonly jobId: string; readonly model: string; readonly which: number | 'best' | 'latest' },
+    StoredCheckpoint,
+  ];
   listCheckpoints: [{ readonly model: string }, { readonly checkpoints: readonly StoredCheckpoint[] }];
 
   hasBlob: [{ readonly hash: string }, { readonly sizeBytes: number | null }];
@@ -217,6 +227,12 @@ export interface StoreCalls {
 
   getDataset: [{ readonly key: string }, { readonly dataset: StoredDataset | null }];
   putDataset: [StoredDataset, Record<string, never>];
+
+  /**
+   * A small piece of housekeeping: drops what only ended jobs held, and gives free pages back to the file system; `thorough`
+   * looks for unused blobs too and gives every page back. Call again while there is `more`.
+   */
+  tidy: [{ readonly thorough: boolean }, { readonly more: boolean }];
 }
 
 export type StoreRequest = {

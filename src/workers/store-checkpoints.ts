@@ -10,6 +10,7 @@ import { assert, GptdError } from '../model/errors.ts';
 import { tensorTable } from '../model/tensors.ts';
 import type { CheckpointMeta, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
 import { chunkTable, hashFromHex } from './store-chunks.ts';
+import { holdTable } from './store-holds.ts';
 import type { Calls } from './store-schema.ts';
 
 const F32_BYTES = 4;
@@ -94,6 +95,7 @@ function summarize(staging: Staging): NonNullable<Staging['summary']> {
  */
 export function checkpointPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
   const chunks = chunkTable(db);
+  const holds = holdTable(db);
   const selectDropped = db.prepare<[], number>('SELECT checkpoint_id FROM checkpoints WHERE model IS NULL').pluck();
   const selectSome = db.prepare<[number, number], { part: string; tensor: string; offset_bytes: number; hash: Buffer }>(
     'SELECT part, tensor, offset_bytes, hash FROM checkpoint_chunks WHERE checkpoint_id = ? LIMIT ?',
@@ -107,8 +109,10 @@ export function checkpointPurge(db: Database.Database): (keep: ReadonlySet<numbe
     const rows = selectSome.all(id, PURGED_CHUNKS_PER_TRANSACTION);
     for (const row of rows) removeRow.run(id, row.part, row.tensor, row.offset_bytes);
     for (const row of rows) chunks.free(row.hash);
-    if (rows.length === 0) removeCheckpoint.run(id);
-    return rows.length > 0;
+    if (rows.length > 0) return true;
+    holds.forget(id);
+    removeCheckpoint.run(id);
+    return false;
   });
   return (keep) => {
     for (const id of selectDropped.all()) {
@@ -119,7 +123,13 @@ export function checkpointPurge(db: Database.Database): (keep: ReadonlySet<numbe
 }
 
 type CheckpointCalls = Calls<
-  'beginCheckpoint' | 'putChunks' | 'commitCheckpoint' | 'abortCheckpoint' | 'getCheckpoint' | 'listCheckpoints'
+  | 'beginCheckpoint'
+  | 'putChunks'
+  | 'commitCheckpoint'
+  | 'abortCheckpoint'
+  | 'getCheckpoint'
+  | 'holdCheckpoint'
+  | 'listCheckpoints'
 >;
 
 /** The store's calls about checkpoints, and `purge`, which removes whatever is neither visible nor being written. */
@@ -128,6 +138,7 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
   const stagings = new Map<number, Staging>();
   const purgeExcept = checkpointPurge(db);
   const purge = (): void => purgeExcept(new Set(stagings.keys()));
+  const holds = holdTable(db);
 
   const insertCheckpoint = db.prepare<[number, string, number]>(
     'INSERT INTO checkpoints (step, job_id, created_at) VALUES (?, ?, ?)',
@@ -143,7 +154,6 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
     'INSERT INTO model_files (model, name, blob) VALUES (?, ?, ?)',
   );
   const dropStep = db.prepare<[string, number]>('UPDATE checkpoints SET model = NULL WHERE model = ? AND step = ?');
-  const drop = db.prepare<[number]>('UPDATE checkpoints SET model = NULL WHERE checkpoint_id = ?');
   const publish = db.prepare<
     [
       {
@@ -163,21 +173,21 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
   );
   const selectBeyond = db
     .prepare<[string, string, number], number>(
-      'SELECT checkpoint_id FROM checkpoints WHERE model = ? AND job_id = ? ORDER BY checkpoint_id DESC LIMIT -1 OFFSET ?',
+      'SELECT checkpoint_id FROM checkpoints WHERE model = ? AND job_id = ? AND pruned = 0 ORDER BY checkpoint_id DESC LIMIT -1 OFFSET ?',
     )
     .pluck();
   const selectById = db.prepare<[number], CheckpointRow>('SELECT * FROM checkpoints WHERE checkpoint_id = ?');
   const selectStep = db.prepare<[string, number], CheckpointRow>(
-    'SELECT * FROM checkpoints WHERE model = ? AND step = ?',
+    'SELECT * FROM checkpoints WHERE model = ? AND step = ? AND pruned = 0',
   );
   const selectLatest = db.prepare<[string], CheckpointRow>(
-    'SELECT * FROM checkpoints WHERE model = ? ORDER BY checkpoint_id DESC LIMIT 1',
+    'SELECT * FROM checkpoints WHERE model = ? AND pruned = 0 ORDER BY checkpoint_id DESC LIMIT 1',
   );
   const selectBest = db.prepare<[string], CheckpointRow>(
-    `SELECT * FROM checkpoints WHERE model = ? AND val_loss IS NOT NULL ORDER BY val_loss, checkpoint_id DESC LIMIT 1`,
+    `SELECT * FROM checkpoints WHERE model = ? AND pruned = 0 AND val_loss IS NOT NULL ORDER BY val_loss, checkpoint_id DESC LIMIT 1`,
   );
   const selectAll = db.prepare<[string], CheckpointRow>(
-    'SELECT * FROM checkpoints WHERE model = ? ORDER BY checkpoint_id',
+    'SELECT * FROM checkpoints WHERE model = ? AND pruned = 0 ORDER BY checkpoint_id',
   );
 
   function requireStaging(id: number): Staging {
@@ -227,7 +237,28 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
     assert(keepLast >= 1, `keepLast is ${keepLast}: it must be at least 1`);
     // The checkpoint just published is the model's newest and always among those kept.
     const best = selectBest.get(model)?.checkpoint_id;
-    for (const old of selectBeyond.all(model, jobId, keepLast)) if (old !== best) drop.run(old);
+    for (const old of selectBeyond.all(model, jobId, keepLast)) if (old !== best) holds.prune(old);
+  });
+
+  function find(model: string, which: number | 'best' | 'latest'): StoredCheckpoint {
+    requireModel(model);
+    const row =
+      which === 'best'
+        ? selectBest.get(model)
+        : which === 'latest'
+          ? selectLatest.get(model)
+          : selectStep.get(model, which);
+    if (row !== undefined) return checkpointOf(row);
+    const what = which === 'best' ? 'checkpoint with a validation loss' : `checkpoint of step ${which}`;
+    throw new GptdError('not_found', `The model ${model} has no ${what}.`);
+  }
+
+  const hold = db.transaction(({ jobId, model, which }: Parameters<CheckpointCalls['holdCheckpoint']>[0]) => {
+    const held = holds.of(jobId);
+    if (held !== undefined) return checkpointOf(selectById.get(held)!);
+    const checkpoint = find(model, which);
+    holds.add(jobId, checkpoint.checkpointId);
+    return checkpoint;
   });
 
   return {
@@ -258,18 +289,8 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
       purge();
       return {};
     },
-    getCheckpoint: ({ model, which }) => {
-      requireModel(model);
-      const row =
-        which === 'best'
-          ? selectBest.get(model)
-          : which === 'latest'
-            ? selectLatest.get(model)
-            : selectStep.get(model, which);
-      if (row !== undefined) return checkpointOf(row);
-      const what = which === 'best' ? 'checkpoint with a validation loss' : `checkpoint of step ${which}`;
-      throw new GptdError('not_found', `The model ${model} has no ${what}.`);
-    },
+    getCheckpoint: ({ model, which }) => find(model, which),
+    holdCheckpoint: (input) => hold.immediate(input),
     listCheckpoints: ({ model }) => {
       requireModel(model);
       return { checkpoints: selectAll.all(model).map(checkpointOf) };

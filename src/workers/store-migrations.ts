@@ -138,6 +138,17 @@ export const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (model, name)
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX model_files_by_blob ON model_files (blob);
+
+  -- The checkpoint that a job works with until it has ended; and whether its turn to be pruned has come meanwhile.
+  CREATE TABLE holds (
+    job_id TEXT PRIMARY KEY,
+    checkpoint_id INTEGER NOT NULL REFERENCES checkpoints (checkpoint_id)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX holds_by_checkpoint ON holds (checkpoint_id);
+  ALTER TABLE checkpoints ADD COLUMN pruned INTEGER NOT NULL DEFAULT 0;
+
+  -- Digests of the files that a dataset was made of, as a JSON array.
+  ALTER TABLE datasets ADD COLUMN sources TEXT NOT NULL DEFAULT '[]';
   `,
 ];
 

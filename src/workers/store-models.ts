@@ -76,23 +76,25 @@ export function modelCalls(
 
 /** The store's calls about datasets. */
 export function datasetCalls(db: Database.Database): Calls<'getDataset' | 'putDataset'> {
-  const select = db.prepare<[string], { key: string; blob: string; meta: string }>(
-    'SELECT key, lower(hex(blob)) AS blob, meta FROM datasets WHERE key = ?',
+  const select = db.prepare<[string], { key: string; blob: string; meta: string; sources: string }>(
+    'SELECT key, lower(hex(blob)) AS blob, meta, sources FROM datasets WHERE key = ?',
   );
   const hasBlob = db.prepare<[Buffer], number>('SELECT 1 FROM blobs WHERE hash = ?').pluck();
-  const upsert = db.prepare<[string, Buffer, string]>(
-    `INSERT INTO datasets (key, blob, meta) VALUES (?, ?, ?)
-     ON CONFLICT (key) DO UPDATE SET blob = excluded.blob, meta = excluded.meta`,
+  const upsert = db.prepare<[string, Buffer, string, string]>(
+    `INSERT INTO datasets (key, blob, meta, sources) VALUES (?, ?, ?, ?)
+     ON CONFLICT (key) DO UPDATE SET blob = excluded.blob, meta = excluded.meta, sources = excluded.sources`,
   );
   return {
     getDataset: ({ key }) => {
       const row = select.get(key);
-      return { dataset: row === undefined ? null : { ...row, meta: JSON.parse(row.meta) as unknown } };
+      if (row === undefined) return { dataset: null };
+      const [meta, sources] = [JSON.parse(row.meta) as unknown, JSON.parse(row.sources) as string[]];
+      return { dataset: { ...row, meta, sources } };
     },
-    putDataset: ({ key, blob, meta }) => {
+    putDataset: ({ key, blob, meta, sources }) => {
       const hash = hashFromHex(blob);
       if (hasBlob.get(hash) === undefined) throw new GptdError('not_found', `There is no blob ${blob}.`);
-      upsert.run(key, hash, JSON.stringify(meta ?? null));
+      upsert.run(key, hash, JSON.stringify(meta ?? null), JSON.stringify(sources));
       return {};
     },
   };

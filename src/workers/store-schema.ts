@@ -52,8 +52,9 @@ export function openDatabase(dataDir: string): Database.Database {
   try {
     checkSqliteVersion(sqliteVersion(db));
     distrustFile(db);
-    // The page size takes effect only before the first page is written.
+    // These two take effect only before the first page is written.
     db.pragma(`page_size = ${PAGE_BYTES}`);
+    db.pragma('auto_vacuum = INCREMENTAL');
     const mode = db.pragma('journal_mode = WAL', { simple: true });
     assert(mode === 'wal', `the journal mode is ${String(mode)}, it must be wal`);
     // better-sqlite3 is compiled with NORMAL in this mode, which may lose acknowledged commits when the power fails.

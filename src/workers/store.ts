@@ -9,8 +9,10 @@ import { blobCalls } from './store-blobs.ts';
 import { checkpointCalls } from './store-checkpoints.ts';
 import { jobCalls } from './store-jobs.ts';
 import { lockDirectory } from './store-lock.ts';
+import { holdTable } from './store-holds.ts';
 import { datasetCalls, modelCalls } from './store-models.ts';
 import { openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
+import { blobCollector, pageReturner } from './store-space.ts';
 
 type StoreValue = StoreCalls[keyof StoreCalls][1];
 
@@ -31,6 +33,10 @@ export function openStore(dataDir: string): Store {
     const db = openDatabase(dataDir);
     const checkpoints = checkpointCalls(db);
     const blobs = blobCalls(db);
+    const holds = holdTable(db);
+    const [collectBlobs, returnPages] = [blobCollector(db), pageReturner(db)];
+    holds.releaseEnded();
+    collectBlobs(Date.now());
     checkpoints.purge();
     blobs.purge();
     return {
@@ -39,6 +45,11 @@ export function openStore(dataDir: string): Store {
       ...modelCalls(db, checkpoints.purge),
       ...blobs,
       ...datasetCalls(db),
+      tidy: ({ thorough }) => {
+        if (holds.releaseEnded()) checkpoints.purge();
+        if (thorough && collectBlobs(Date.now())) blobs.purge();
+        return { more: returnPages({ all: thorough }) };
+      },
       sqliteVersion: sqliteVersion(db),
       close: () => {
         db.close();
@@ -100,6 +111,8 @@ function answer(request: StoreRequest): StoreValue {
       return store.modelFiles(request);
     case 'getCheckpoint':
       return store.getCheckpoint(request);
+    case 'holdCheckpoint':
+      return store.holdCheckpoint(request);
     case 'listCheckpoints':
       return store.listCheckpoints(request);
     case 'hasBlob':
@@ -118,6 +131,8 @@ function answer(request: StoreRequest): StoreValue {
       return store.getDataset(request);
     case 'putDataset':
       return store.putDataset(request);
+    case 'tidy':
+      return store.tidy(request);
     default:
       throw new Error(`unknown store call ${JSON.stringify(request satisfies never)}`);
   }

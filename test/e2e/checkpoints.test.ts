@@ -2,7 +2,7 @@
 
 import { afterEach, expect, test } from 'vitest';
 import type { CheckpointRecord } from '../../src/daemon/protocol.ts';
-import { flagsOf, ofType, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
+import { flagsOf, generateResult, ofType, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 32, emb_dim: 48, n_heads: 3, n_layers: 2, drop_rate: 0.1, seed: 5 };
 const TRAINING = { batch_size: 4, val_split: 0, lr: 1e-3, seed: 9 };
@@ -61,4 +61,18 @@ test('by the clock the bits are the same, and a time that is none is refused', a
   const refused = await home.cli(train(home, 'a', { steps: 1, checkpoint_every: '0s' }));
   expect(refused.exitCode).toBe(2);
   expect(refused.stderr).toContain('a number of steps, or of seconds as in "60s"');
+});
+
+test('a generation by NAME works while training writes and prunes a checkpoint each step', async () => {
+  const home = await homeWithModels(['busy']);
+  const { jobId } = await home.json<{ jobId: string }>([
+    ...train(home, 'busy', { steps: 5000, checkpoint_every: 1, keep_last: 1 }),
+    '--detach',
+  ]);
+  for (let i = 0; i < 4; i++) {
+    const events = await home.events(['generate', 'busy', '--prompt', 'Line', '--max-tokens', '3']);
+    expect(generateResult(events).ids).toHaveLength(3);
+  }
+  expect(await home.json(['cancel', jobId])).toMatchObject({ state: 'cancelled' });
+  expect((await list(home, 'busy')).length).toBeLessThanOrEqual(2);
 });

@@ -126,9 +126,11 @@ describe('datasets', () => {
     const { store } = openedStore();
     const [first, second] = [upload(store, randomBytes(9)), upload(store, randomBytes(9))];
     expect(store.getDataset({ key: 'k' })).toEqual({ dataset: null });
-    store.putDataset({ key: 'k', blob: first, meta: { tokens: 4 } });
-    store.putDataset({ key: 'k', blob: second, meta: { tokens: 5 } });
-    expect(store.getDataset({ key: 'k' })).toEqual({ dataset: { key: 'k', blob: second, meta: { tokens: 5 } } });
-    expect(() => store.putDataset({ key: 'k', blob: NOWHERE, meta: null })).toThrow(code('not_found'));
+    store.putDataset({ key: 'k', blob: first, meta: { tokens: 4 }, sources: [] });
+    store.putDataset({ key: 'k', blob: second, meta: { tokens: 5 }, sources: [first] });
+    expect(store.getDataset({ key: 'k' })).toEqual({
+      dataset: { key: 'k', blob: second, meta: { tokens: 5 }, sources: [first] },
+    });
+    expect(() => store.putDataset({ key: 'k', blob: NOWHERE, meta: null, sources: [] })).toThrow(code('not_found'));
   });
 });

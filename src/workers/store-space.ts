@@ -1,0 +1,71 @@
+// Giving back what nobody needs: blobs that nothing refers to, and the free pages of the file. It goes in small pieces, one a
+// call, so that whoever waits for the store waits for one piece at the most.
+
+import type Database from 'better-sqlite3';
+
+/** Pages of 32 KiB that one call gives back to the file system: 16 MiB. */
+const PAGES_A_CALL = 512;
+/** Free pages that stay for what is written next, as a share of the file. */
+const FREE_SHARE_KEPT = 0.25;
+/** How long a blob that no job has named yet is kept. */
+const UNUSED_BLOB_MS = 24 * 3600 * 1000;
+
+/**
+ * A job refers to the blobs whose digests its spec names, while it has not ended and for as long as its model exists; a dataset
+ * and a model's file refer to theirs; a dataset is kept while a job refers to one of the files that it was made of.
+ */
+const NAMED_BY_LIVE_JOB = `EXISTS (SELECT 1 FROM jobs WHERE instr(jobs.spec, :digest) > 0
+  AND (state NOT IN ('succeeded', 'failed', 'cancelled')
+    OR EXISTS (SELECT 1 FROM models WHERE name = substr(jobs.spec ->> '$.model', 1, instr(jobs.spec ->> '$.model' || '@', '@') - 1))))`;
+
+/** Unlists the blobs and datasets that nothing refers to; returns whether there were any. Their chunks are purged afterwards. */
+export function blobCollector(db: Database.Database): (now: number) => boolean {
+  const isNeeded = db.prepare<[{ digest: string }], number>(`SELECT ${NAMED_BY_LIVE_JOB}`).pluck();
+  const wasUsed = db
+    .prepare<[{ digest: string }], number>('SELECT EXISTS (SELECT 1 FROM jobs WHERE instr(spec, :digest) > 0)')
+    .pluck();
+  const selectDatasets = db.prepare<[], { key: string; sources: string; blob: string }>(
+    'SELECT key, sources, lower(hex(blob)) AS blob FROM datasets',
+  );
+  const removeDataset = db.prepare<[string]>('DELETE FROM datasets WHERE key = ?');
+  const selectFree = db.prepare<[], { blob_id: number; digest: string; created_at: number }>(
+    `SELECT blob_id, lower(hex(hash)) AS digest, created_at FROM blobs WHERE hash IS NOT NULL
+       AND NOT EXISTS (SELECT 1 FROM datasets WHERE datasets.blob = blobs.hash)
+       AND NOT EXISTS (SELECT 1 FROM model_files WHERE model_files.blob = blobs.hash)`,
+  );
+  const unlist = db.prepare<[number]>('UPDATE blobs SET hash = NULL WHERE blob_id = ?');
+
+  const collect = db.transaction((now: number): boolean => {
+    const outdated = new Set<string>();
+    for (const { key, sources, blob } of selectDatasets.all()) {
+      const digests = JSON.parse(sources) as string[];
+      if (digests.some((digest) => isNeeded.get({ digest }) === 1)) continue;
+      removeDataset.run(key);
+      outdated.add(blob);
+    }
+    let found = false;
+    for (const { blob_id, digest, created_at } of selectFree.all()) {
+      // An upload comes before the job that names it, and tokens before their dataset.
+      const awaited = now - created_at < UNUSED_BLOB_MS && !outdated.has(digest) && wasUsed.get({ digest }) === 0;
+      if (awaited || isNeeded.get({ digest }) === 1) continue;
+      unlist.run(blob_id);
+      found = true;
+    }
+    return found;
+  });
+  return (now) => collect.immediate(now);
+}
+
+/** Gives some free pages back, unless they are few and not `all` are to go; returns whether more are left. */
+export function pageReturner(db: Database.Database): (options: { readonly all: boolean }) => boolean {
+  const pragma = (name: string): number => Number(db.pragma(name, { simple: true }));
+  return ({ all }) => {
+    const kept = (all ? 0 : FREE_SHARE_KEPT) * pragma('page_count');
+    const free = pragma('freelist_count');
+    if (free <= kept) return false;
+    db.pragma(`incremental_vacuum(${PAGES_A_CALL})`);
+    const left = pragma('freelist_count');
+    // A file that was made without this ability keeps its pages and uses them again.
+    return left < free && left > kept;
+  };
+}

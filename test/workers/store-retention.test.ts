@@ -1,0 +1,121 @@
+// What the store keeps and what it gives back: held checkpoints, blobs that something refers to, the pages of the file.
+
+import { randomBytes } from 'node:crypto';
+import { statSync } from 'node:fs';
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { openReader } from '../../src/workers/chunk-reader.ts';
+import type { Store } from '../../src/workers/store.ts';
+import { countRows, openedStore, temporaryDirectory, TINY, writeCheckpoint } from './store-fixture.ts';
+
+const ORPHANS = `SELECT count(*) FROM chunks WHERE hash NOT IN
+  (SELECT hash FROM checkpoint_chunks UNION SELECT hash FROM blob_chunks)`;
+
+const steps = (store: Store): number[] => store.listCheckpoints({ model: 'm' }).checkpoints.map(({ step }) => step);
+
+function submit(store: Store, jobId: string, spec: object): void {
+  store.submitJob({ jobId, kind: 'generate', spec, key: undefined, priority: 0, queueLimit: 100 });
+}
+
+const end = (store: Store, jobId: string): void =>
+  void store.appendEvents({ items: [{ jobId, type: 'cancelled', data: {}, key: 'end', state: 'cancelled' }] });
+
+function upload(store: Store, bytes: Uint8Array): string {
+  const { uploadId } = store.beginBlob({});
+  store.putBlobChunk({ uploadId, bytes });
+  return store.commitBlob({ uploadId }).hash;
+}
+
+describe('a checkpoint that a job holds', () => {
+  it('can be read until the job has ended, although it was pruned and is not listed', () => {
+    const { store, dataDir } = openedStore();
+    writeCheckpoint(store, { step: 1, create: true, keepLast: 1 });
+    submit(store, 'g', { model: 'm' });
+    const held = store.holdCheckpoint({ jobId: 'g', model: 'm', which: 'latest' });
+    expect(held.step).toBe(1);
+    for (const step of [2, 3]) writeCheckpoint(store, { step, keepLast: 1 });
+    expect(steps(store)).toEqual([3]);
+    expect(store.getModel({ name: 'm' }).checkpoint.step).toBe(3);
+    // The job gets the same one again, whatever is the newest by now.
+    expect(store.holdCheckpoint({ jobId: 'g', model: 'm', which: 'latest' })).toEqual(held);
+    const reader = openReader(dataDir);
+    const read = (): unknown =>
+      reader.readTensor({ checkpointId: held.checkpointId, tensor: 'ln_f.bias', part: 'w', sizeBytes: 32 });
+    expect(read()).toHaveLength(8);
+    end(store, 'g');
+    expect(store.tidy({ thorough: false })).toEqual({ more: false });
+    expect(read).toThrow('There is no checkpoint');
+    reader.close();
+    expect(countRows(dataDir, 'SELECT count(*) FROM checkpoints')).toBe(1);
+    expect(countRows(dataDir, ORPHANS)).toBe(0);
+  });
+
+  it('is held through a restart, and let go when its job has ended meanwhile', () => {
+    const dataDir = temporaryDirectory();
+    const { store } = openedStore(dataDir);
+    writeCheckpoint(store, { step: 1, create: true, keepLast: 1 });
+    for (const jobId of ['a', 'b']) {
+      submit(store, jobId, { model: 'm' });
+      store.holdCheckpoint({ jobId, model: 'm', which: 1 });
+    }
+    writeCheckpoint(store, { step: 2, keepLast: 1 });
+    end(store, 'a');
+    store.close();
+    const { store: second } = openedStore(dataDir);
+    expect(second.holdCheckpoint({ jobId: 'b', model: 'm', which: 'latest' }).step).toBe(1);
+    end(second, 'b');
+    second.close();
+    openedStore(dataDir);
+    expect(countRows(dataDir, 'SELECT count(*) FROM checkpoints')).toBe(1);
+    expect(countRows(dataDir, 'SELECT count(*) FROM holds')).toBe(0);
+  });
+});
+
+describe('what nothing refers to', () => {
+  it('goes with the model that it was for; what another model or a waiting job needs stays', () => {
+    const { store, dataDir } = openedStore();
+    const blobs = Array.from({ length: 4 }, () => randomBytes(1000));
+    const [ofM, ofBoth, ofJob, unnamed] = blobs.map((bytes) => upload(store, bytes));
+    for (const model of ['m', 'n']) writeCheckpoint(store, { step: 1, create: true, model });
+    submit(store, 'one', { model: 'm', data: [{ digest: ofM }, { digest: ofBoth }] });
+    submit(store, 'two', { model: 'n@1', data: [{ digest: ofBoth }] });
+    submit(store, 'three', { model: 'gone', data: [{ digest: ofJob }] });
+    const tokens = upload(store, randomBytes(500));
+    store.putDataset({ key: 'k', blob: tokens, meta: null, sources: [ofM] });
+    for (const jobId of ['one', 'two']) end(store, jobId);
+    const kept = (): boolean[] =>
+      [ofM, ofBoth, ofJob, unnamed, tokens].map((hash) => store.hasBlob({ hash }).sizeBytes !== null);
+    store.tidy({ thorough: true });
+    expect(kept()).toEqual([true, true, true, true, true]);
+    store.deleteModel({ name: 'm' });
+    store.tidy({ thorough: true });
+    // The one that no job has named yet may be about to be.
+    expect(kept()).toEqual([false, true, true, true, false]);
+    expect(store.getDataset({ key: 'k' })).toEqual({ dataset: null });
+    expect(countRows(dataDir, ORPHANS)).toBe(0);
+  });
+
+  it('gives its space back to the file system in small pieces', () => {
+    const { store, dataDir } = openedStore();
+    writeCheckpoint(store, { step: 1, create: true });
+    const file = path.join(dataDir, 'gptd.db');
+    // Space is given back in the file itself once the log has been copied into it.
+    const sizeBytes = (): number =>
+      countRows(dataDir, 'SELECT page_count * page_size FROM pragma_page_count, pragma_page_size');
+    const before = sizeBytes();
+    const { checkpointId } = store.beginCheckpoint({ model: 'm', step: 2, jobId: 'job', config: TINY });
+    const uploadId = store.beginBlob({}).uploadId;
+    for (let i = 0; i < 12; i++) store.putBlobChunk({ uploadId, bytes: randomBytes(4 << 20) });
+    const full = sizeBytes();
+    expect(full).toBeGreaterThan(before + (48 << 20));
+    store.abortBlob({ uploadId });
+    store.abortCheckpoint({ checkpointId });
+    let calls = 1;
+    while (store.tidy({ thorough: true }).more) calls += 1;
+    expect(calls).toBeGreaterThan(1);
+    expect(sizeBytes()).toBeLessThan(before + (1 << 20));
+    expect(countRows(dataDir, 'SELECT count(*) FROM pragma_integrity_check')).toBe(1);
+    store.close();
+    expect(statSync(file).size).toBeLessThan(before + (1 << 20));
+  });
+});
