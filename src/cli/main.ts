@@ -7,6 +7,9 @@ import type { CliContext } from './context.ts';
 import { errorLine, exitCodeOf } from './exit-codes.ts';
 import { buildProgram } from './program.ts';
 
+// ONNX Runtime reports its use to its maker unless this is set before it loads; what runs here is nobody's business.
+process.env['ORT_DISABLE_TELEMETRY'] ??= '1';
+
 const context: CliContext = {
   env: process.env,
   mainFile: process.argv[1],

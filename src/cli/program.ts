@@ -7,6 +7,7 @@ import type { CliContext } from './context.ts';
 import { addGenerateCommand } from './generate-command.ts';
 import { addJobCommands } from './job-commands.ts';
 import { addModelCommands } from './model-commands.ts';
+import { addSelftestCommand } from './selftest-command.ts';
 import { addStartCommand } from './start-command.ts';
 import { addStopAndStatusCommands } from './stop-status-commands.ts';
 import { addTrainCommand } from './train-command.ts';
@@ -37,6 +38,7 @@ export function buildProgram(context: CliContext): Command {
     });
   addStartCommand(program, context);
   addStopAndStatusCommands(program, context);
+  addSelftestCommand(program, context);
   addModelCommands(program, context);
   addTrainCommand(program, context);
   addGenerateCommand(program, context);

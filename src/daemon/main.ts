@@ -6,8 +6,8 @@ import { isIPv6 } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
-import { assert, errorData, GptdError } from '../model/errors.ts';
-import type { EngineChoice, EngineInfo, PreparerCalls, StageCalls } from '../workers/messages.ts';
+import { errorData, GptdError } from '../model/errors.ts';
+import type { PreparerCalls } from '../workers/messages.ts';
 import { checkAccess, loadToken } from './access.ts';
 import { EventLog } from './event-log.ts';
 import type { Services } from './job-context.ts';
@@ -15,9 +15,9 @@ import { Jobs } from './jobs.ts';
 import { makeHandlers } from './methods.ts';
 import { complete } from './openai.ts';
 import { EXIT, LIMITS, VERSION, type DaemonFile } from './protocol.ts';
-import type { StageThread } from './pipeline.ts';
 import { ServedModels } from './served-models.ts';
 import { Server } from './server.ts';
+import { startStages } from './start-stages.ts';
 import { StoreClient } from './store-client.ts';
 import { Tidying } from './tidying.ts';
 import { WorkerThread } from './worker-thread.ts';
@@ -83,10 +83,7 @@ async function run(options: DaemonOptions): Promise<number> {
     store.onDeath(onFatal);
     const token = loadToken(options);
     const preparer = keep(new WorkerThread<PreparerCalls>('preparer', { dataDir, engine: options.engine }));
-    const { stages, engine } = await startStages(workers, {
-      start: (choice) => keep(new WorkerThread<StageCalls>('stage', { dataDir, engine: choice })),
-      choice: options.engine,
-    });
+    const { stages, engine } = await startStages(workers, { dataDir, choice: options.engine, keep });
     const memoryBudgetBytes = Math.floor(memoryBytes() * MEMORY_SHARE);
     const events = new EventLog(store, onFatal);
     const served = new ServedModels(stages, memoryBudgetBytes);
@@ -132,20 +129,6 @@ async function run(options: DaemonOptions): Promise<number> {
   if (failure === null) return EXIT.ok;
   report(failure);
   return EXIT.jobFailed;
-}
-
-/** The first thread takes the engine that can be had, the others take the same one: bits must not depend on the thread. */
-async function startStages(
-  count: number,
-  { start, choice }: { start: (choice: EngineChoice) => StageThread; choice: EngineChoice },
-): Promise<{ stages: StageThread[]; engine: EngineInfo }> {
-  const first = start(choice);
-  const { choice: taken, ...engine } = await first.call('engine', {});
-  const others = Array.from({ length: count - 1 }, () => start(taken));
-  for (const { fingerprint } of await Promise.all(others.map((thread) => thread.call('engine', {})))) {
-    assert(fingerprint === engine.fingerprint, `stages have the engines ${engine.fingerprint} and ${fingerprint}`);
-  }
-  return { stages: [first, ...others], engine };
 }
 
 async function listen(server: Server, { host, port }: DaemonOptions): Promise<number> {

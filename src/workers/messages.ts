@@ -477,3 +477,19 @@ export interface PreparerCalls {
 export type PreparerRequest = {
   readonly [K in keyof PreparerCalls]: { readonly type: K } & PreparerCalls[K][0];
 }[keyof PreparerCalls];
+
+// ---- The self-test's thread: checks of the model's arithmetic on the engine that was asked for -------------------------------
+
+export interface SelftestCalls {
+  /** Attention weights of random rows: how far their sums are from one, and how much a row changes with what lies ahead of it. */
+  attention: [
+    Record<string, never>,
+    { readonly sumError: number; readonly weightAhead: number; readonly leak: number },
+  ];
+  /** Every tensor's gradient against finite differences along it: the largest relative difference, and where. */
+  gradients: [Record<string, never>, { readonly error: number; readonly tensor: string; readonly count: number }];
+}
+
+export type SelftestRequest = {
+  readonly [K in keyof SelftestCalls]: { readonly type: K } & SelftestCalls[K][0];
+}[keyof SelftestCalls];
