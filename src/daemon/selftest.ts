@@ -9,7 +9,6 @@ import path from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { weightsDigest } from '../model/digest.ts';
-import { assert } from '../model/errors.ts';
 import type { EngineInfo, SelftestCalls } from '../workers/messages.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 import { Pipeline, type StepResult } from './pipeline.ts';
@@ -250,7 +249,6 @@ async function equalBits({ threads, checkpointId }: Run): Promise<string> {
     }),
   );
   const [one, two] = runs;
-  assert(one !== undefined && two !== undefined, 'two runs');
   demand(one.numbers === two.numbers, 'losses or gradient norms differ between 1 and 2 workers');
   demand(one.digest === two.digest, 'weights differ between 1 and 2 workers after the same losses');
   return `${BITS_STEPS} steps with dropout give the same bits on 1 and on 2 workers (digest ${one.digest.slice(0, 12)})`;
