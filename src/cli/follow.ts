@@ -8,6 +8,7 @@ import {
   type JobEvent,
   type JobKind,
   type ParamsResult,
+  type TokenData,
   type TrainResult,
 } from '../daemon/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
@@ -18,6 +19,8 @@ import {
   formatCreated,
   formatEval,
   formatGenerated,
+  formatLogprobs,
+  formatOtherSamples,
   formatParams,
   formatPhaseLine,
   formatTrained,
@@ -67,6 +70,8 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
   const { context, progress, report } = options;
   let valLoss: number | null = null;
   let tokensAreOpen = false;
+  /** Those whose logprobs are to be shown. */
+  const tokens: TokenData[] = [];
   // Events on a terminal are their own progress.
   const isQuiet = report === 'events' && context.stdout.isTTY === true;
   const closeTokens = (): void => {
@@ -110,6 +115,9 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
       case 'token':
         if (report !== 'text') return undefined;
         progress.close();
+        if (event.data.piece !== undefined) tokens.push(event.data);
+        // Samples grow at once: the first is shown as it grows, the others when all have ended.
+        if ((event.data.sample ?? 0) > 0) return undefined;
         context.stdout.write(event.data.text);
         tokensAreOpen = true;
         return undefined;
@@ -118,6 +126,7 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
         closeTokens();
         if (report === 'document') printJson(context, event.data.result);
         if (report === 'text') printResult(event.data.result, options);
+        if (tokens.length > 0) printText(context, `\n${formatLogprobs(tokens)}`);
         return EXIT.ok;
       case 'failed':
         progress.close();
@@ -150,6 +159,7 @@ function printResult(result: unknown, { kind, context }: FollowOptions): void {
       printText(context, formatTrained(result as TrainResult));
       return;
     case 'generate':
+      for (const text of formatOtherSamples(result as GenerateResult)) printText(context, text);
       context.stderr.write(`${formatGenerated(result as GenerateResult)}\n`);
       return;
     default:

@@ -11,6 +11,7 @@ import type {
   ModelRecord,
   ParamsResult,
   PlanStage,
+  TokenData,
   TrainResult,
 } from '../daemon/protocol.ts';
 
@@ -225,6 +226,25 @@ export function formatGenerated({ usage, timings, reason }: GenerateResult): str
     `${formatCount(usage.completionTokens)} tokens after ${formatCount(usage.promptTokens)} of prompt, ` +
     `${timings.tokensPerSecond.toFixed(1)} tokens/s, first token after ${formatCount(timings.firstTokenMs)} ms; ${STOP_REASONS[reason]}`
   );
+}
+
+/** Each sample but the first, under a heading. */
+export const formatOtherSamples = ({ samples = [] }: GenerateResult): string[] =>
+  samples.slice(1).map(({ text }, i) => `\n--- sample ${i + 2} of ${samples.length} ---\n${text}`);
+
+/** A row for every token: itself, how likely the model found it, and what it found likelier. */
+export function formatLogprobs(tokens: readonly TokenData[]): string {
+  const rows = [...tokens]
+    .sort((a, b) => (a.sample ?? 0) - (b.sample ?? 0) || a.index - b.index)
+    .map(({ sample, index, piece = '', logprob, top = [] }) => [
+      ...(sample === undefined ? [] : [String(sample + 1)]),
+      String(index),
+      JSON.stringify(piece),
+      logprob.toFixed(4),
+      top.map((other) => `${JSON.stringify(other.text)} ${other.logprob.toFixed(4)}`).join('  '),
+    ]);
+  const header = ['INDEX', 'TOKEN', 'LOGPROB', 'LIKELIEST'];
+  return formatTable(tokens.some(({ sample }) => sample !== undefined) ? ['SAMPLE', ...header] : header, rows);
 }
 
 // ---- Progress --------------------------------------------------------------------------------------------------------

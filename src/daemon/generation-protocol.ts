@@ -14,6 +14,13 @@ const logitBias = z
     error: `it must have at most ${LIMITS.listedIdsMax} ids`,
   });
 
+/** Half a character would cut one in two. */
+export const stopText = z
+  .string()
+  .min(1)
+  .max(LIMITS.stopCharactersMax)
+  .regex(/^\P{Surrogate}*$/u, 'it has half of a character');
+
 export const generateSpec = z.strictObject({
   model: modelReference,
   prompt: z.string().max(LIMITS.promptCharactersMax).optional(),
@@ -31,7 +38,7 @@ export const generateSpec = z.strictObject({
   /** Ids that are never generated. */
   bannedIds: tokenIds.default([]),
   seed,
-  stop: z.array(z.string().min(1).max(LIMITS.stopCharactersMax)).max(LIMITS.stopsMax).default([]),
+  stop: z.array(stopText).max(LIMITS.stopsMax).default([]),
   /** Ids that end the generation; their own text is not shown. */
   stopIds: tokenIds.default([]),
   /** Samples to generate. */

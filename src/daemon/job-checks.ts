@@ -3,6 +3,8 @@
 
 import { resolveConfig } from '../model/config.ts';
 import { GptdError } from '../model/errors.ts';
+import { tokenCountMin, type TokenizerSpec } from '../model/tokenizer.ts';
+import type { StoredModel } from '../workers/messages.ts';
 import { describeParameters } from './create-jobs.ts';
 import type { Services } from './job-context.ts';
 import { admit, admitTraining, servingBytes, weightsBytes } from './memory.ts';
@@ -64,8 +66,9 @@ async function checkTrain(
     );
   }
   if (spec.steps !== undefined) checkSchedule(spec, spec.steps);
-  const config = await configOf(services, { reference: spec.model, pending });
-  if (config === null) return;
+  const model = await storedModel(services, { reference: spec.model, pending });
+  if (model === null) return;
+  const { config } = model;
   const shape = { batchSize: spec.batchSize, ...trainingShape(spec, config.context_length) };
   const stageCount = planStages(config, services.stages.length).length;
   admitTraining(
@@ -83,17 +86,22 @@ async function checkGenerate(
     throw new GptdError('invalid_spec', 'Give either prompt or promptIds.');
   }
   refuseUnwired(spec);
-  const config = await configOf(services, { reference: spec.model, pending });
-  if (config === null) return;
+  const model = await storedModel(services, { reference: spec.model, pending });
+  if (model === null) return;
+  const { config } = model;
   const ids = spec.promptIds;
   checkIds(spec, config.vocab_size);
   if (ids?.length === 0 || spec.prompt === '') {
     throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
   }
-  if (ids !== undefined && ids.length > config.context_length) {
+  const tokenizer = model.tokenizer as TokenizerSpec | null;
+  const atLeast = tokenizer === null ? 0 : tokenCountMin(tokenizer, spec.prompt ?? '');
+  const count = ids?.length ?? atLeast;
+  if (count > config.context_length) {
     throw new GptdError(
       'invalid_spec',
-      `The prompt has ${ids.length} tokens: the model's context holds ${config.context_length}. Shorten the prompt.`,
+      `The prompt has ${ids === undefined && tokenizer?.type === 'gpt2' ? 'at least ' : ''}${count} tokens: ` +
+        `the model's context holds ${config.context_length}. Shorten the prompt.`,
     );
   }
   admit(servingBytes(config), { budgetBytes: services.memoryBudgetBytes, what: `Generating with ${spec.model}` });
@@ -128,13 +136,13 @@ function checkIds(spec: GenerateSpec, V: number): void {
   }
 }
 
-/** The model's configuration; null when a job that has not ended is about to make it. Throws `not_found`. */
-async function configOf(
+/** The model; null when a job that has not ended is about to make it. Throws `not_found`. */
+async function storedModel(
   { store }: Services,
   { reference, pending }: { reference: string; pending: Submission['pending'] },
-): Promise<ReturnType<typeof resolveConfig> | null> {
+): Promise<StoredModel | null> {
   try {
-    return (await resolveModel(store, reference)).model.config;
+    return (await resolveModel(store, reference)).model;
   } catch (error) {
     const name = modelOf({ model: reference });
     const coming = pending.some(({ kind, spec }) => (kind === 'create' || kind === 'import') && modelOf(spec) === name);

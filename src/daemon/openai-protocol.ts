@@ -4,7 +4,7 @@
 
 import { z } from 'zod';
 import { GptdError } from '../model/errors.ts';
-import { generateSpec } from './generation-protocol.ts';
+import { generateSpec, stopText } from './generation-protocol.ts';
 import { integer, LIMITS, modelReference } from './spec-fields.ts';
 
 const { shape } = generateSpec;
@@ -24,7 +24,7 @@ export const completionRequest = z.strictObject({
   n: integer(1, LIMITS.samplesMax).nullish(),
   logprobs: shape.logprobs.nullish(),
   echo: z.boolean().nullish(),
-  stop: z.union([z.string().min(1).max(LIMITS.stopCharactersMax), shape.stop.unwrap()]).nullish(),
+  stop: z.union([stopText, shape.stop.unwrap()]).nullish(),
   presence_penalty: shape.presencePenalty.nullish(),
   frequency_penalty: shape.frequencyPenalty.nullish(),
   logit_bias: shape.logitBias.nullish(),

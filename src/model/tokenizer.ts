@@ -51,6 +51,26 @@ export async function createTokenizer(spec: TokenizerSpec): Promise<Tokenizer> {
   }
 }
 
+/** The longest token of GPT-2's vocabulary. */
+const GPT2_TOKEN_BYTES_MAX = 128;
+
+/** How many tokens `text` has at the least, without encoding it: exactly so many for bytes and characters. */
+export function tokenCountMin({ type }: TokenizerSpec, text: string): number {
+  switch (type) {
+    case 'gpt2':
+      return Math.ceil(new TextEncoder().encode(text).length / GPT2_TOKEN_BYTES_MAX);
+    case 'byte':
+      return new TextEncoder().encode(text).length;
+    case 'char':
+      return Array.from(text).length;
+    case 'bpe':
+      // A vocabulary of its own may have tokens of any length.
+      return Math.min(1, text.length);
+    default:
+      return type satisfies never;
+  }
+}
+
 /** The alphabet of a text: its characters (code points), each once, in ascending order. */
 export function charAlphabet(text: string): string {
   const points = new Set<number>();

@@ -7,6 +7,8 @@ import { DataHome, flagsOf, generateResult, ofType, parseEvents, startedHome } f
 
 const CONTEXT = 16;
 const MODEL = { vocab_size: 256, context_length: CONTEXT, emb_dim: 16, n_heads: 2, n_layers: 2, drop_rate: 0, seed: 3 };
+const PROMPT = ['generate', 'm', '--prompt', 'x'];
+const ALL_IDS = Array.from({ length: 256 }, (_, id) => id).join(',');
 const TEXT = 'All work and no play. '.repeat(40);
 /** A second daemon knows at once; the bound covers the start of Node too. */
 const IN_USE_MS_MAX = 1_000;
@@ -70,8 +72,20 @@ describe('a command that is refused', () => {
       EXIT.usage,
       /17 tokens.* 16/,
     ],
+    [
+      'a prompt text beyond the context',
+      () => ['generate', 'm', '--prompt', 'x'.repeat(CONTEXT + 1)],
+      EXIT.usage,
+      /17 tokens.* 16/,
+    ],
     ['a prompt id beyond the vocabulary', () => ['generate', 'm', '--prompt-ids', '256'], EXIT.usage, /256.* 0 to 255/],
     ['an empty prompt', () => ['generate', 'm', '--prompt', ''], EXIT.usage, /empty/],
+    ['a stop id beyond the vocabulary', () => [...PROMPT, '--stop-id', '256'], EXIT.usage, /256.* 0 to 255/],
+    ['a banned id beyond the vocabulary', () => [...PROMPT, '--ban-id', '5', '999'], EXIT.usage, /999.* 0 to 255/],
+    ['a bias beyond the vocabulary', () => [...PROMPT, '--logit-bias', '256=1'], EXIT.usage, /256.* 0 to 255/],
+    ['a bias that is none', () => [...PROMPT, '--logit-bias', '5'], EXIT.usage, /like 50256=-100/],
+    ['a bias beyond 100', () => [...PROMPT, '--logit-bias', '5=101'], EXIT.usage, /--logit-bias is 101.* most 100/],
+    ['a ban of all ids', () => [...PROMPT, '--ban-id', ALL_IDS], EXIT.usage, /all 256 ids/],
     ['two prompts', () => ['generate', 'm', '--prompt', 'x', '--prompt-ids', '1'], EXIT.usage, /either --prompt/],
     ['a name that cannot be a path', () => ['create', '../m'], EXIT.usage, /letters, digits/],
     [
@@ -134,12 +148,6 @@ describe('a job that fails', () => {
     const run = await shared.cli(['train', 'm', '--data', `${shared.dir}/${file}`, ...flags]);
     expect(lastLine(run)).toMatch(/^gptd: /);
     expect(lastLine(run)).toMatch(line);
-    expect(run).toMatchObject({ exitCode: EXIT.jobFailed, stdout: '' });
-  });
-
-  test('by a prompt text longer than the context', async () => {
-    const run = await shared.cli(['generate', 'm', '--prompt', 'x'.repeat(CONTEXT + 1)]);
-    expect(lastLine(run)).toMatch(/^gptd: The prompt has 17 tokens: the model's context holds 16\./);
     expect(run).toMatchObject({ exitCode: EXIT.jobFailed, stdout: '' });
   });
 

@@ -2,14 +2,24 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { sample, type SampleOptions } from '../../src/model/sampling.ts';
+import { sample, type Logprob, type SampleOptions } from '../../src/model/sampling.ts';
 
 /** The same definition without any shortcut: sorts the vocabulary, filters, renormalizes, walks ids in order. */
-function reference(logits: Float32Array, options: SampleOptions): { kept: number[]; id: number; logprob: number } {
+function reference(
+  logits: Float32Array,
+  options: SampleOptions,
+): { id: number; logprob: number; top: readonly Logprob[] } {
   const { temperature, topK = Infinity, topP = 1, minP = 0, repetitionPenalty = 1, history = [], u } = options;
-  const penalized = Array.from(logits, (logit, id) =>
-    history.includes(id) ? (logit > 0 ? logit / repetitionPenalty : logit * repetitionPenalty) : logit,
-  );
+  const { presencePenalty = 0, frequencyPenalty = 0, logitBias = new Map<number, number>(), bannedIds = [] } = options;
+  const generated = history.slice(options.promptLength ?? 0);
+  const penalized = Array.from(logits, (logit, id) => {
+    let score = logit;
+    if (history.includes(id)) score = score > 0 ? score / repetitionPenalty : score * repetitionPenalty;
+    const count = generated.filter((other) => other === id).length;
+    if (count > 0) score -= presencePenalty + count * frequencyPenalty;
+    score += logitBias.get(id) ?? 0;
+    return bannedIds.includes(id) ? -Infinity : score;
+  });
   const max = Math.max(...penalized);
   const order = penalized.map((_, id) => id).sort((a, b) => penalized[b] - penalized[a] || a - b);
   let kept: number[];
@@ -27,7 +37,7 @@ function reference(logits: Float32Array, options: SampleOptions): { kept: number
         return before < topP * total;
       });
     }
-    kept = kept.filter((id) => weight(id) >= minP);
+    kept = kept.filter((id) => weight(id) >= minP && weight(id) > 0);
     kept.sort((a, b) => a - b);
   }
   const weights = kept.map((id) => (temperature === 0 ? 1 : Math.exp((penalized[id] - max) / temperature)));
@@ -37,38 +47,123 @@ function reference(logits: Float32Array, options: SampleOptions): { kept: number
   const id = kept[at === -1 ? kept.length - 1 : at];
   const rawMax = Math.max(...logits);
   const logSum = Math.log(logits.reduce((all, logit) => all + Math.exp(logit - rawMax), 0));
-  return { kept, id, logprob: logits[id] - rawMax - logSum };
+  const logprob = (token: number): number => logits[token] - rawMax - logSum;
+  const likeliest = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+  const top = likeliest.slice(0, options.logprobs ?? 0).map((token) => ({ id: token, logprob: logprob(token) }));
+  return { id, logprob: logprob(id), top };
 }
 
 const logitsOf = (seed: number, V: number): Float32Array =>
   Float32Array.from({ length: V }, (_, id) => 3 * Math.sin(seed * 12.9898 + id * 78.233) + Math.cos(id * id));
 
-test('it picks what the reference picks, under every mix of filters', () => {
-  const optional = <T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
-    fc.option(arbitrary, { nil: undefined });
+/** Many equal logits. */
+const coarseLogits = (seed: number, V: number): Float32Array => logitsOf(seed, V).map(Math.round);
+
+const optional = <T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
+  fc.option(arbitrary, { nil: undefined });
+const real = (min: number, max: number): fc.Arbitrary<number> => fc.double({ min, max, noNaN: true });
+const someId = fc.integer({ min: 0, max: 220 });
+
+const anyOptions = fc
+  .record({
+    temperature: fc.constantFrom(0, 0.1, 0.8, 1, 2.5),
+    topK: optional(fc.integer({ min: 1, max: 250 })),
+    topP: optional(real(0.01, 1)),
+    minP: optional(real(0, 1)),
+    repetitionPenalty: optional(real(0.5, 2)),
+    presencePenalty: optional(real(-2, 2)),
+    frequencyPenalty: optional(real(-2, 2)),
+    logitBias: optional(fc.array(fc.tuple(someId, real(-100, 100)), { maxLength: 5 }).map((pairs) => new Map(pairs))),
+    bannedIds: optional(fc.array(someId, { maxLength: 50 })),
+    history: optional(fc.array(someId, { maxLength: 20 })),
+    promptLength: optional(fc.integer({ min: 0, max: 20 })),
+    logprobs: optional(fc.integer({ min: 0, max: 20 })),
+    u: fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
+  })
+  // One id has to be left in every vocabulary.
+  .map((options) => ({ ...options, bannedIds: options.bannedIds?.filter((id) => id !== 0) }));
+
+test.each([
+  ['logits of all kinds', logitsOf],
+  ['logits among which many are equal', coarseLogits],
+])('it picks what the reference picks from %s, under every mix of options', (_what, logitsFor) => {
   fc.assert(
-    fc.property(
-      fc.integer({ min: 1, max: 1000 }),
-      fc.integer({ min: 1, max: 200 }),
-      fc.record({
-        temperature: fc.constantFrom(0, 0.1, 0.8, 1, 2.5),
-        topK: optional(fc.integer({ min: 1, max: 250 })),
-        topP: optional(fc.double({ min: 0.01, max: 1, noNaN: true })),
-        minP: optional(fc.double({ min: 0, max: 1, noNaN: true })),
-        repetitionPenalty: optional(fc.double({ min: 0.5, max: 2, noNaN: true })),
-        history: optional(fc.array(fc.integer({ min: 0, max: 220 }), { maxLength: 20 })),
-        u: fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
-      }),
-      (seed, V, options) => {
-        const logits = logitsOf(seed, V);
-        const wanted = reference(logits, options);
-        const actual = sample(logits, options);
-        expect(actual.id).toBe(wanted.id);
-        expect(actual.logprob).toBeCloseTo(wanted.logprob, 12);
-      },
-    ),
-    { numRuns: 1000, seed: 1 },
+    fc.property(fc.integer({ min: 1, max: 1000 }), fc.integer({ min: 1, max: 200 }), anyOptions, (seed, V, options) => {
+      const logits = logitsFor(seed, V);
+      const untouched = logits.slice();
+      const wanted = reference(logits, options);
+      const actual = sample(logits, options);
+      expect(actual.id).toBe(wanted.id);
+      expect(actual.logprob).toBeCloseTo(wanted.logprob, 12);
+      expect(actual.top?.map(({ id }) => id) ?? []).toEqual(wanted.top.map(({ id }) => id));
+      for (const [i, { logprob }] of wanted.top.entries()) expect(actual.top![i].logprob).toBeCloseTo(logprob, 12);
+      expect(logits).toEqual(untouched);
+    }),
+    { numRuns: 1500, seed: 1 },
   );
+});
+
+test("it picks what the reference picks from a vocabulary of GPT-2's size", () => {
+  const V = 50257;
+  const cases = [
+    { temperature: 0.8, topK: 40 },
+    { temperature: 1, topP: 0.9 },
+    { temperature: 1.2, topK: 1000, topP: 0.5, minP: 0.01 },
+    { temperature: 1 },
+    { temperature: 0, repetitionPenalty: 1.3, history: [3, 5, 7], logprobs: 20 },
+  ];
+  for (const [seed, options] of cases.entries()) {
+    for (const u of [0, 0.3, 0.999]) {
+      const logits = logitsOf(seed + 1, V);
+      const wanted = reference(logits, { ...options, u });
+      const { top = [], ...actual } = sample(logits, { ...options, u });
+      expect(actual.id).toBe(wanted.id);
+      expect(actual.logprob).toBeCloseTo(wanted.logprob, 10);
+      expect(top.map(({ id }) => id)).toEqual(wanted.top.map(({ id }) => id));
+    }
+  }
+});
+
+test('a logprob has the same bits whatever the options', () => {
+  const logits = logitsOf(9, 500);
+  const of = new Map<number, number>();
+  for (let i = 0; i < 400; i++) {
+    const u = i / 400;
+    for (const options of [
+      { temperature: 1 },
+      { temperature: 1, topP: 0.99 },
+      { temperature: 2, topK: 400, logprobs: 3 },
+    ]) {
+      const { id, logprob, top = [] } = sample(logits, { ...options, u });
+      for (const told of [{ id, logprob }, ...top]) {
+        expect(told.logprob).toBe(of.get(told.id) ?? told.logprob);
+        of.set(told.id, told.logprob);
+      }
+    }
+  }
+  expect(of.size).toBeGreaterThan(100);
+});
+
+test('penalties count what was generated, the repetition penalty the prompt too', () => {
+  const logits = Float32Array.of(3, 2.9, 2.8, 0);
+  const history = [0, 1, 1];
+  const greedy = (options: object): number => sample(logits, { temperature: 0, u: 0, history, ...options }).id;
+  expect(greedy({ promptLength: 3, presencePenalty: 2, frequencyPenalty: 2 })).toBe(0);
+  expect(greedy({ promptLength: 1, presencePenalty: 2 })).toBe(0);
+  expect(greedy({ promptLength: 0, presencePenalty: 0.15 })).toBe(0);
+  expect(greedy({ promptLength: 0, presencePenalty: 0.5 })).toBe(2);
+  expect(greedy({ promptLength: 0, frequencyPenalty: 0.08 })).toBe(0);
+  expect(greedy({ promptLength: 3, repetitionPenalty: 1.2 })).toBe(2);
+});
+
+test('banned ids are never picked, an id with a large bias always', () => {
+  const logits = Float32Array.of(5, 1, 0, 0);
+  for (let i = 0; i < 100; i++) {
+    expect([0, 2]).not.toContain(sample(logits, { temperature: 2, bannedIds: [0, 2], u: i / 100 }).id);
+    expect(sample(logits, { temperature: 1, logitBias: new Map([[3, 100]]), u: (i + 0.5) / 100 }).id).toBe(3);
+  }
+  expect(sample(logits, { temperature: 0, bannedIds: [0], u: 0 })).toMatchObject({ id: 1 });
+  expect(() => sample(logits, { temperature: 1, bannedIds: [0, 1, 2, 3], u: 0 })).toThrow('Every token is banned');
 });
 
 test('greedy takes the first of equal logits and reports its raw log-probability', () => {
