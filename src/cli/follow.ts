@@ -4,6 +4,7 @@
 import {
   EXIT,
   type CreateResult,
+  type EvaluateResult,
   type GenerateResult,
   type JobEvent,
   type JobKind,
@@ -26,6 +27,7 @@ import {
   formatTrained,
   formatTrainLine,
 } from './render.ts';
+import { formatEvaluated } from './render-training.ts';
 import type { Session } from './session.ts';
 
 /** What stdout gets: text for people, the result as one document, or every event as a line. */
@@ -157,6 +159,9 @@ function printResult(result: unknown, { kind, context }: FollowOptions): void {
       return;
     case 'train':
       printText(context, formatTrained(result as TrainResult));
+      return;
+    case 'evaluate':
+      printText(context, formatEvaluated(result as EvaluateResult));
       return;
     case 'generate':
       for (const text of formatOtherSamples(result as GenerateResult)) printText(context, text);

@@ -4,7 +4,9 @@
 import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol.ts';
 import type { CliContext } from './context.ts';
+import { addEvaluateCommand } from './evaluate-command.ts';
 import { addGenerateCommand } from './generate-command.ts';
+import { addHistoryCommands } from './history-commands.ts';
 import { addJobCommands } from './job-commands.ts';
 import { addModelCommands } from './model-commands.ts';
 import { addSelftestCommand } from './selftest-command.ts';
@@ -18,6 +20,8 @@ Examples:
   gptd params --config gpt2-medium
   gptd create tiny --vocab-size 256 --context-length 128 --emb-dim 128 --n-layers 4 --n-heads 4 --tokenizer byte --init gpt2
   gptd train tiny --data book.txt --steps 1000 --batch-size 16 --lr 1e-3 --schedule cosine --eval-every 100
+  gptd evaluate tiny --data other-book.txt
+  gptd history tiny
   gptd generate tiny --prompt "Call me" --max-tokens 200 --temperature 0.8
   gptd jobs --all
   gptd stop
@@ -41,6 +45,8 @@ export function buildProgram(context: CliContext): Command {
   addSelftestCommand(program, context);
   addModelCommands(program, context);
   addTrainCommand(program, context);
+  addEvaluateCommand(program, context);
+  addHistoryCommands(program, context);
   addGenerateCommand(program, context);
   addJobCommands(program, context);
   return program.addHelpText('after', EXAMPLES);

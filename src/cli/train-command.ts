@@ -1,20 +1,11 @@
-// `gptd train`: data files become blobs, flags become the spec of a training job. Defaults are the daemon's: a flag that
-// was not given is not in the spec.
+// `gptd train`: its flags, which become the spec of a training job. Defaults are the daemon's: a flag that was not given is not
+// in the spec.
 
 import { Option, type Command } from 'commander';
 import { SCHEDULES, TOKENIZERS } from '../daemon/protocol.ts';
 import type { CliContext } from './context.ts';
-import { addSubmitFlags, checkSpec, parseNumber, specFields, type SubmitFlags } from './flags.ts';
-import { submitJob, type SessionUse } from './submit.ts';
-import { checkSourceFile, dataFormatOf, DIGEST_TO_COME, uploadFile, type SourceFile } from './upload.ts';
-
-/** Flags of `train`; those that are not named here have the name and type of their field in the spec. */
-export interface TrainFlags extends SubmitFlags {
-  readonly data: readonly string[];
-  readonly tokenizer?: string;
-  readonly shuffle: boolean;
-  readonly [field: string]: unknown;
-}
+import { submitWithData, type DataFlags } from './data-jobs.ts';
+import { addSubmitFlags, parseNumber } from './flags.ts';
 
 export function addTrainCommand(program: Command, context: CliContext): void {
   const command = program
@@ -38,8 +29,8 @@ export function addTrainCommand(program: Command, context: CliContext): void {
     .option('--val-split <fraction>', 'part of the data kept for validation (default: 0.1)', parseNumber)
     .option('--seed <number>', 'seed of data order and dropout (default: 123)', parseNumber);
   addOptimizerFlags(command);
-  addSubmitFlags(command).action(async (model: string, flags: TrainFlags) => {
-    context.exitCode = await train(model, { flags, context });
+  addSubmitFlags(command).action(async (model: string, flags: DataFlags) => {
+    context.exitCode = await submitWithData('train', { model, flags, context });
   });
 }
 
@@ -68,32 +59,3 @@ function addOptimizerFlags(command: Command): void {
 
 /** A count of steps, or a time like `60s`, which the spec takes as it is. */
 const parseInterval = (text: string): number | string => (text.endsWith('s') ? text : parseNumber(text));
-
-/** The spec of a training job whose data have the given digests, in the order of `flags.data`. */
-export function trainSpecOf(
-  model: string,
-  { flags, digests }: { readonly flags: TrainFlags; readonly digests: readonly string[] },
-): Readonly<Record<string, unknown>> {
-  const data = flags.data.map((path, index) => ({
-    digest: digests[index],
-    format: dataFormatOf(path, flags.tokenizer),
-  }));
-  const spec = { ...specFields(flags), model, data };
-  checkSpec('train', spec);
-  return spec;
-}
-
-async function train(
-  model: string,
-  { flags, context }: { readonly flags: TrainFlags; readonly context: CliContext },
-): Promise<number> {
-  trainSpecOf(model, { flags, digests: flags.data.map(() => DIGEST_TO_COME) });
-  const files: SourceFile[] = [];
-  for (const path of flags.data) files.push(await checkSourceFile(path));
-  const spec = async ({ session, progress }: SessionUse): Promise<Readonly<Record<string, unknown>>> => {
-    const digests: string[] = [];
-    for (const file of files) digests.push(await uploadFile(file, { address: session.address, progress }));
-    return trainSpecOf(model, { flags, digests });
-  };
-  return submitJob({ kind: 'train', flags, context, spec });
-}

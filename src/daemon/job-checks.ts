@@ -43,6 +43,13 @@ export async function checkSubmission(services: Services, { kind, spec, pending 
     case 'generate':
       await checkGenerate(services, { spec: spec as GenerateSpec, pending });
       return;
+    case 'evaluate': {
+      const { model, data, contextLength } = spec as JobSpecs['evaluate'];
+      for (const { digest } of data) await needBlob(services, digest);
+      const stored = await storedModel(services, { reference: model, pending });
+      if (stored !== null) trainingShape({ batchSize: 1, contextLength }, stored.config.context_length);
+      return;
+    }
     default:
       kind satisfies never;
   }

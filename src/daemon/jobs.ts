@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { assert, errorData, GptdError } from '../model/errors.ts';
 import type { StoredJob } from '../workers/messages.ts';
 import { runCreate, runImport, runParams } from './create-jobs.ts';
+import { runEvaluate } from './evaluate-job.ts';
 import { runGenerate } from './generate-job.ts';
 import { JobHalted, type JobContext, type JobRunner, type Services } from './job-context.ts';
 import { checkSubmission } from './job-checks.ts';
@@ -27,6 +28,7 @@ const RUNNERS: { readonly [K in JobKind]: JobRunner<K> } = {
   create: runCreate,
   train: runTrain,
   generate: runGenerate,
+  evaluate: runEvaluate,
   import: runImport,
 };
 
@@ -37,6 +39,7 @@ const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: 
   import: { lane: 'make', atOnce: 1 },
   train: { lane: 'train', atOnce: 1 },
   generate: { lane: 'generate', atOnce: 8 },
+  evaluate: { lane: 'evaluate', atOnce: 1 },
 };
 
 /** Deaths of a worker thread, with nothing new told between them, after which a job is taken for their cause. */

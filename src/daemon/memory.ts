@@ -43,6 +43,15 @@ export function trainingBytes(config: GptConfig, shape: TrainingShape): number {
   return 5 * weightsBytes(config) + snapshot + (activations + logits) * FLOAT_BYTES;
 }
 
+/** Weights, the rows in flight and the head's logits; moments and gradients stay untouched. */
+export function evaluationBytes(config: GptConfig, shape: TrainingShape): number {
+  const { emb_dim: D, n_heads: H, vocab_size: V } = config;
+  const { microBatchSize: B, contextLength: T, stageCount } = shape;
+  const flights = Math.min(shape.batchSize / B, FLIGHTS_PER_STAGE * stageCount);
+  const activations = B * T * (flights * D + stageCount * (12 * D + 2 * H * T));
+  return weightsBytes(config) + (activations + 3 * B * T * V) * FLOAT_BYTES;
+}
+
 /** Throws `out_of_memory`, with both figures, when `bytes` exceed the budget. */
 export function admit(bytes: number, { budgetBytes, what }: { budgetBytes: number; what: string }): void {
   if (bytes <= budgetBytes) return;

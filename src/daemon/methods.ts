@@ -10,6 +10,7 @@ import type { Jobs } from './jobs.ts';
 import { resolveModel } from './model-reference.ts';
 import { VERSION, type CheckpointRecord, type ModelRecord } from './protocol.ts';
 import { parseSpec, type Handlers } from './rpc.ts';
+import { verifyModel } from './verify.ts';
 
 export function makeHandlers(
   services: Services,
@@ -50,6 +51,11 @@ export function makeHandlers(
       services.tidying.soon({ thorough: true });
       return deleted;
     },
+    'model.history': async ({ model, after, limit }) => {
+      await store.call('getModel', { name: model });
+      return await store.call('readHistory', { model, after, limit });
+    },
+    'model.verify': ({ model }) => verifyModel(services, model),
     'checkpoint.list': async ({ model }) => {
       const { checkpoints } = await store.call('listCheckpoints', { model });
       return { checkpoints: checkpoints.map(checkpointRecord) };

@@ -119,21 +119,54 @@ export class Pipeline {
 
   /** Mean loss over the windows that begin at `starts`, without dropout. */
   async evaluate(starts: readonly number[], signal: AbortSignal): Promise<number> {
+    const sums = await this.#forward(starts, {
+      signal,
+      take: (losses, windows) => sum(losses.subarray(0, windows * this.#contextLength)),
+    });
+    return sums.reduce((total, micro) => total + micro, 0) / (starts.length * this.#contextLength);
+  }
+
+  /** Of each window the losses of its rows from `firstRow` on, summed in double precision; without dropout. */
+  async lossSums(
+    windows: readonly { readonly start: number; readonly firstRow: number }[],
+    signal: AbortSignal,
+  ): Promise<number[]> {
+    const T = this.#contextLength;
+    const sums = await this.#forward(
+      windows.map(({ start }) => start),
+      {
+        signal,
+        take: (losses, count, first) =>
+          windows
+            .slice(first, first + count)
+            .map(({ firstRow }, i) => sum(losses.subarray(i * T + firstRow, (i + 1) * T))),
+      },
+    );
+    return sums.flat();
+  }
+
+  /** Sends windows forward; `take` gets the rows' losses of each micro-batch and how many of its windows count. */
+  async #forward<R>(
+    starts: readonly number[],
+    {
+      signal,
+      take,
+    }: { signal: AbortSignal; take: (losses: Float32Array, windowCount: number, firstWindow: number) => R },
+  ): Promise<R[]> {
     const M = this.#microBatchSize;
     // The last micro-batch is filled up with windows that do not count.
     const filled = [...starts, ...Array.from({ length: (M - (starts.length % M)) % M }, () => starts[0])];
-    const sums = await this.#inFlight(this.#microBatches(filled, 0), async (micro) => {
+    return await this.#inFlight(this.#microBatches(filled, 0), async (micro) => {
       let { x } = await this.#embedder.call('trainEmbed', { lease: this.#lease, micro, train: false });
       for (const { thread } of this.#stages) {
         signal.throwIfAborted();
         const { y, losses } = await thread.call('trainEvaluate', { lease: this.#lease, micro, x });
-        if (losses !== null)
-          return sum(losses.subarray(0, (starts.length - micro.firstSequence) * this.#contextLength));
+        const first = micro.firstSequence;
+        if (losses !== null) return take(losses, Math.min(M, starts.length - first), first);
         x = y!;
       }
       assert(false, 'no stage has the head');
     });
-    return sums.reduce((total, micro) => total + micro, 0) / (starts.length * this.#contextLength);
   }
 
   /** Between two steps: holds the model's state as it is now. One snapshot at a time. */

@@ -15,7 +15,14 @@ import {
   type ModelTokenizerName,
 } from './spec-fields.ts';
 import { importSpec } from './interchange-protocol.ts';
-import { trainSpec } from './training-protocol.ts';
+import {
+  evaluateSpec,
+  historyParams,
+  trainSpec,
+  type DatasetReport,
+  type HistoryResult,
+  type VerifyResult,
+} from './training-protocol.ts';
 import { generateSpec, type TokenData } from './generation-protocol.ts';
 
 export { ERROR_CODES, errorData, GptdError, type ErrorCode, type ErrorData } from '../model/errors.ts';
@@ -29,7 +36,16 @@ export {
   type TokenizerName,
 } from './spec-fields.ts';
 export { SHARD_PATTERN, TOKENIZER_FILES, WEIGHTS_FILE, WEIGHTS_INDEX_FILE } from './interchange-protocol.ts';
-export { trainSpec, type TrainResult } from './training-protocol.ts';
+export {
+  evaluateSpec,
+  trainSpec,
+  type DatasetReport,
+  type EvaluateResult,
+  type HistoryPoint,
+  type HistoryResult,
+  type TrainResult,
+  type VerifyResult,
+} from './training-protocol.ts';
 export {
   generateSpec,
   type GeneratedSample,
@@ -93,6 +109,7 @@ export const JOB_SPECS = {
   create: createSpec,
   train: trainSpec,
   generate: generateSpec,
+  evaluate: evaluateSpec,
   import: importSpec,
 } as const;
 
@@ -165,7 +182,13 @@ export type JobEventBody =
   | {
       readonly type: 'log';
       /** `step` and `digest` name the checkpoint that a generation works with. */
-      readonly data: { readonly message: string; readonly step?: number; readonly digest?: string };
+      readonly data: {
+        readonly message: string;
+        readonly step?: number;
+        readonly digest?: string;
+        /** What a training says of its data. */
+        readonly dataset?: DatasetReport;
+      };
     }
   | { readonly type: 'succeeded'; readonly data: { readonly result: unknown } }
   | { readonly type: 'failed'; readonly data: { readonly error: ErrorData } }
@@ -295,6 +318,8 @@ export const METHODS = {
   'model.list': z.strictObject({}).default({}),
   'model.get': z.strictObject({ model: modelReference }),
   'model.delete': z.strictObject({ model: modelName }),
+  'model.history': historyParams,
+  'model.verify': z.strictObject({ model: modelReference }),
   'checkpoint.list': z.strictObject({ model: modelName }),
 } as const;
 
@@ -314,6 +339,8 @@ export interface MethodResults {
   readonly 'model.list': { readonly models: readonly ModelRecord[] };
   readonly 'model.get': ModelRecord;
   readonly 'model.delete': Record<string, never>;
+  readonly 'model.history': HistoryResult;
+  readonly 'model.verify': VerifyResult;
   readonly 'checkpoint.list': { readonly checkpoints: readonly CheckpointRecord[] };
 }
 

@@ -8,14 +8,13 @@ import { learningRate } from '../model/schedule.ts';
 import type { CheckpointMeta, StoredCheckpoint, StoredModel, TrainingMeta } from '../workers/messages.ts';
 import { BackgroundCheckpoint } from './background-checkpoint.ts';
 import { checkpointDue, writeCheckpoint } from './checkpoints.ts';
-import type { Dataset } from './dataset.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
 import { admitTraining } from './memory.ts';
 import { resolveModel } from './model-reference.ts';
 import { NotFinite, Pipeline, type StepResult } from './pipeline.ts';
 import { planStages } from './plan.ts';
-import type { TrainResult } from './protocol.ts';
-import { prepareData } from './train-data.ts';
+import type { DatasetReport, TrainResult } from './protocol.ts';
+import { adoptTokenizer, prepareData, reportDataset, stopIfAsked } from './train-data.ts';
 import { checkSchedule, trainingShape } from './train-shape.ts';
 import { planWindows, type Windows } from './windows.ts';
 
@@ -31,6 +30,7 @@ interface Run {
   readonly pipeline: Pipeline;
   readonly windows: Windows;
   readonly contextLength: number;
+  readonly report: DatasetReport;
   readonly baseStep: number;
   /** Updates that AdamW's moments had seen before this job: its bias correction counts on from there. */
   readonly baseUpdates: number;
@@ -60,12 +60,14 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
 
   const { from, own } = await startingPoint(context, checkpoint);
   const dataset = await prepareData(context, model);
+  await adoptTokenizer(context, { model, dataset });
   const windows = planWindows(spec, { tokenCount: dataset.tokenCount, contextLength });
   const baseStep = own ? from.meta.training!.baseStep : from.step;
   const steps = spec.steps ?? (spec.epochs ?? 1) * windows.stepsPerEpoch;
   checkSchedule(spec, steps);
   stopIfAsked(context);
-  announce(context, { from, own, dataset, windows, steps });
+  const report = await reportDataset(context, { dataset, windows, contextLength });
+  announce(context, { from, own, windows, steps, report });
 
   const pipeline = await Pipeline.open(stages, {
     lease: jobId,
@@ -84,7 +86,7 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
   });
   try {
     const run: Run = {
-      ...{ context, model, pipeline, windows, contextLength, baseStep, steps },
+      ...{ context, model, pipeline, windows, contextLength, baseStep, steps, report },
       ...progressOf(from, own),
       baseUpdates: own ? from.meta.training!.baseUpdates : spec.resume ? updatesOf(from) : 0,
     };
@@ -93,12 +95,6 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
   } finally {
     await pipeline.close();
   }
-}
-
-/** Between the parts of a job that cannot be interrupted. */
-function stopIfAsked({ cancelled, halted }: TrainContext): void {
-  cancelled.throwIfAborted();
-  if (halted.aborted) throw new JobHalted();
 }
 
 /** The job's own newest checkpoint when it ran before, else the one that the spec names. */
@@ -153,14 +149,16 @@ function announce(
   {
     from,
     own,
-    dataset,
     windows,
     steps,
-  }: { from: StoredCheckpoint; own: boolean; dataset: Dataset; windows: Windows; steps: number },
+    report,
+  }: { from: StoredCheckpoint; own: boolean; windows: Windows; steps: number; report: DatasetReport },
 ): void {
-  const { trainWindows, validationWindows, stepsPerEpoch } = windows;
-  const message = `${dataset.tokenCount} tokens: ${trainWindows} training and ${validationWindows} validation windows, ${stepsPerEpoch} steps an epoch; ${steps} steps to do.`;
-  void emit({ type: 'log', data: { message } }, { key: 'data' });
+  const { tokens, charactersPerToken, trainWindows, validationWindows, duplicateWindows } = report;
+  const density = charactersPerToken === null ? '' : ` of ${charactersPerToken.toFixed(2)} characters`;
+  const seen = duplicateWindows === 0 ? '' : ` (${duplicateWindows} of them occur in the training part too)`;
+  const message = `${tokens} tokens${density}: ${trainWindows} training and ${validationWindows} validation windows${seen}, ${windows.stepsPerEpoch} steps an epoch; ${steps} steps to do.`;
+  void emit({ type: 'log', data: { message, dataset: report } }, { key: 'data' });
   if (own) void emit({ type: 'log', data: { message: `Going on from the checkpoint at step ${from.step}.` } });
   if ((own || from.step > 0) && from.meta.fingerprint !== services.engine.fingerprint) {
     const change = `The checkpoint was made under "${from.meta.fingerprint}" and this is "${services.engine.fingerprint}": results may differ in their last bits.`;
@@ -227,6 +225,7 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
       ...{ model: model.name, step, digest, loss: loss!, valLoss, best, chain },
       tokens: (step - baseStep) * spec.batchSize * contextLength,
       reason: step === baseStep + steps ? 'steps' : 'patience',
+      dataset: run.report,
     };
   } finally {
     await writing.close();

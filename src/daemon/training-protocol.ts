@@ -4,7 +4,7 @@
 import { z } from 'zod';
 import { CONFIG_MAX } from '../model/config.ts';
 import { SCHEDULES } from '../model/schedule.ts';
-import { dataFile, integer, LIMITS, modelReference, seed, TOKENIZERS } from './spec-fields.ts';
+import { dataFile, integer, LIMITS, modelName, modelReference, seed, TOKENIZERS } from './spec-fields.ts';
 
 export const trainSpec = z.strictObject({
   /** NAME@STEP or NAME@best trains on from that checkpoint. */
@@ -67,4 +67,88 @@ export interface TrainResult {
   readonly best: { readonly step: number; readonly valLoss: number } | null;
   /** The last link of the hash chain over the steps' losses and gradient norms; null where an older gptd began the job. */
   readonly chain: string | null;
+  readonly dataset: DatasetReport;
+}
+
+/** The data of a training. Per token: null for files of token ids. */
+export interface DatasetReport {
+  readonly tokens: number;
+  readonly charactersPerToken: number | null;
+  readonly bytesPerToken: number | null;
+  readonly trainWindows: number;
+  readonly validationWindows: number;
+  /** Validation windows that occur, at any position, in the training part too. */
+  readonly duplicateWindows: number;
+}
+
+export const evaluateSpec = z.strictObject({
+  model: modelReference,
+  data: z.array(dataFile).min(1).max(LIMITS.dataFilesMax),
+  tokenizer: z.enum([...TOKENIZERS, 'none']).optional(),
+  contextLength: integer(1, CONFIG_MAX.context_length).optional(),
+  /** Tokens between the starts of windows, at most the context: smaller gives every token more context, and costs more. */
+  stride: integer(1, CONFIG_MAX.context_length).optional(),
+  batchSize: integer(1, LIMITS.batchSizeMax).default(8),
+  /** Evaluate only the first batches. */
+  maxBatches: integer(1, 1e9).optional(),
+});
+
+export interface EvaluateResult {
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
+  /** Mean over `tokens`, in nats. */
+  readonly loss: number;
+  readonly perplexity: number;
+  /** null for files of token ids. */
+  readonly bitsPerByte: number | null;
+  /** Tokens that were predicted: each but the first once. */
+  readonly tokens: number;
+  readonly windows: number;
+  readonly contextLength: number;
+  readonly stride: number;
+}
+
+/** One step of a model's training, an evaluation, or both; what was not measured is null. Times are milliseconds since 1970. */
+export interface HistoryPoint {
+  readonly jobId: string;
+  readonly step: number;
+  readonly at: number;
+  readonly loss: number | null;
+  readonly lr: number | null;
+  readonly gradNorm: number | null;
+  readonly tokens: number | null;
+  readonly tokensPerSecond: number | null;
+  readonly trainLoss: number | null;
+  readonly valLoss: number | null;
+}
+
+export const historyParams = z.strictObject({
+  model: modelName,
+  /** The last point that is known: `next` of the answer before. */
+  after: z
+    .strictObject({ jobId: z.string().max(64), step: integer(0, 2 ** 53 - 1) })
+    .nullable()
+    .default(null),
+  limit: integer(1, LIMITS.listMax).default(LIMITS.listMax),
+});
+
+export interface HistoryResult {
+  readonly points: readonly HistoryPoint[];
+  readonly next: { readonly jobId: string; readonly step: number } | null;
+}
+
+export interface VerifyResult {
+  readonly model: string;
+  readonly step: number;
+  /** As stored with the checkpoint, and as computed again from its chunks; null when a chunk is damaged. */
+  readonly digest: string;
+  readonly recomputedDigest: string | null;
+  /** The last link of the hash chain; null for a checkpoint that no training made. */
+  readonly chain: string | null;
+  /** Computed again from the stored steps of the job that made the checkpoint; null when there are none. */
+  readonly recomputedChain: string | null;
+  /** What is wrong, null when all is well. */
+  readonly problem: string | null;
+  readonly ok: boolean;
 }

@@ -8,6 +8,8 @@ import type { TrainSpec } from './protocol.ts';
 export interface Windows {
   readonly trainWindows: number;
   readonly validationWindows: number;
+  /** The first token of the validation part. */
+  readonly validationStart: number;
   readonly stepsPerEpoch: number;
   /** Starts of the batch of update `index`, from 0, in this job. */
   batch(index: number): number[];
@@ -46,6 +48,7 @@ export function planWindows(
   return {
     trainWindows,
     validationWindows,
+    validationStart: trainTokens,
     stepsPerEpoch,
     batch(index) {
       const epoch = Math.floor(index / stepsPerEpoch);

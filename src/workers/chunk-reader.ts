@@ -2,6 +2,7 @@
 // works while the store's thread writes, sees only what is committed, and verifies every chunk against its digest.
 
 import Database from 'better-sqlite3';
+import type { ChainStep } from '../model/chain.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import type { TensorPart } from './messages.ts';
 import { hashFromHex, selectChunk, verified } from './store-chunks.ts';
@@ -35,6 +36,8 @@ export interface ChunkReader {
     readonly offset: number;
     readonly length: number;
   }): Uint8Array<ArrayBuffer>;
+  /** Steps of a job after `after`, in order, at most `limit`. */
+  readSteps(request: { readonly jobId: string; readonly after: number; readonly limit: number }): ChainStep[];
   /** May be called twice. */
   close(): void;
 }
@@ -75,6 +78,10 @@ export function openReader(dataDir: string): ChunkReader {
     'SELECT offset_bytes, size_bytes, hash FROM blob_chunks WHERE blob_id = ? AND chunk_index = ?',
   );
   const select = selectChunk(db);
+  const selectSteps = db.prepare<[string, number, number], ChainStep>(
+    `SELECT step, loss, grad_norm AS gradNorm FROM metrics
+     WHERE job_id = ? AND step > ? AND loss IS NOT NULL ORDER BY step LIMIT ?`,
+  );
 
   /** The piece's bytes; `owner` names what is damaged when they are not what was written. */
   function load(piece: Piece, owner: string): Uint8Array<ArrayBuffer> {
@@ -168,6 +175,7 @@ export function openReader(dataDir: string): ChunkReader {
       }
     },
     readBlobRange,
+    readSteps: ({ jobId, after, limit }) => selectSteps.all(jobId, after, limit),
     close: () => void db.close(),
   };
 }

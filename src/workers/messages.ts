@@ -4,8 +4,16 @@
 import type { GptConfig } from '../model/config.ts';
 import type { AdamwStep } from '../model/adamw.ts';
 import type { ErrorData } from '../model/errors.ts';
-import type { InitScheme } from '../model/init.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
+
+export type {
+  SourceProgress,
+  TokenizeRequest,
+  TokenizedData,
+  TokenizeProgress,
+  PreparerCalls,
+  PreparerRequest,
+} from './preparer-messages.ts';
 
 // ---- The store: one thread, the only writing connection ----------------------------------------------------------------
 
@@ -131,6 +139,26 @@ export interface TrainingMeta {
   readonly evaluationsSinceBest?: number | undefined;
 }
 
+/** One step of a model's history, an evaluation, or both; what was not measured is null. */
+export interface MetricsPoint {
+  readonly jobId: string;
+  readonly step: number;
+  readonly at: number;
+  readonly loss: number | null;
+  readonly lr: number | null;
+  readonly gradNorm: number | null;
+  readonly tokens: number | null;
+  readonly tokensPerSecond: number | null;
+  readonly trainLoss: number | null;
+  readonly valLoss: number | null;
+}
+
+/** Behind which point of a history to read on. */
+export interface HistoryCursor {
+  readonly jobId: string;
+  readonly step: number;
+}
+
 export interface StoredDataset {
   readonly key: string;
   /** Blob of little-endian uint16 or uint32 token ids. */
@@ -224,6 +252,12 @@ export interface StoreCalls {
   abortBlob: [{ readonly uploadId: number }, Record<string, never>];
   /** Verified bytes of the blob's chunk number `index`; null past the end. */
   readBlobChunk: [{ readonly hash: string; readonly index: number }, { readonly bytes: Uint8Array | null }];
+
+  /** The points of a model's history behind `after`, oldest first; `next` is null at the end. */
+  readHistory: [
+    { readonly model: string; readonly after: HistoryCursor | null; readonly limit: number },
+    { readonly points: readonly MetricsPoint[]; readonly next: HistoryCursor | null },
+  ];
 
   getDataset: [{ readonly key: string }, { readonly dataset: StoredDataset | null }];
   putDataset: [StoredDataset, Record<string, never>];
@@ -419,64 +453,6 @@ export interface StageCalls {
 export type StageRequest = {
   readonly [K in keyof StageCalls]: { readonly type: K } & StageCalls[K][0];
 }[keyof StageCalls];
-
-// ---- The preparer: one thread for long work on data ---------------------------------------------------------------------
-
-/** A list of chunks that a thread makes piece by piece: `next` until `done`. */
-export interface SourceProgress {
-  readonly chunks: readonly TensorChunk[];
-  readonly done: boolean;
-}
-
-export interface PreparerCalls {
-  /** Starts the seeded weights of a new model. */
-  initBegin: [
-    { readonly source: string; readonly config: GptConfig; readonly seed: number; readonly scheme: InitScheme },
-    Record<string, never>,
-  ];
-  /** Starts reading weights from blobs of safetensors; checks every tensor against the configuration first. */
-  importBegin: [
-    {
-      readonly source: string;
-      /** Blobs by file name. */
-      readonly files: Readonly<Record<string, string>>;
-      readonly headCount: number | null;
-    },
-    {
-      readonly config: GptConfig;
-      /** What the files tell about the tokenizer; null when they tell nothing or one that is not known here. */
-      readonly tokenizer: TokenizerSpec | null;
-      /** Sentences about what was decided on the way. */
-      readonly notes: readonly string[];
-    },
-  ];
-  /** Up to 16 MiB of the source's next chunks, in table order. */
-  sourceNext: [{ readonly source: string }, SourceProgress];
-  sourceEnd: [{ readonly source: string }, Record<string, never>];
-  /** Token ids of data files in order; text is encoded by `tokenizer`, or by the alphabet found when it is 'char'. */
-  tokenize: [
-    {
-      readonly files: readonly { readonly digest: string; readonly format: 'text' | 'jsonl' | 'tokens' }[];
-      readonly tokenizer: TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
-      readonly vocabSize: number;
-    },
-    {
-      readonly tokens: SharedArrayBuffer;
-      readonly wideTokens: boolean;
-      readonly tokenCount: number;
-      readonly characterCount: number;
-      readonly tokenizer: TokenizerSpec | null;
-    },
-  ];
-  /** The text of token ids; none without a tokenizer. */
-  decode: [{ readonly ids: readonly number[]; readonly tokenizer: TokenizerSpec | null }, { readonly text: string }];
-  /** Token ids of a stored dataset. */
-  loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
-}
-
-export type PreparerRequest = {
-  readonly [K in keyof PreparerCalls]: { readonly type: K } & PreparerCalls[K][0];
-}[keyof PreparerCalls];
 
 // ---- The self-test's thread: checks of the model's arithmetic on the engine that was asked for -------------------------------
 

@@ -5,6 +5,7 @@ import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
 import { initialTensors } from '../model/init.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
+import { countDuplicateWindows } from '../model/window-duplicates.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { openImport } from './import-source.ts';
 import {
@@ -13,16 +14,23 @@ import {
   type PreparerRequest,
   type SourceProgress,
   type TensorChunk,
+  type TokenizeProgress,
   type WorkerSettings,
 } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { loadTokens, tokenize } from './tokenize.ts';
+import { chainSteps, digestOf } from './verify.ts';
 
 /** Bytes that one `sourceNext` returns at the most, but for a last chunk that begins below it. */
 const SOURCE_BYTES_MAX = 16 << 20;
 
+/** Bytes of data files that one `tokenizeNext` reads at least, unless they end. */
+const TOKENIZED_BYTES_MIN = 1 << 20;
+
 const { dataDir } = workerData as WorkerSettings;
 const sources = new Map<string, Iterator<TensorChunk>>();
+const tokenizings = new Map<string, AsyncIterator<TokenizeProgress>>();
+const digests = new Map<string, Iterator<string | null>>();
 let opened: ChunkReader | null = null;
 
 function reader(): ChunkReader {
@@ -52,6 +60,19 @@ function next(source: string): SourceProgress {
   return { chunks, done: false };
 }
 
+/** Goes on until another megabyte is read. */
+async function tokenizeMore(source: string): Promise<TokenizeProgress> {
+  const iterator = tokenizings.get(source);
+  assert(iterator !== undefined, `no tokenizing ${source}`);
+  let begunAt: number | null = null;
+  for (;;) {
+    const { value: progress, done } = (await iterator.next()) as IteratorResult<TokenizeProgress, undefined>;
+    assert(done !== true, `tokenizing ${source} is done`);
+    begunAt ??= progress.doneBytes;
+    if (progress.dataset !== null || progress.doneBytes - begunAt >= TOKENIZED_BYTES_MIN) return progress;
+  }
+}
+
 async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof PreparerCalls][1]> {
   switch (request.type) {
     case 'initBegin': {
@@ -67,14 +88,32 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
     case 'sourceNext':
       return next(request.source);
     case 'sourceEnd':
-      sources.delete(request.source);
+      for (const map of [sources, tokenizings, digests]) map.delete(request.source);
       return {};
-    case 'tokenize':
-      return await tokenize(reader(), request);
     case 'decode': {
       const { ids, tokenizer } = request;
       return { text: tokenizer === null ? '' : (await createTokenizer(tokenizer)).decode(ids) };
     }
+    case 'tokenizeBegin':
+      tokenizings.set(request.source, tokenize(reader(), request));
+      return {};
+    case 'tokenizeNext':
+      return await tokenizeMore(request.source);
+    case 'duplicateWindows': {
+      const { tokens, wideTokens, windowStarts: from, windowTokens: length, stride } = request;
+      const ids = wideTokens ? new Uint32Array(tokens) : new Uint16Array(tokens);
+      return { duplicates: countDuplicateWindows(ids, { from, length, stride }) };
+    }
+    case 'digestBegin':
+      digests.set(request.source, digestOf(reader(), request));
+      return {};
+    case 'digestNext': {
+      const next = digests.get(request.source)?.next();
+      assert(next !== undefined && next.done !== true, `no digest ${request.source} under way`);
+      return { digest: next.value };
+    }
+    case 'chainSteps':
+      return chainSteps(reader(), request);
     case 'loadTokens':
       return loadTokens(reader(), request.blob);
     default:

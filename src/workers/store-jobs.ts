@@ -5,6 +5,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type Database from 'better-sqlite3';
 import { assert, GptdError, type ErrorData } from '../model/errors.ts';
 import type { NewEvent, StoredEvent, StoredJob } from './messages.ts';
+import { metricsWriter } from './store-metrics.ts';
 import type { Calls } from './store-schema.ts';
 
 const ENDED: ReadonlySet<string> = new Set(['succeeded', 'failed', 'cancelled']);
@@ -66,10 +67,7 @@ export function jobCalls(
     `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, last_seq = :last_seq,
        result = :result, error = :error WHERE job_id = :job_id`,
   );
-  const insertMetrics = db.prepare<[number, number, ...(number | string | null)[]]>(
-    `INSERT OR REPLACE INTO metrics (model, job_id, step, at, loss, lr, grad_norm, tokens, tokens_per_second)
-     SELECT coalesce(spec ->> '$.model', ''), job_id, ?, ?, ?, ?, ?, ?, ? FROM jobs WHERE job_id = ?`,
-  );
+  const storeMetrics = metricsWriter(db);
   const selectEvents = db.prepare<[{ jobId: string; after: number; limit: number; type: string | null }], EventRow>(
     `SELECT seq, at, type, data FROM events
      WHERE job_id = :jobId AND seq > :after AND (:type IS NULL OR type = :type) ORDER BY seq LIMIT :limit`,
@@ -91,16 +89,6 @@ export function jobCalls(
     return row;
   }
 
-  function storeMetrics(event: StoredEvent): void {
-    const data = (event.data ?? {}) as Readonly<Record<string, unknown>>;
-    const number = (name: string): number | null => (typeof data[name] === 'number' ? data[name] : null);
-    const step = number('step');
-    assert(step !== null, `a step event of job ${event.jobId} has no step`);
-    const { jobId, at } = event;
-    const values = ['loss', 'lr', 'gradNorm', 'tokens', 'tokensPerSecond'].map(number);
-    insertMetrics.run(step, at, ...values, jobId);
-  }
-
   /** The job's row after `item`, and the event; null when the event is dropped. */
   function append(
     row: JobRow,
@@ -119,7 +107,7 @@ export function jobCalls(
       data: item.data ?? null,
     };
     insertEvent.run(event.jobId, event.seq, at, event.type, key, toJson(event.data));
-    if (item.type === 'step') storeMetrics(event);
+    if (item.type === 'step' || item.type === 'eval') storeMetrics(event);
     const data = (item.data ?? {}) as { readonly result?: unknown; readonly error?: unknown };
     const next: JobRow = {
       ...row,

@@ -149,6 +149,10 @@ export const MIGRATIONS: readonly string[] = [
 
   -- Digests of the files that a dataset was made of, as a JSON array.
   ALTER TABLE datasets ADD COLUMN sources TEXT NOT NULL DEFAULT '[]';
+
+  -- Evaluations stand beside the step that they followed; one before the first step has a row of its own.
+  ALTER TABLE metrics ADD COLUMN train_loss REAL;
+  ALTER TABLE metrics ADD COLUMN val_loss REAL;
   `,
 ];
 

@@ -10,6 +10,7 @@ import { checkpointCalls } from './store-checkpoints.ts';
 import { jobCalls } from './store-jobs.ts';
 import { lockDirectory } from './store-lock.ts';
 import { holdTable } from './store-holds.ts';
+import { metricsCalls } from './store-metrics.ts';
 import { datasetCalls, modelCalls } from './store-models.ts';
 import { openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
 import { blobCollector, pageReturner } from './store-space.ts';
@@ -50,6 +51,7 @@ export function openStore(dataDir: string): Store {
         if (thorough && collectBlobs(Date.now())) blobs.purge();
         return { more: returnPages({ all: thorough }) };
       },
+      ...metricsCalls(db),
       sqliteVersion: sqliteVersion(db),
       close: () => {
         db.close();
@@ -127,6 +129,8 @@ function answer(request: StoreRequest): StoreValue {
       return store.abortBlob(request);
     case 'readBlobChunk':
       return store.readBlobChunk(request);
+    case 'readHistory':
+      return store.readHistory(request);
     case 'getDataset':
       return store.getDataset(request);
     case 'putDataset':

@@ -1,35 +1,50 @@
-// From uploaded data files to one array of token ids, in memory that the stages share. Text files are read whole, encoded in
-// order and joined; files of token ids are uint16, little-endian, as nanoGPT writes them.
+// From uploaded data files to one array of token ids, in memory that the stages share. Text is decoded, encoded and counted in
+// pieces of a megabyte, so the thread stays open to other work and a cancel takes effect between two. Files of token ids are
+// uint16, little-endian: nanoGPT's, or llm.c's with its header of 256 int32.
 
 import { GptdError } from '../model/errors.ts';
-import { charAlphabet, createTokenizer, type Tokenizer, type TokenizerSpec } from '../model/tokenizer.ts';
+import { charAlphabet, createTokenizer, type TokenizerSpec } from '../model/tokenizer.ts';
 import type { ChunkReader } from './chunk-reader.ts';
-import type { PreparerCalls } from './messages.ts';
+import type { TokenizedData, TokenizeProgress, TokenizeRequest } from './messages.ts';
+import { textPieces } from './text-pieces.ts';
 
 const UINT16_IDS_MAX = 65536;
+/** llm.c's `.bin`: 256 int32, of which the first three are this magic, the version and the number of tokens. */
+const HEADER_BYTES = 1024;
+const HEADER_MAGIC = 20240520;
+const HEADER_VERSION = 1;
 
-/** See PreparerCalls.tokenize. Throws `invalid_spec` for data that cannot be read that way. */
-export async function tokenize(
+/** Yields after every piece; the last one brings the dataset. Throws `invalid_spec` for data that cannot be read that way. */
+export async function* tokenize(reader: ChunkReader, request: TokenizeRequest): AsyncGenerator<TokenizeProgress> {
+  if (request.tokenizer === null) yield* tokenFiles(reader, request);
+  else yield* textFiles(reader, { ...request, tokenizer: request.tokenizer });
+}
+
+async function* textFiles(
   reader: ChunkReader,
-  request: PreparerCalls['tokenize'][0],
-): Promise<PreparerCalls['tokenize'][1]> {
-  const { files, vocabSize } = request;
-  if (request.tokenizer === null) return tokenFiles(reader, { files, vocabSize });
-  const texts = files.map(({ digest, format }) => {
-    if (format === 'tokens') {
-      throw new GptdError(
-        'invalid_spec',
-        'Files of token ids (.bin) need --tokenizer none: text files are .txt or .jsonl.',
-      );
+  { files, tokenizer: wanted, vocabSize }: TokenizeRequest & { tokenizer: NonNullable<TokenizeRequest['tokenizer']> },
+): AsyncGenerator<TokenizeProgress> {
+  if (files.some(({ format }) => format === 'tokens')) {
+    throw new GptdError(
+      'invalid_spec',
+      'Files of token ids (.bin) need --tokenizer none: text files are .txt or .jsonl.',
+    );
+  }
+  const fileBytes = files.reduce((sum, { digest }) => sum + reader.blobSize(digest), 0);
+  const findsAlphabet = wanted.type === 'char' && wanted.alphabet === null;
+  const totalBytes = findsAlphabet ? 2 * fileBytes : fileBytes;
+  let doneBytes = 0;
+  let spec = wanted as TokenizerSpec;
+  if (findsAlphabet) {
+    const characters = new Set<string>();
+    for (const { text, bytes, document } of textPieces(reader, files)) {
+      if (document > 0) characters.add('\n');
+      for (const character of charAlphabet(text)) characters.add(character);
+      doneBytes += bytes;
+      yield { doneBytes, totalBytes, dataset: null };
     }
-    const text = decodeText(reader.readBlob(digest));
-    return format === 'jsonl' ? jsonLines(text) : [text];
-  });
-  const documents = texts.flat();
-  const spec: TokenizerSpec =
-    request.tokenizer.type === 'char' && request.tokenizer.alphabet === null
-      ? { type: 'char', alphabet: charAlphabet(documents.join('\n')) }
-      : request.tokenizer;
+    spec = { type: 'char', alphabet: charAlphabet([...characters].join('')) };
+  }
   const tokenizer = await createTokenizer(spec);
   if (tokenizer.vocabSize > vocabSize) {
     throw new GptdError(
@@ -37,9 +52,22 @@ export async function tokenize(
       `The tokenizer has ${tokenizer.vocabSize} ids and the model a vocabulary of ${vocabSize}: the model needs at least as many.`,
     );
   }
-  const parts = encodeDocuments(tokenizer, documents);
-  const tokenCount = parts.reduce((sum, part) => sum + part.length, 0);
   const wideTokens = vocabSize > UINT16_IDS_MAX;
+  // Documents are parted by the end-of-text token where the vocabulary has one, by a line break elsewhere.
+  const separator =
+    tokenizer.endOfText === null ? () => tokenizer.encode('\n') : () => Uint32Array.of(tokenizer.endOfText!);
+  const parts: (Uint16Array | Uint32Array)[] = [];
+  let [characterCount, byteCount, lastDocument] = [0, 0, 0];
+  for (const { text, bytes, document } of textPieces(reader, files)) {
+    for (; lastDocument < document; lastDocument++) parts.push(separator());
+    const ids = tokenizer.encode(text);
+    parts.push(wideTokens ? ids : Uint16Array.from(ids));
+    characterCount += codePoints(text);
+    byteCount += Buffer.byteLength(text);
+    doneBytes += bytes;
+    yield { doneBytes, totalBytes, dataset: null };
+  }
+  const tokenCount = parts.reduce((sum, part) => sum + part.length, 0);
   const tokens = new SharedArrayBuffer(tokenCount * (wideTokens ? 4 : 2));
   const ids = wideTokens ? new Uint32Array(tokens) : new Uint16Array(tokens);
   let at = 0;
@@ -47,79 +75,90 @@ export async function tokenize(
     ids.set(part, at);
     at += part.length;
   }
-  const characterCount = documents.reduce((sum, document) => sum + document.length, 0);
-  return { tokens, wideTokens, tokenCount, characterCount, tokenizer: spec };
+  const dataset: TokenizedData = { tokens, wideTokens, tokenCount, characterCount, byteCount, tokenizer: spec };
+  yield { doneBytes: totalBytes, totalBytes, dataset };
 }
 
-/** Documents are parted by the end-of-text token where the vocabulary has one, by a line break elsewhere. */
-function encodeDocuments(tokenizer: Tokenizer, documents: readonly string[]): Uint32Array[] {
-  const { endOfText } = tokenizer;
-  if (endOfText === null) return [tokenizer.encode(documents.join('\n'))];
-  return documents.flatMap((document, i) => {
-    const ids = tokenizer.encode(document);
-    return i === 0 ? [ids] : [Uint32Array.of(endOfText), ids];
-  });
-}
-
-function decodeText(bytes: Uint8Array): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch (error) {
-    throw new GptdError('invalid_spec', 'A data file is not UTF-8 text.', { cause: error });
+function codePoints(text: string): number {
+  let count = text.length;
+  for (let i = 0; i + 1 < text.length; i++) {
+    // A pair of surrogates is one character; its second half is skipped.
+    if (text.charCodeAt(i) >>> 10 === 0x36 && text.charCodeAt(i + 1) >>> 10 === 0x37) {
+      count -= 1;
+      i += 1;
+    }
   }
+  return count;
 }
 
-function jsonLines(text: string): string[] {
-  return text.split('\n').flatMap((line, i) => {
-    if (line.trim() === '') return [];
-    let row: unknown;
-    try {
-      row = JSON.parse(line);
-    } catch (error) {
-      throw new GptdError('invalid_spec', `Line ${i + 1} of a .jsonl file is not JSON.`, { cause: error });
-    }
-    const field = (row as { text?: unknown } | null)?.text;
-    if (typeof field !== 'string') {
-      throw new GptdError('invalid_spec', `Line ${i + 1} of a .jsonl file has no "text" field that is a string.`);
-    }
-    return [field];
-  });
-}
-
-function tokenFiles(
+function* tokenFiles(
   reader: ChunkReader,
-  { files, vocabSize }: Pick<PreparerCalls['tokenize'][0], 'files' | 'vocabSize'>,
-): PreparerCalls['tokenize'][1] {
-  const blobs = files.map(({ digest, format }) => {
+  { files, vocabSize }: Pick<TokenizeRequest, 'files' | 'vocabSize'>,
+): Generator<TokenizeProgress> {
+  const bodies = files.map(({ digest, format }) => {
     if (format !== 'tokens') {
       throw new GptdError(
         'invalid_spec',
         'Text files need a tokenizer: gpt2, byte or char; "none" reads .bin files of ids.',
       );
     }
-    const bytes = reader.readBlob(digest);
-    if (bytes.length % 2 !== 0) {
-      throw new GptdError('invalid_spec', `A .bin file has ${bytes.length} bytes: uint16 ids need an even number.`);
-    }
-    return bytes;
+    return { digest, skipBytes: headerBytes(reader, digest), sizeBytes: reader.blobSize(digest) };
   });
-  const byteCount = blobs.reduce((sum, blob) => sum + blob.length, 0);
-  const tokens = new SharedArrayBuffer(byteCount);
+  const totalBytes = bodies.reduce((sum, { sizeBytes, skipBytes }) => sum + sizeBytes - skipBytes, 0);
+  const tokens = new SharedArrayBuffer(totalBytes);
   const bytes = new Uint8Array(tokens);
-  let at = 0;
-  for (const blob of blobs) {
-    bytes.set(blob, at);
-    at += blob.length;
-  }
   const ids = new Uint16Array(tokens);
-  const bad = ids.findIndex((id) => id >= vocabSize);
-  if (bad >= 0) {
+  let doneBytes = 0;
+  for (const { digest, skipBytes } of bodies) {
+    let left = skipBytes;
+    for (const chunk of reader.blobChunks(digest)) {
+      const body = chunk.subarray(left);
+      left = Math.max(0, left - chunk.length);
+      bytes.set(body, doneBytes);
+      const checkedFrom = Math.floor(doneBytes / 2);
+      doneBytes += body.length;
+      checkIds(ids, { from: checkedFrom, to: Math.floor(doneBytes / 2), vocabSize });
+      yield { doneBytes, totalBytes, dataset: null };
+    }
+  }
+  const counts = { tokenCount: ids.length, characterCount: 0, byteCount: 0 };
+  yield { doneBytes, totalBytes, dataset: { tokens, wideTokens: false, ...counts, tokenizer: null } };
+}
+
+function checkIds(
+  ids: Uint16Array,
+  { from, to, vocabSize }: { readonly from: number; readonly to: number; readonly vocabSize: number },
+): void {
+  for (let i = from; i < to; i++) {
+    if (ids[i] < vocabSize) continue;
     throw new GptdError(
       'invalid_spec',
-      `Token ${bad} of the data is ${ids[bad]}: the model's ids go from 0 to ${vocabSize - 1}.`,
+      `Token ${i} of the data is ${ids[i]}: the model's ids go from 0 to ${vocabSize - 1}.`,
     );
   }
-  return { tokens, wideTokens: false, tokenCount: ids.length, characterCount: 0, tokenizer: null };
+}
+
+/** The length of the file's header, 0 without one. Throws `invalid_spec` for a file that cannot be uint16 ids. */
+function headerBytes(reader: ChunkReader, digest: string): number {
+  const sizeBytes = reader.blobSize(digest);
+  if (sizeBytes % 2 !== 0) {
+    throw new GptdError('invalid_spec', `A .bin file has ${sizeBytes} bytes: uint16 ids need an even number.`);
+  }
+  if (sizeBytes < HEADER_BYTES) return 0;
+  const header = new DataView(reader.readBlobRange({ hash: digest, offset: 0, length: HEADER_BYTES }).buffer);
+  if (header.getInt32(0, true) !== HEADER_MAGIC) return 0;
+  const [version, count] = [header.getInt32(4, true), header.getInt32(8, true)];
+  if (version !== HEADER_VERSION) {
+    throw new GptdError(
+      'invalid_spec',
+      `A .bin file has a header of version ${version}: version ${HEADER_VERSION} with uint16 ids was wanted.`,
+    );
+  }
+  const held = (sizeBytes - HEADER_BYTES) / 2;
+  if (count !== held) {
+    throw new GptdError('invalid_spec', `A .bin file's header promises ${count} tokens and ${held} follow it.`);
+  }
+  return HEADER_BYTES;
 }
 
 /** Token ids of a stored dataset, in shared memory. */

@@ -6,7 +6,7 @@ import { checkParams, flagOf, integerBetween, parseIds, parseNumber } from '../.
 import { generateSpecOf } from '../../src/cli/generate-command.ts';
 import { createSpecOf, paramsSpecOf } from '../../src/cli/model-commands.ts';
 import { startArguments } from '../../src/cli/start-flags.ts';
-import { trainSpecOf } from '../../src/cli/train-command.ts';
+import { dataSpecOf } from '../../src/cli/data-jobs.ts';
 import { JOB_SPECS, PRESETS } from '../../src/daemon/protocol.ts';
 
 const DIGEST = 'ab'.repeat(32);
@@ -91,7 +91,7 @@ describe('specs', () => {
       minLr: 1e-5,
       token: 'secret',
     };
-    const spec = trainSpecOf('tiny', { flags, digests: Array<string>(4).fill(DIGEST) });
+    const spec = dataSpecOf('train', { model: 'tiny', flags, digests: Array<string>(4).fill(DIGEST) });
     expect(spec).toEqual({
       model: 'tiny',
       shuffle: false,
@@ -104,7 +104,7 @@ describe('specs', () => {
 
   it('read every file as token ids under --tokenizer none', () => {
     const flags = { data: ['a.txt'], shuffle: true, tokenizer: 'none' };
-    expect(trainSpecOf('tiny', { flags, digests: [DIGEST] })).toMatchObject({
+    expect(dataSpecOf('train', { model: 'tiny', flags, digests: [DIGEST] })).toMatchObject({
       data: [{ digest: DIGEST, format: 'tokens' }],
     });
   });
@@ -129,7 +129,7 @@ describe('specs', () => {
     [{ beta2: 2 }, '--beta2 is 2: it must be below 1.'],
   ])('refuse %j by its flag', (fields, sentence) => {
     const flags = { data: ['a.txt'], shuffle: true, ...fields };
-    expect(() => trainSpecOf('tiny', { flags, digests: [DIGEST] })).toThrow(sentence);
+    expect(() => dataSpecOf('train', { model: 'tiny', flags, digests: [DIGEST] })).toThrow(sentence);
   });
 
   it('refuse names by their argument', () => {

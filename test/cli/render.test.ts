@@ -150,8 +150,16 @@ describe('other lines', () => {
     expect(formatEval({ step: 100, trainLoss: 2, valLoss: null, perplexity: null })).toBe(
       'eval at step 100: training loss 2.0000',
     );
+    const dataset = {
+      tokens: 9,
+      charactersPerToken: null,
+      bytesPerToken: null,
+      trainWindows: 1,
+      validationWindows: 0,
+      duplicateWindows: 0,
+    };
     const trained = { model: 'm', step: 9, digest: 'sha256:ab', loss: 1, valLoss: null, tokens: 1234 };
-    const result = { ...trained, reason: 'steps', best: null, chain: null } as const;
+    const result = { ...trained, reason: 'steps', best: null, chain: null, dataset } as const;
     expect(formatTrained(result)).toBe('m: step 9, loss 1.0000, 1,234 tokens, digest sha256:ab');
     expect(formatTrained({ ...result, reason: 'patience', best: { step: 6, valLoss: 2.5 } })).toBe(
       'm: step 9, loss 1.0000, 1,234 tokens, digest sha256:ab\n' +

@@ -142,7 +142,7 @@ describe('a job that fails', () => {
       "another tokenizer than the model's",
       'text.txt',
       ['--tokenizer', 'char'],
-      /byte tokenizer: it cannot be trained with char/,
+      /byte tokenizer: its data cannot be read with char/,
     ],
   ])('by %s', async (_what, file, flags, line) => {
     const run = await shared.cli(['train', 'm', '--data', `${shared.dir}/${file}`, ...flags]);
