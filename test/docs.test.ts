@@ -1,17 +1,19 @@
-// What the README promises exists: its commands, their flags, its scripts and the files that it names.
+// What the README and the guides promise exists: commands, their flags, scripts and the files that they name.
 
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
 import { runCli } from './cli/run-cli.ts';
 
 const read = (file: string): string => readFileSync(new URL(`../${file}`, import.meta.url), 'utf8');
 const readme = read('README.md');
 
-/** Lines of the README's console blocks that call gptd: [command, flags]. */
-const calls = [...readme.matchAll(/^\$ gptd (\w+)(.*)$/gm)].map(([, command, rest]) => ({
-  command,
-  flags: [...rest.matchAll(/--[a-z][a-z0-9-]*/g)].map(([flag]) => flag),
-}));
+/** Lines of a text's console blocks that call gptd: [command, flags]. */
+const callsOf = (text: string): { command: string; flags: string[] }[] =>
+  [...text.matchAll(/^\$ gptd (\w+)(.*)$/gm)].map(([, command, rest]) => ({
+    command,
+    flags: [...rest.matchAll(/(?<= )--[a-z][a-z0-9-]*/g)].map(([flag]) => flag),
+  }));
+const calls = callsOf(readme);
 
 describe('README', () => {
   test('shows commands', () => {
@@ -38,6 +40,16 @@ describe('README', () => {
     const named = [...readme.matchAll(/npm run ([a-z:]+)/g)].map(([, name]) => name);
     expect(named.length).toBeGreaterThan(2);
     for (const name of named) expect(Object.keys(scripts)).toContain(name);
+  });
+});
+
+describe.each(readdirSync(new URL('../docs/guide', import.meta.url)))('docs/guide/%s', (name) => {
+  test('calls commands with flags that exist', async () => {
+    for (const { command, flags } of callsOf(read(`docs/guide/${name}`))) {
+      const { exitCode, stdout } = await runCli([command, '--help']);
+      expect(exitCode).toBe(0);
+      for (const flag of flags) expect(stdout, flag).toContain(flag);
+    }
   });
 });
 

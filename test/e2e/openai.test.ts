@@ -6,7 +6,7 @@ import type { GenerateSpec, JobRecord } from '../../src/daemon/protocol.ts';
 import { flagsOf, generateResult, ofType, startedHome, type DataHome, type RawClient } from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 2048, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0 };
-const TEXT = 'All work and no play makes Jack a dull boy. '.repeat(60);
+const TEXT = 'All work and no play makes Jack a dull boy \u{1f634}, für 5 \u20ac. '.repeat(60);
 const PROMPT = 'All work and ';
 const GREEDY = { model: 'jack', prompt: PROMPT, max_tokens: 40, temperature: 0 } as const;
 
@@ -23,7 +23,7 @@ beforeAll(async () => {
   client = clientWith(home.daemon.token);
   await home.json(['create', 'jack', ...flagsOf(MODEL), '--tokenizer', 'byte', '--init', 'gpt2']);
   const data = home.write('jack.txt', TEXT);
-  const training = { steps: 60, batch_size: 4, context_length: 64, lr: 3e-3, val_split: 0 };
+  const training = { steps: 150, batch_size: 4, context_length: 128, lr: 4e-3, val_split: 0 };
   await home.events(['train', 'jack', '--data', data, ...flagsOf(training)]);
 });
 
@@ -216,6 +216,42 @@ describe('a stream', () => {
     );
     expect(choices.at(-1)).toMatchObject({ finish_reason: 'length' });
     expect(chunks.length).toBeGreaterThan(40);
+  });
+
+  test('has whole characters only, and nothing of a stop text of many bytes', async () => {
+    const read = async (stop: string[]): Promise<string[]> => {
+      const pieces: string[] = [];
+      const asked = { ...GREEDY, max_tokens: 90, stop, stream: true } as const;
+      for await (const { choices } of await client.completions.create(asked)) pieces.push(choices[0].text);
+      return pieces;
+    };
+    const pieces = await read([]);
+    const whole = pieces.join('');
+    const euro = whole.indexOf('\u20ac');
+    const stops = ['\u{1f634}', 'ü', '\u20ac', whole.slice(euro - 3, euro + 2)];
+    for (const stop of stops) expect(whole).toContain(stop);
+    expect(pieces.filter((piece) => /\p{Surrogate}|\uFFFD/u.test(piece))).toEqual([]);
+    for (const stop of stops) {
+      const stopped = await read(['\u{1f635}', stop]);
+      expect(stopped.join('')).toBe(whole.slice(0, whole.indexOf(stop)));
+    }
+  });
+
+  test('that the daemon cannot finish ends with an error, and the daemon with success', async () => {
+    const other = await startedHome();
+    await other.json(['create', 'm', ...flagsOf(MODEL), '--tokenizer', 'byte']);
+    const { url, token } = other.daemon;
+    const stream = await new OpenAI({ apiKey: token, baseURL: `${url}/v1`, maxRetries: 0 }).completions.create({
+      ...LONG,
+      model: 'm',
+    });
+    let exit: Promise<number | null> | undefined;
+    const read = async (): Promise<void> => {
+      for await (const chunk of stream) if (chunk.choices.length > 0) exit ??= other.signal('SIGTERM');
+    };
+    expect(await failureOf(read())).toMatchObject({ code: 'shutting_down' });
+    expect(await exit).toBe(0);
+    await other.close();
   });
 
   test('that the client leaves cancels its job', async () => {
