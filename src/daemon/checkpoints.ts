@@ -3,6 +3,7 @@
 
 import type { GptConfig } from '../model/config.ts';
 import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk } from '../workers/messages.ts';
+import { optimizerBytes, weightsBytes } from './memory.ts';
 import type { StoreClient } from './store-client.ts';
 
 /** Bytes of one group: one transaction of the store. */
@@ -48,7 +49,9 @@ export async function writeCheckpoint(
   }: { chunks: AsyncIterable<TensorChunk>; signal?: AbortSignal; onBytes?: (sizeBytes: number) => void },
 ): Promise<StoredCheckpoint> {
   const { model, step, jobId, config } = checkpoint;
-  const { checkpointId } = await store.call('beginCheckpoint', { model, step, jobId, config });
+  // A new model has no optimizer state.
+  const sizeBytes = weightsBytes(config) + (checkpoint.newModel === undefined ? optimizerBytes(config) : 0);
+  const { checkpointId } = await store.call('beginCheckpoint', { model, step, jobId, config, sizeBytes });
   const puts: Promise<unknown>[] = [];
   try {
     for await (const group of grouped(chunks)) {
@@ -65,7 +68,8 @@ export async function writeCheckpoint(
     return (await store.call('commitCheckpoint', { checkpointId, meta, newModel, keepLast })).checkpoint;
   } catch (error) {
     await Promise.allSettled(puts);
-    await store.call('abortCheckpoint', { checkpointId });
+    // On a full disk even that may fail; the next call that drops something drops this too.
+    await store.call('abortCheckpoint', { checkpointId }).catch(() => undefined);
     throw error;
   }
 }

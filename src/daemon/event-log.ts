@@ -2,10 +2,13 @@
 // hear of an event only after it is durable. An event with a key that its job has used already is dropped, so a job that
 // runs again after a crash may say everything again and is heard once.
 
+import { DiskFull } from '../model/errors.ts';
 import type { StoredEvent } from '../workers/messages.ts';
 import type { JobEventBody, JobState } from './protocol.ts';
 import type { StoreClient } from './store-client.ts';
 
+/** Time between two attempts to write to a full disk. */
+const RETRY_MS = 250;
 /** Events that one transaction takes at the most. */
 const GROUP_MAX = 512;
 
@@ -31,6 +34,7 @@ export class EventLog {
   readonly #listeners = new Map<string, Set<EventListener>>();
   #pending: Pending[] = [];
   #writing = false;
+  #ending = false;
   /** The newest event's promise: events become durable in the order in which they were emitted. */
   #newest: Promise<unknown> = Promise.resolve();
   /** Set when the store has failed: a log with a hole is worse than none, so nothing is taken after that. */
@@ -58,6 +62,11 @@ export class EventLog {
   /** Waits until everything emitted so far is durable. Rejects when it is not going to be. */
   async flush(): Promise<void> {
     await this.#newest;
+  }
+
+  /** From now on a full disk is not waited for. */
+  end(): void {
+    this.#ending = true;
   }
 
   /** Number of events that wait for their transaction. */
@@ -97,6 +106,12 @@ export class EventLog {
           group[i].resolve(event);
         }
       } catch (error) {
+        if (error instanceof DiskFull && !this.#ending) {
+          // The store has given up its reserve: what was to be told is told when there is room, in order.
+          this.#pending.unshift(...group);
+          await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+          continue;
+        }
         this.#failure = { error };
         for (const { reject } of [...group, ...this.#pending.splice(0)]) reject(error);
         this.#onFatal(error);

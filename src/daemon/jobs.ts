@@ -3,9 +3,10 @@
 // change with their events, so a restart finds them as they were.
 
 import { randomUUID } from 'node:crypto';
-import { assert, errorData, GptdError } from '../model/errors.ts';
+import { assert, DiskFull, errorData, GptdError } from '../model/errors.ts';
 import type { StoredJob } from '../workers/messages.ts';
 import { runCreate, runImport, runParams } from './create-jobs.ts';
+import { DiskWatch } from './disk-watch.ts';
 import { runEvaluate } from './evaluate-job.ts';
 import { runGenerate } from './generate-job.ts';
 import { JobHalted, type JobContext, type JobRunner, type Services } from './job-context.ts';
@@ -45,6 +46,9 @@ const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: 
 /** Deaths of a worker thread, with nothing new told between them, after which a job is taken for their cause. */
 const DEATHS_IN_A_ROW_MAX = 3;
 
+/** How long a stop waits for jobs to save their work; what is not saved by then is done again after the next start. */
+const STOP_GRACE_MS = 8000;
+
 interface Live {
   readonly jobId: string;
   readonly kind: JobKind;
@@ -75,11 +79,15 @@ export class Jobs {
   /** Jobs that have not ended, in order of submission. */
   readonly #live = new Map<string, Live>();
   #closing = false;
+  /** The stop has waited long enough. */
+  readonly #abandoned = new AbortController();
+  readonly #diskWatch: DiskWatch;
 
   constructor(services: Services, options: { queueLimit: number; onFatal: (error: unknown) => void }) {
     this.#services = services;
     this.#queueLimit = options.queueLimit;
     this.#onFatal = options.onFatal;
+    this.#diskWatch = new DiskWatch(services.store, (jobId) => void this.resume(jobId).catch(this.#onFatal));
   }
 
   /** Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. */
@@ -158,6 +166,7 @@ export class Jobs {
     // A job that is still saving its work is paused first.
     if (live.running !== null && live.halt.signal.aborted) await live.running;
     if (live.state === 'paused' && !live.cancel.signal.aborted) {
+      this.#diskWatch.forget(jobId);
       await this.#setState(live, 'queued', 'Resumed.');
       this.#dispatch();
     }
@@ -178,9 +187,14 @@ export class Jobs {
   /** Halts what runs and waits for it; queued jobs stay queued in the store. */
   async close(): Promise<void> {
     this.#closing = true;
+    this.#diskWatch.close();
     for (const { halt } of this.#live.values()) halt.abort();
+    const grace = setTimeout(() => {
+      this.#abandoned.abort(new JobHalted());
+      this.#services.events.end();
+    }, STOP_GRACE_MS);
     await Promise.allSettled([...this.#live.values()].flatMap(({ running }) => (running === null ? [] : [running])));
-    await this.#services.events.flush();
+    await this.#services.events.flush().finally(() => clearTimeout(grace));
   }
 
   async #ended(jobId: string, wish: string): Promise<GptdError> {
@@ -259,11 +273,24 @@ export class Jobs {
         }
         return;
       }
+      if (error instanceof DiskFull && !live.cancel.signal.aborted) {
+        await this.#pauseForRoom(live, error);
+        return;
+      }
       outcome = live.cancel.signal.aborted
         ? { type: 'cancelled', data: {} }
         : { type: 'failed', data: { error: errorData(error) } };
     }
     await this.#end(live, outcome);
+  }
+
+  async #pauseForRoom(live: Live, { message, freeBytesNeeded }: DiskFull): Promise<void> {
+    live.running = null;
+    if (this.#closing) return;
+    live.halt = new AbortController();
+    await this.#setState(live, 'paused', `Paused. ${message} The job goes on by itself when there is room.`);
+    this.#diskWatch.wait(live.jobId, freeBytesNeeded);
+    this.#dispatch();
   }
 
   /** Runs the job again when a worker thread has died under it: it goes on from what it has saved, and says nothing twice. */
@@ -291,7 +318,7 @@ export class Jobs {
       jobId,
       spec: live.spec,
       services: this.#services,
-      cancelled: live.cancel.signal,
+      cancelled: AbortSignal.any([live.cancel.signal, this.#abandoned.signal]),
       halted: live.halt.signal,
       emit: (body, options) => {
         const emitted = this.#services.events.emit(jobId, body, options);
@@ -311,6 +338,7 @@ export class Jobs {
     assert(isTerminal(outcome.type), `${outcome.type} ends no job`);
     await this.#services.events.emit(live.jobId, outcome, { key: 'end', state: outcome.type });
     this.#live.delete(live.jobId);
+    this.#diskWatch.forget(live.jobId);
     this.#services.tidying.soon();
     this.#dispatch();
   }

@@ -326,7 +326,14 @@ async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promi
       await told;
       const saved = await writeCheckpoint(
         services.store,
-        { model: model.name, step, jobId, config: model.config, meta, keepLast: spec.keepLast },
+        {
+          model: model.name,
+          step,
+          jobId,
+          config: model.config,
+          meta,
+          keepLast: spec.keepLast,
+        },
         { chunks: snapshot.chunks, signal: cancelled },
       );
       sayCheckpoint(context, saved);

@@ -29,6 +29,17 @@ export class GptdError extends Error {
   }
 }
 
+/** The disk has no room for some work, which can be done as soon as so many bytes are free. */
+export class DiskFull extends GptdError {
+  readonly freeBytesNeeded: number;
+
+  constructor(message: string, freeBytesNeeded: number, options?: ErrorOptions) {
+    super('limit_exceeded', message, options);
+    this.name = 'DiskFull';
+    this.freeBytesNeeded = freeBytesNeeded;
+  }
+}
+
 /** The plain form of an error that crosses a thread or a socket. */
 export interface ErrorData {
   readonly code: ErrorCode;

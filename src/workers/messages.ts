@@ -196,8 +196,15 @@ export interface StoreCalls {
   /** After a start: what was running is queued again. Oldest first, in the states that the jobs had: queued, running or paused. */
   recoverJobs: [Record<string, never>, { readonly jobs: readonly StoredJob[] }];
 
+  /** Throws DiskFull when the disk has no room for `sizeBytes`, the checkpoint's own estimate. */
   beginCheckpoint: [
-    { readonly model: string; readonly step: number; readonly jobId: string; readonly config: GptConfig },
+    {
+      readonly model: string;
+      readonly step: number;
+      readonly jobId: string;
+      readonly config: GptConfig;
+      readonly sizeBytes?: number | undefined;
+    },
     { readonly checkpointId: number },
   ];
   putChunks: [{ readonly checkpointId: number; readonly chunks: readonly TensorChunk[] }, Record<string, never>];
@@ -262,6 +269,8 @@ export interface StoreCalls {
   getDataset: [{ readonly key: string }, { readonly dataset: StoredDataset | null }];
   putDataset: [StoredDataset, Record<string, never>];
 
+  /** Bytes that can be written. Also takes back the room that a full disk was given. */
+  diskSpace: [Record<string, never>, { readonly freeBytes: number }];
   /**
    * A small piece of housekeeping: drops what only ended jobs held, and gives free pages back to the file system; `thorough`
    * looks for unused blobs too and gives every page back. Call again while there is `more`.

@@ -2,9 +2,15 @@
 // structured clone keeps only the name, message and stack; so the world's faults travel as data and bugs as thrown errors.
 
 import { move, transferableSymbol, valueSymbol } from 'piscina';
-import { GptdError, type ErrorData } from '../model/errors.ts';
+import { DiskFull, GptdError, type ErrorData } from '../model/errors.ts';
 
-export type Reply<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly error: ErrorData };
+/** A fault on its way between threads. */
+interface FaultData extends ErrorData {
+  /** Of a DiskFull. */
+  readonly freeBytesNeeded?: number;
+}
+
+export type Reply<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly error: FaultData };
 
 /**
  * A piscina handler around `handle`: a GptdError becomes a reply, any other error rejects at the caller with its stack.
@@ -20,7 +26,9 @@ export function replying<Request, T>(
       return moving({ ok: true, value }, transfer(value));
     } catch (error) {
       if (!(error instanceof GptdError)) throw error;
-      return { ok: false, error: { code: error.code, message: error.message } };
+      const { code, message } = error;
+      const needed = error instanceof DiskFull ? { freeBytesNeeded: error.freeBytesNeeded } : {};
+      return { ok: false, error: { code, message, ...needed } };
     }
   };
 }
@@ -34,7 +42,8 @@ function moving<T>(reply: Reply<T>, buffers: readonly ArrayBuffer[]): Reply<T> {
 /** The value of a reply. Throws its GptdError, with the code, on the caller's side. */
 export function unwrap<T>(reply: Reply<T>): T {
   if (reply.ok) return reply.value;
-  throw new GptdError(reply.error.code, reply.error.message);
+  const { code, message, freeBytesNeeded } = reply.error;
+  throw freeBytesNeeded === undefined ? new GptdError(code, message) : new DiskFull(message, freeBytesNeeded);
 }
 
 /**

@@ -2,7 +2,7 @@
 // after the other, each in short transactions, and answered only when what they did is durable.
 
 import Database from 'better-sqlite3';
-import { assert, GptdError } from '../model/errors.ts';
+import { assert, GptdError, type DiskFull } from '../model/errors.ts';
 import type { StoreCalls, StoreRequest } from './messages.ts';
 import { replying, transferableBuffers, type Reply } from './reply.ts';
 import { blobCalls } from './store-blobs.ts';
@@ -12,6 +12,7 @@ import { lockDirectory } from './store-lock.ts';
 import { holdTable } from './store-holds.ts';
 import { metricsCalls } from './store-metrics.ts';
 import { datasetCalls, modelCalls } from './store-models.ts';
+import { diskSpace } from './store-reserve.ts';
 import { openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
 import { blobCollector, pageReturner } from './store-space.ts';
 
@@ -20,6 +21,8 @@ type StoreValue = StoreCalls[keyof StoreCalls][1];
 /** An open store. */
 export interface Store extends Calls<Exclude<keyof StoreCalls, 'open' | 'close'>> {
   readonly sqliteVersion: string;
+  /** The error to throw for a write that failed for want of room. */
+  diskFull(cause: unknown): DiskFull;
   /** May be called twice. */
   close(): void;
 }
@@ -35,6 +38,8 @@ export function openStore(dataDir: string): Store {
     const checkpoints = checkpointCalls(db);
     const blobs = blobCalls(db);
     const holds = holdTable(db);
+    const disk = diskSpace(db, dataDir);
+    disk.restore();
     const [collectBlobs, returnPages] = [blobCollector(db), pageReturner(db)];
     holds.releaseEnded();
     collectBlobs(Date.now());
@@ -46,6 +51,14 @@ export function openStore(dataDir: string): Store {
       ...modelCalls(db, checkpoints.purge),
       ...blobs,
       ...datasetCalls(db),
+      beginCheckpoint: (input) => {
+        if (input.sizeBytes !== undefined) disk.admit(input.sizeBytes, `a checkpoint of ${input.model}`);
+        return checkpoints.beginCheckpoint(input);
+      },
+      diskSpace: () => {
+        disk.restore();
+        return { freeBytes: disk.freeBytes() };
+      },
       tidy: ({ thorough }) => {
         if (holds.releaseEnded()) checkpoints.purge();
         if (thorough && collectBlobs(Date.now())) blobs.purge();
@@ -53,6 +66,7 @@ export function openStore(dataDir: string): Store {
       },
       ...metricsCalls(db),
       sqliteVersion: sqliteVersion(db),
+      diskFull: (cause) => disk.full(cause),
       close: () => {
         db.close();
         lock.release();
@@ -135,6 +149,8 @@ function answer(request: StoreRequest): StoreValue {
       return store.getDataset(request);
     case 'putDataset':
       return store.putDataset(request);
+    case 'diskSpace':
+      return store.diskSpace(request);
     case 'tidy':
       return store.tidy(request);
     default:
@@ -153,9 +169,7 @@ function translated(error: unknown): unknown {
       cause,
     );
   }
-  if (error.code === 'SQLITE_FULL') {
-    return new GptdError('limit_exceeded', 'The disk is full: free some space, then try again.', cause);
-  }
+  if (error.code === 'SQLITE_FULL') return store?.diskFull(error) ?? error;
   if (/^SQLITE_(IOERR|CANTOPEN|READONLY)/.test(error.code)) {
     return new GptdError(
       'engine_failed',

@@ -1,7 +1,8 @@
 // Every row of the chaos suite, in the order in which it runs. A group of rows is a file; add yours here.
 
+import { diskFullRows } from './disk-full.ts';
 import { killSweepRows } from './kill-sweep.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import type { Row } from './row.ts';
 
-export const ROWS: readonly Row[] = [...oneDaemonRows, ...killSweepRows];
+export const ROWS: readonly Row[] = [...oneDaemonRows, ...killSweepRows, ...diskFullRows];

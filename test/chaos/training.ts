@@ -38,11 +38,11 @@ export async function makeModel(home: DataHome, name: string): Promise<void> {
 }
 
 /** Submits under a key that repeats: null when the daemon ended before it answered. */
-export async function submit(home: DataHome, model: string): Promise<string | null> {
+export async function submit(home: DataHome, model: string, fields: object = {}): Promise<string | null> {
   let client;
   try {
     client = await home.connect();
-    return await client.submit('train', trainSpec(model), `train ${model}`);
+    return await client.submit('train', { ...trainSpec(model), ...fields }, `train ${model}`);
   } catch (error) {
     if (error instanceof RpcRefusal) throw error;
     return null;

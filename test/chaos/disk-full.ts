@@ -1,0 +1,87 @@
+// A disk that fills up under a training job: the job is paused within seconds and says why, the daemon lives, and the job goes on
+// by itself when there is room, to the same bits. The disk is a file system in memory, mounted for the row.
+
+import { spawnSync } from 'node:child_process';
+import { rmSync, statfsSync } from 'node:fs';
+import path from 'node:path';
+import process from 'node:process';
+import type { JobRecord } from '../../src/daemon/protocol.ts';
+import type { DataHome } from '../e2e/daemon-fixture.ts';
+import { check, type Row } from './row.ts';
+import { checkSame, essence, makeModel, submit, wholeLog } from './training.ts';
+
+const DISK_MEGABYTES = 160;
+const PAUSE_MS_MAX = 5000;
+const POLL_MS = 20;
+const STEPS = 60;
+
+const isRoot = process.getuid?.() === 0;
+
+function run(file: string, ...args: string[]): void {
+  const { status, stderr } = spawnSync(file, args, { encoding: 'utf8' });
+  check(status === 0, `${file} ${args.join(' ')} ended with ${String(status)}: ${stderr}`);
+}
+
+export const diskFullRows: readonly Row[] = [
+  {
+    name: 'R5',
+    title: 'a full disk pauses training within 5 s with a reason, and it goes on to the same bits when there is room',
+    tries: 20,
+    short: 1,
+    needs: ['mount', 'umount', 'fallocate', ...(isRoot ? [] : ['the rights of root'])],
+    async run({ tries, random, tally, home: makeHome }) {
+      const home = makeHome();
+      run('mount', '-t', 'tmpfs', '-o', `size=${DISK_MEGABYTES}m,mode=0700`, 'tmpfs', home.dir);
+      try {
+        await home.start({ workers: 2 });
+        await makeModel(home, 'reference');
+        const reference = essence(await wholeLog(home, (await submit(home, 'reference', { steps: STEPS }))!));
+        for (let i = 0; i < tries; i++) {
+          await tally.try(async () => {
+            const model = `m${i}`;
+            await makeModel(home, model);
+            const jobId = (await submit(home, model, { steps: STEPS }))!;
+            await fillAndFree(home, { jobId, atStep: random.integer(1, 10) });
+            checkSame(await wholeLog(home, jobId), reference);
+            await home.json(['models', 'rm', model]);
+          });
+        }
+        await home.signal('SIGTERM');
+      } finally {
+        // What still runs has its files open: lazily.
+        run('umount', '--lazy', home.dir);
+      }
+      return tally.outcome();
+    },
+  },
+];
+
+async function fillAndFree(home: DataHome, { jobId, atStep }: { jobId: string; atStep: number }): Promise<void> {
+  const filler = path.join(home.dir, 'filler');
+  const client = await home.connect();
+  try {
+    await client.subscribe(jobId);
+    await client.untilStep(jobId, atStep);
+    const { bavail, bsize } = statfsSync(home.dir);
+    // The daemon may take some of it meanwhile: then what is left.
+    spawnSync('fallocate', ['-l', String(bavail * bsize), filler]);
+    const filledAt = performance.now();
+    for (;;) {
+      const { state } = await client.request<JobRecord>('job.get', { jobId });
+      if (state === 'paused') break;
+      check(state === 'running', `the job is ${state}`);
+      check(performance.now() - filledAt < PAUSE_MS_MAX, 'the job was not paused in time');
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+    const why = await client.until(
+      (event) => event.type === 'log' && event.data.message.startsWith('Paused. The disk'),
+    );
+    check(why.jobId === jobId, 'another job was paused');
+    await client.request('daemon.status');
+    rmSync(filler, { force: true });
+    await client.until((event) => event.type === 'log' && event.data.message === 'Resumed.');
+  } finally {
+    rmSync(filler, { force: true });
+    client.close();
+  }
+}
