@@ -5,6 +5,7 @@ import {
   EXIT,
   type CreateResult,
   type EvaluateResult,
+  type ExportResult,
   type GenerateResult,
   type JobEvent,
   type JobKind,
@@ -19,6 +20,7 @@ import {
   formatCheckpoint,
   formatCreated,
   formatEval,
+  formatExported,
   formatGenerated,
   formatLogprobs,
   formatOtherSamples,
@@ -42,6 +44,8 @@ export interface FollowOptions {
   readonly onInterrupt: 'cancel' | 'leave';
   readonly context: CliContext;
   readonly progress: ProgressLine;
+  /** Takes the result of a job that succeeded, which is then not printed. */
+  readonly onResult?: ((result: unknown) => void) | undefined;
 }
 
 /** Resolves to the exit code once the job has ended or the user has left it. */
@@ -126,8 +130,9 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
       case 'succeeded':
         progress.close();
         closeTokens();
-        if (report === 'document') printJson(context, event.data.result);
-        if (report === 'text') printResult(event.data.result, options);
+        if (options.onResult !== undefined) options.onResult(event.data.result);
+        else if (report === 'document') printJson(context, event.data.result);
+        else if (report === 'text') printResult(event.data.result, options);
         if (tokens.length > 0) printText(context, `\n${formatLogprobs(tokens)}`);
         return EXIT.ok;
       case 'failed':
@@ -156,6 +161,9 @@ function printResult(result: unknown, { kind, context }: FollowOptions): void {
     case 'create':
     case 'import':
       printText(context, formatCreated(result as CreateResult));
+      return;
+    case 'export':
+      printText(context, formatExported(result as ExportResult));
       return;
     case 'train':
       printText(context, formatTrained(result as TrainResult));

@@ -5,6 +5,7 @@ import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol.ts';
 import type { CliContext } from './context.ts';
 import { addEvaluateCommand } from './evaluate-command.ts';
+import { addExportCommand } from './export-command.ts';
 import { addGenerateCommand } from './generate-command.ts';
 import { addHistoryCommands } from './history-commands.ts';
 import { addJobCommands } from './job-commands.ts';
@@ -44,6 +45,7 @@ export function buildProgram(context: CliContext): Command {
   addStopAndStatusCommands(program, context);
   addSelftestCommand(program, context);
   addModelCommands(program, context);
+  addExportCommand(program, context);
   addTrainCommand(program, context);
   addEvaluateCommand(program, context);
   addHistoryCommands(program, context);

@@ -5,6 +5,7 @@ import type {
   CheckpointRecord,
   CreateResult,
   DaemonStatus,
+  ExportResult,
   GenerateResult,
   JobEvent,
   JobRecord,
@@ -205,6 +206,12 @@ export function formatJobs(jobs: readonly JobRecord[]): string {
 
 export const formatCreated = (result: CreateResult): string =>
   `${result.model}: ${formatCount(result.parameters)} parameters, step ${result.step}, digest ${result.digest}`;
+
+export const formatExported = ({ model, step, format, type, files }: ExportResult): string =>
+  [
+    `${model}: step ${formatCount(step)} as ${format} (${type})`,
+    ...files.map(({ name, bytes, digest }) => `${name}  ${formatBytes(bytes)}  ${digest}`),
+  ].join('\n');
 
 export function formatTrained(result: TrainResult): string {
   const valLoss = result.valLoss === null ? '' : `, validation loss ${formatLoss(result.valLoss)}`;

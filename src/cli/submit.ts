@@ -40,6 +40,8 @@ export interface Submission {
   readonly context: CliContext;
   /** Called once connected: files are uploaded here, and the spec is complete when it resolves. */
   readonly spec: (opened: SessionUse) => Promise<Readonly<Record<string, unknown>>>;
+  /** What is left to do with the result of a job that succeeded: it is printed here, not before. */
+  readonly finish?: (result: unknown, opened: SessionUse) => Promise<void>;
 }
 
 /** Resolves to the exit code. */
@@ -55,14 +57,18 @@ export async function submitJob(submission: Submission): Promise<number> {
       return EXIT.ok;
     }
     const report = reportOf(kind, flags);
-    return followJob(opened.session, {
+    let result: unknown;
+    const exitCode = await followJob(opened.session, {
       jobId,
       kind,
       report,
       onInterrupt: 'cancel',
       context,
       progress: opened.progress,
+      onResult: submission.finish === undefined ? undefined : (value) => (result = value),
     });
+    if (exitCode === EXIT.ok) await submission.finish?.(result, opened);
+    return exitCode;
   });
 }
 

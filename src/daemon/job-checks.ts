@@ -50,6 +50,9 @@ export async function checkSubmission(services: Services, { kind, spec, pending 
       if (stored !== null) trainingShape({ batchSize: 1, contextLength }, stored.config.context_length);
       return;
     }
+    case 'export':
+      await configOf(services, { reference: (spec as JobSpecs['export']).model, pending });
+      return;
     default:
       kind satisfies never;
   }

@@ -8,6 +8,7 @@ import type { StoredJob } from '../workers/messages.ts';
 import { runCreate, runImport, runParams } from './create-jobs.ts';
 import { DiskWatch } from './disk-watch.ts';
 import { runEvaluate } from './evaluate-job.ts';
+import { runExport } from './export-job.ts';
 import { runGenerate } from './generate-job.ts';
 import { JobHalted, type JobContext, type JobRunner, type Services } from './job-context.ts';
 import { checkSubmission } from './job-checks.ts';
@@ -31,6 +32,7 @@ const RUNNERS: { readonly [K in JobKind]: JobRunner<K> } = {
   generate: runGenerate,
   evaluate: runEvaluate,
   import: runImport,
+  export: runExport,
 };
 
 /** Jobs of a kind that run at once. Training has the stages' memory to itself; creating is bound by the disk. */
@@ -38,6 +40,7 @@ const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: 
   params: { lane: 'answer', atOnce: 4 },
   create: { lane: 'make', atOnce: 1 },
   import: { lane: 'make', atOnce: 1 },
+  export: { lane: 'export', atOnce: 1 },
   train: { lane: 'train', atOnce: 1 },
   generate: { lane: 'generate', atOnce: 8 },
   evaluate: { lane: 'evaluate', atOnce: 1 },

@@ -14,7 +14,7 @@ import {
   TOKENIZERS,
   type ModelTokenizerName,
 } from './spec-fields.ts';
-import { importSpec } from './interchange-protocol.ts';
+import { exportSpec, importSpec } from './interchange-protocol.ts';
 import {
   evaluateSpec,
   historyParams,
@@ -35,7 +35,18 @@ export {
   type ModelTokenizerName,
   type TokenizerName,
 } from './spec-fields.ts';
-export { SHARD_PATTERN, TOKENIZER_FILES, WEIGHTS_FILE, WEIGHTS_INDEX_FILE } from './interchange-protocol.ts';
+export {
+  EXPORT_FORMATS,
+  EXPORT_TYPES,
+  SHARD_PATTERN,
+  TOKENIZER_FILES,
+  WEIGHTS_FILE,
+  WEIGHTS_INDEX_FILE,
+  type ExportedFile,
+  type ExportFormat,
+  type ExportResult,
+  type ExportType,
+} from './interchange-protocol.ts';
 export {
   evaluateSpec,
   trainSpec,
@@ -111,6 +122,7 @@ export const JOB_SPECS = {
   generate: generateSpec,
   evaluate: evaluateSpec,
   import: importSpec,
+  export: exportSpec,
 } as const;
 
 export type JobKind = keyof typeof JOB_SPECS;

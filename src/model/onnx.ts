@@ -63,6 +63,9 @@ const root = protobuf.Root.fromJSON({
   },
 });
 const ModelProto = root.lookupType('ModelProto');
+const GraphProto = root.lookupType('GraphProto');
+const TensorProto = root.lookupType('TensorProto');
+const [GRAPH_FIELD, INITIALIZER_FIELD, RAW_DATA_FIELD] = [7, 5, 9];
 
 function attribute(name: string, value: Attribute): Record<string, unknown> {
   if (typeof value === 'number') return { name, i: value, type: ATTRIBUTE_TYPE.int };
@@ -71,40 +74,89 @@ function attribute(name: string, value: Attribute): Record<string, unknown> {
   return { name, ints: value, type: ATTRIBUTE_TYPE.ints };
 }
 
+function graphMessage(graph: Graph): Record<string, unknown> {
+  return {
+    name: graph.name,
+    node: graph.nodes.map((node) => ({
+      input: node.inputs,
+      output: node.outputs,
+      opType: node.op,
+      domain: node.domain,
+      attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
+    })),
+    initializer: graph.constants.map(({ name, type, dims, data }) => ({
+      name,
+      dims,
+      dataType: ELEMENT_TYPE[type],
+      rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+    })),
+    input: graph.inputs.map(({ name, type, dims }) => ({
+      name,
+      type: {
+        tensorType: {
+          elemType: ELEMENT_TYPE[type],
+          shape: { dim: dims.map((dim) => (typeof dim === 'number' ? { dimValue: dim } : { dimParam: dim })) },
+        },
+      },
+    })),
+    output: graph.outputs.map(({ name, type }) => ({ name, type: { tensorType: { elemType: ELEMENT_TYPE[type] } } })),
+  };
+}
+
+const MODEL_FIELDS = {
+  irVersion: IR_VERSION,
+  producerName: 'gptd',
+  opsetImport: [
+    { domain: '', version: OPSET },
+    { domain: MICROSOFT, version: 1 },
+  ],
+};
+
 /** The bytes of a ModelProto. Constants are copied into them, so the graph's arrays may be dropped afterwards. */
 export function encodeOnnx(graph: Graph): Uint8Array {
-  return ModelProto.encode({
-    irVersion: IR_VERSION,
-    producerName: 'gptd',
-    opsetImport: [
-      { domain: '', version: OPSET },
-      { domain: MICROSOFT, version: 1 },
-    ],
-    graph: {
-      name: graph.name,
-      node: graph.nodes.map((node) => ({
-        input: node.inputs,
-        output: node.outputs,
-        opType: node.op,
-        domain: node.domain,
-        attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
-      })),
-      initializer: graph.constants.map(({ name, type, dims, data }) => ({
-        name,
-        dims,
-        dataType: ELEMENT_TYPE[type],
-        rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
-      })),
-      input: graph.inputs.map(({ name, type, dims }) => ({
-        name,
-        type: {
-          tensorType: {
-            elemType: ELEMENT_TYPE[type],
-            shape: { dim: dims.map((dim) => (typeof dim === 'number' ? { dimValue: dim } : { dimParam: dim })) },
-          },
-        },
-      })),
-      output: graph.outputs.map(({ name, type }) => ({ name, type: { tensorType: { elemType: ELEMENT_TYPE[type] } } })),
-    },
-  }).finish();
+  return ModelProto.encode({ ...MODEL_FIELDS, graph: graphMessage(graph) }).finish();
+}
+
+/** Bytes of the largest message that readers take. */
+export const ONNX_BYTES_MAX = 2 ** 31 - 1;
+
+/**
+ * The same in pieces, for a model whose weights do not fit in memory at once: the inputs that `weights` names become
+ * constants, and `piecesOf` gives the little-endian values of one at a time. `sizeBytes` is the length of it all; above
+ * ONNX_BYTES_MAX nobody reads it. A message's fields may stand in any order, so the weights come last.
+ */
+export function encodeOnnxInPieces(
+  graph: Graph,
+  { weights, piecesOf }: { weights: ReadonlySet<string>; piecesOf: (name: string) => Iterable<Uint8Array> },
+): { readonly sizeBytes: number; readonly pieces: Iterable<Uint8Array> } {
+  const tensors = graph.inputs
+    .filter(({ name }) => weights.has(name))
+    .map(({ name, type, dims }) => {
+      const rawBytes = 4 * dims.reduce<number>((product, length) => product * Number(length), 1);
+      const fields = TensorProto.encode({ name, dims, dataType: ELEMENT_TYPE[type] }).finish();
+      const head = Buffer.concat([fields, lengthPrefix(RAW_DATA_FIELD, rawBytes)]);
+      const frame = Buffer.concat([lengthPrefix(INITIALIZER_FIELD, head.length + rawBytes), head]);
+      return { name: name, frame, sizeBytes: frame.length + rawBytes };
+    });
+  const rest = GraphProto.encode(
+    graphMessage({ ...graph, inputs: graph.inputs.filter(({ name }) => !weights.has(name)) }),
+  ).finish();
+  const graphBytes = tensors.reduce((sum, { sizeBytes }) => sum + sizeBytes, rest.length);
+  const begin = Buffer.concat([ModelProto.encode(MODEL_FIELDS).finish(), lengthPrefix(GRAPH_FIELD, graphBytes), rest]);
+  function* pieces(): Generator<Uint8Array> {
+    yield begin;
+    for (const { name, frame } of tensors) {
+      yield frame;
+      yield* piecesOf(name);
+    }
+  }
+  return { sizeBytes: begin.length - rest.length + graphBytes, pieces: pieces() };
+}
+
+/** Tag and length of a field that is a message or bytes. */
+function lengthPrefix(field: number, length: number): Uint8Array {
+  const out = [(field << 3) | 2];
+  let left = length;
+  for (; left >= 128; left = Math.floor(left / 128)) out.push((left % 128) | 128);
+  return Uint8Array.from([...out, left]);
 }

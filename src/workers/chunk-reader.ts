@@ -22,6 +22,14 @@ export interface ChunkReader {
     readonly part: TensorPart;
     readonly sizeBytes: number;
   }): Float32Array<ArrayBuffer>;
+  /** The same for a part of the array, `sizeBytes` from `offsetBytes` on. */
+  readTensorRange(request: {
+    readonly checkpointId: number;
+    readonly tensor: string;
+    readonly part: TensorPart;
+    readonly offsetBytes: number;
+    readonly sizeBytes: number;
+  }): Float32Array<ArrayBuffer>;
   /** Whether the committed checkpoint has that part: 'm' and 'v' are there with optimizer state only. */
   hasPart(request: { readonly checkpointId: number; readonly part: TensorPart }): boolean;
   /** Bytes of the blob. This and the three below throw `not_found` for an unknown blob, `corrupt` for a damaged one. */
@@ -122,16 +130,25 @@ export function openReader(dataDir: string): ChunkReader {
     return blob;
   }
 
-  const readTensor: ChunkReader['readTensor'] = ({ checkpointId, tensor, part, sizeBytes }) => {
+  const readTensorRange: ChunkReader['readTensorRange'] = ({ checkpointId, tensor, part, offsetBytes, sizeBytes }) => {
     if (isCommitted.get(checkpointId) === undefined) {
       throw new GptdError('not_found', `There is no checkpoint ${checkpointId} any more: load the newest one.`);
     }
     const array = new Float32Array(sizeBytes / Float32Array.BYTES_PER_ELEMENT);
     const target = new Uint8Array(array.buffer);
-    const pieces = selectPieces.all(checkpointId, part, tensor);
-    gather(pieces, { target, offset: 0, owner: `tensor ${tensor} (${part}) of checkpoint ${checkpointId}` });
+    const end = offsetBytes + sizeBytes;
+    const pieces = selectPieces
+      .all(checkpointId, part, tensor)
+      .filter((piece) => piece.offset_bytes < end && piece.offset_bytes + piece.size_bytes > offsetBytes);
+    gather(pieces, {
+      target,
+      offset: offsetBytes,
+      owner: `tensor ${tensor} (${part}) of checkpoint ${checkpointId}`,
+    });
     return array;
   };
+  // In one read transaction, so that a purge in the middle cannot pass for damage.
+  const readInTransaction = db.transaction(readTensorRange);
 
   function readBlobRange({
     hash,
@@ -150,8 +167,8 @@ export function openReader(dataDir: string): ChunkReader {
   }
 
   return {
-    // In one read transaction, so that a purge in the middle cannot pass for damage.
-    readTensor: db.transaction(readTensor),
+    readTensor: (request) => readInTransaction({ ...request, offsetBytes: 0 }),
+    readTensorRange: readInTransaction,
     hasPart: ({ checkpointId, part }) => selectPart.get(checkpointId, part) !== undefined,
     blobSize: (hash) => requireBlob(hash).size_bytes,
     readBlob: (hash) => {

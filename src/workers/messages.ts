@@ -7,6 +7,7 @@ import type { ErrorData } from '../model/errors.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 
 export type {
+  ExportPiece,
   SourceProgress,
   TokenizeRequest,
   TokenizedData,

@@ -1,9 +1,10 @@
 // The preparer's part of the thread contract: one thread for long work on data. The main thread reaches it through messages.ts.
 
 import type { GptConfig } from '../model/config.ts';
+import type { ExportedModel } from '../model/hf-export.ts';
 import type { InitScheme } from '../model/init.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
-import type { TensorChunk } from './messages.ts';
+import type { ModelFile, TensorChunk } from './messages.ts';
 
 /** A list of chunks that a thread makes piece by piece: `next` until `done`. */
 export interface SourceProgress {
@@ -33,6 +34,12 @@ export interface TokenizeProgress {
   readonly dataset: TokenizedData | null;
 }
 
+/** Bytes of a file that an export makes. */
+export interface ExportPiece {
+  readonly file: string;
+  readonly bytes: Uint8Array;
+}
+
 export interface PreparerCalls {
   /** Starts the seeded weights of a new model. */
   initBegin: [
@@ -57,6 +64,26 @@ export interface PreparerCalls {
   ];
   /** Up to 16 MiB of the source's next chunks, in table order. */
   sourceNext: [{ readonly source: string }, SourceProgress];
+  /** Starts writing a checkpoint in another format: checks that it can be, before the first piece. */
+  exportBegin: [
+    {
+      readonly source: string;
+      readonly checkpointId: number;
+      /** What the model is called. */
+      readonly name: string;
+      readonly model: ExportedModel;
+      /** The files that came with the model. */
+      readonly kept: readonly ModelFile[];
+      readonly format: 'safetensors' | 'gguf' | 'onnx';
+      readonly valueType: 'f32' | 'f16' | 'q8_0';
+    },
+    Record<string, never>,
+  ];
+  /** About 16 MiB of the export's next pieces: one file after the other, each in order. */
+  exportNext: [
+    { readonly source: string },
+    { readonly pieces: readonly ExportPiece[]; readonly done: boolean; readonly totalBytes: number },
+  ];
   sourceEnd: [{ readonly source: string }, Record<string, never>];
   /** Starts reading data files in order; text is encoded by `tokenizer`, or by the alphabet found when it is 'char'. */
   tokenizeBegin: [{ readonly source: string } & TokenizeRequest, Record<string, never>];

@@ -1,5 +1,5 @@
 // The entry of the preparer's thread: long work on data that must not hold up the main thread or a stage. It makes the
-// weights of new models, reads weights from uploads, and turns text into token ids.
+// weights of new models, reads weights from uploads, writes them in other formats, and turns text into token ids.
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
@@ -7,9 +7,11 @@ import { initialTensors } from '../model/init.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
 import { countDuplicateWindows } from '../model/window-duplicates.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
+import { exportedBytes, openExport } from './export-source.ts';
 import { openImport } from './import-source.ts';
 import {
   CHUNK_BYTES_MAX,
+  type ExportPiece,
   type PreparerCalls,
   type PreparerRequest,
   type SourceProgress,
@@ -31,6 +33,7 @@ const { dataDir } = workerData as WorkerSettings;
 const sources = new Map<string, Iterator<TensorChunk>>();
 const tokenizings = new Map<string, AsyncIterator<TokenizeProgress>>();
 const digests = new Map<string, Iterator<string | null>>();
+const exports = new Map<string, { readonly pieces: Iterator<ExportPiece>; readonly totalBytes: number }>();
 let opened: ChunkReader | null = null;
 
 function reader(): ChunkReader {
@@ -73,6 +76,19 @@ async function tokenizeMore(source: string): Promise<TokenizeProgress> {
   }
 }
 
+function nextPieces(source: string): PreparerCalls['exportNext'][1] {
+  const state = exports.get(source);
+  assert(state !== undefined, `no export ${source}`);
+  const { pieces: iterator, totalBytes } = state;
+  const pieces: ExportPiece[] = [];
+  for (let sizeBytes = 0; sizeBytes < SOURCE_BYTES_MAX; sizeBytes += pieces.at(-1)!.bytes.length) {
+    const { value, done } = iterator.next() as IteratorResult<ExportPiece, undefined>;
+    if (done === true) return { pieces, done, totalBytes };
+    pieces.push(value);
+  }
+  return { pieces, done: false, totalBytes };
+}
+
 async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof PreparerCalls][1]> {
   switch (request.type) {
     case 'initBegin': {
@@ -87,8 +103,15 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
     }
     case 'sourceNext':
       return next(request.source);
+    case 'exportBegin': {
+      const pieces = await openExport(reader(), request);
+      exports.set(request.source, { pieces: pieces[Symbol.iterator](), totalBytes: exportedBytes(request) });
+      return {};
+    }
+    case 'exportNext':
+      return nextPieces(request.source);
     case 'sourceEnd':
-      for (const map of [sources, tokenizings, digests]) map.delete(request.source);
+      for (const map of [sources, exports, tokenizings, digests]) map.delete(request.source);
       return {};
     case 'decode': {
       const { ids, tokenizer } = request;

@@ -1,0 +1,110 @@
+// Blobs become files: each is streamed beside its place under another name, compared with its digest, and renamed when all
+// of them are there. So a directory never holds half an export, and nothing that was there is overwritten unasked.
+
+import { createHash } from 'node:crypto';
+import { createWriteStream } from 'node:fs';
+import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { get as httpGet, type IncomingMessage } from 'node:http';
+import { get as httpsGet } from 'node:https';
+import { dirname, join } from 'node:path';
+import { Transform } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { EXIT, type ExportedFile } from '../daemon/protocol.ts';
+import { noDaemonAt, refusal, type Address } from './connection.ts';
+import { CliError, usageError } from './exit-codes.ts';
+import type { ProgressLine } from './progress-line.ts';
+import { formatPhaseLine } from './render.ts';
+
+/** What a daemon may call a file: one folder deep at the most, and nothing that leads out of it. */
+const NAME_PATTERN = /^(?:[A-Za-z0-9][\w.-]*\/)?[A-Za-z0-9][\w.-]*$/;
+
+/** Where an export goes: every file below a directory, or the weights alone under a name of their own. */
+export interface Target {
+  readonly path: string;
+  readonly isFile: boolean;
+}
+
+/** `path` names a file when it ends in `extension` and is no directory. Throws a usage error when something is there. */
+export async function checkTarget(
+  path: string,
+  { extension, force }: { readonly extension: string; readonly force: boolean },
+): Promise<Target> {
+  const there = await stat(path).catch(() => undefined);
+  const isFile = there === undefined ? path.endsWith(extension) : there.isFile();
+  if (force || there === undefined) return { path, isFile };
+  if (isFile) throw usageError(`${path} is there already: take another name, or overwrite it with --force.`);
+  if ((await readdir(path)).length > 0) {
+    throw usageError(`${path} is not empty: take another directory, or overwrite files in it with --force.`);
+  }
+  return { path, isFile };
+}
+
+/** Fetches the files to the target; returns their paths. What a failure leaves is removed. */
+export async function downloadFiles(
+  files: readonly ExportedFile[],
+  {
+    target,
+    address,
+    progress,
+  }: { readonly target: Target; readonly address: Address; readonly progress: ProgressLine },
+): Promise<readonly string[]> {
+  const wanted = (target.isFile ? files.slice(0, 1) : files).map((file) => {
+    if (!NAME_PATTERN.test(file.name)) {
+      throw new CliError(EXIT.jobFailed, `The daemon names a file ${JSON.stringify(file.name)}: that is no name here.`);
+    }
+    const path = target.isFile ? target.path : join(target.path, file.name);
+    return { ...file, path, part: `${path}.part-${process.pid}` };
+  });
+  try {
+    for (const file of wanted) {
+      await mkdir(dirname(file.path), { recursive: true });
+      await download(file, { address, progress });
+    }
+    for (const { part, path } of wanted) await rename(part, path);
+  } finally {
+    for (const { part } of wanted) await rm(part, { force: true });
+    progress.clear();
+  }
+  return wanted.map(({ path }) => path);
+}
+
+async function download(
+  { name, digest, bytes, part }: ExportedFile & { readonly part: string },
+  { address, progress }: { readonly address: Address; readonly progress: ProgressLine },
+): Promise<void> {
+  const response = await request(address, `/v1/blobs/${digest}`);
+  if (response.statusCode !== 200) {
+    response.resume();
+    throw refusal(address, response.statusCode ?? 0);
+  }
+  const hash = createHash('sha256');
+  let done = 0;
+  const counted = new Transform({
+    transform(chunk: Buffer, _encoding, next) {
+      hash.update(chunk);
+      done += chunk.length;
+      const data = { phase: `downloading ${name}`, done, total: bytes, unit: 'bytes' };
+      progress.update((drawing) => formatPhaseLine(data, drawing));
+      next(null, chunk);
+    },
+  });
+  try {
+    await pipeline(response, counted, createWriteStream(part));
+  } catch (cause) {
+    throw new CliError(EXIT.jobFailed, `The download of ${name} broke off: ${(cause as Error).message}.`, { cause });
+  }
+  if (`sha256:${hash.digest('hex')}` !== digest) {
+    throw new CliError(EXIT.jobFailed, `The download of ${name} is damaged: its digest is not ${digest}.`);
+  }
+}
+
+function request(address: Address, path: string): Promise<IncomingMessage> {
+  const headers = address.token === undefined ? {} : { authorization: `Bearer ${address.token}` };
+  return new Promise((resolve, reject) => {
+    (address.url.startsWith('https:') ? httpsGet : httpGet)(
+      address.url + path,
+      { agent: false, headers },
+      resolve,
+    ).once('error', (cause) => reject(noDaemonAt(address.url, cause)));
+  });
+}

@@ -1,0 +1,57 @@
+// `gptd export`: a job writes the model in another program's format, then its files are fetched into a directory, or the
+// weights alone into a file.
+
+import { Option, type Command } from 'commander';
+import { EXPORT_FORMATS, EXPORT_TYPES, type ExportFormat, type ExportResult } from '../daemon/protocol.ts';
+import { printJson, printText, type CliContext } from './context.ts';
+import { checkTarget, downloadFiles } from './download.ts';
+import { addSubmitFlags, checkSpec, type SubmitFlags } from './flags.ts';
+import { formatExported } from './render.ts';
+import { submitJob } from './submit.ts';
+
+interface ExportFlags extends SubmitFlags {
+  readonly format: ExportFormat;
+  readonly type?: string;
+  readonly force?: boolean;
+}
+
+const EXTENSION: Readonly<Record<ExportFormat, string>> = {
+  safetensors: '.safetensors',
+  gguf: '.gguf',
+  onnx: '.onnx',
+};
+
+export function addExportCommand(program: Command, context: CliContext): void {
+  const command = program
+    .command('export')
+    .argument('<name>', 'model, NAME@STEP or NAME@best')
+    .argument('<path>', 'directory to write, or a file for the weights alone')
+    .description('write a model as safetensors (Hugging Face), GGUF (llama.cpp) or ONNX (transformers.js)')
+    .addOption(new Option('--format <format>', 'what to write').choices([...EXPORT_FORMATS]).makeOptionMandatory())
+    .addOption(new Option('--type <type>', 'how matrices are written (default: f32)').choices([...EXPORT_TYPES]))
+    .option('--force', 'overwrite files that are there');
+  addSubmitFlags(command).action(async (model: string, path: string, flags: ExportFlags) => {
+    context.exitCode = await exportModel({ model, path }, { flags, context });
+  });
+}
+
+async function exportModel(
+  { model, path }: { readonly model: string; readonly path: string },
+  { flags, context }: { readonly flags: ExportFlags; readonly context: CliContext },
+): Promise<number> {
+  const spec = { model, format: flags.format, type: flags.type };
+  checkSpec('export', spec);
+  const target = await checkTarget(path, { extension: EXTENSION[flags.format], force: flags.force === true });
+  return submitJob({
+    kind: 'export',
+    flags,
+    context,
+    spec: () => Promise.resolve(spec),
+    finish: async (result, { session, progress }) => {
+      const exported = result as ExportResult;
+      const paths = await downloadFiles(exported.files, { target, address: session.address, progress });
+      if (flags.json === true) printJson(context, { ...exported, paths });
+      else printText(context, [formatExported(exported), ...paths.map((written) => `wrote ${written}`)].join('\n'));
+    },
+  });
+}

@@ -1,0 +1,89 @@
+// A whole GPT as one ONNX graph with a key/value cache in its inputs and outputs, under the names that transformers.js and
+// optimum give them. Only standard operators, so that any runtime of ONNX can run it. Serving here uses other programs.
+// Letters: B sequences, T new positions, P cached ones, D width, H heads, W = D/H, V vocabulary.
+
+import type { GptConfig } from './config.ts';
+import { GraphBuilder, type Graph, type Value } from './graph.ts';
+import { gelu, layerNorm } from './layers.ts';
+import { headTensorNames } from './head.ts';
+import { tensorTable, type BlockTensorName } from './tensors.ts';
+
+/** Added to the scores of what may not be seen: finite, so that a row of padding alone does not become NaN. */
+const UNSEEN = -3.4e38;
+const ONNX_BOOL = 9;
+
+/**
+ * input_ids (B, T), attention_mask (B, P + T), position_ids (B, T), past_key_values.N.{key,value} (B, H, P, W) -> logits
+ * (B, T, V), present.N.{key,value} (B, H, P + T, W). The weights are inputs under their names in the table.
+ */
+export function cachedModelGraph(config: GptConfig): Graph {
+  const { emb_dim: D, n_heads: H, n_layers, vocab_size: V } = config;
+  const g = new GraphBuilder('gpt2');
+  const rows = ['batch_size', 'sequence_length'];
+  const ids = g.input('input_ids', rows, 'int64');
+  const seen = g.input('attention_mask', ['batch_size', 'total_sequence_length'], 'int64');
+  const positions = g.input('position_ids', rows, 'int64');
+  const cached = ['batch_size', H, 'past_sequence_length', D / H];
+  const past = Array.from({ length: n_layers }, (_, n) => ({
+    key: g.input(`past_key_values.${n}.key`, cached),
+    value: g.input(`past_key_values.${n}.value`, cached),
+  }));
+  const weights = new Map(tensorTable(config).map(({ name, shape }) => [name, g.input(name, shape)]));
+  const weight = (name: string): Value => weights.get(name)!;
+  const mask = attentionMask(g, { ids, seen, cache: past[0].key });
+
+  let x = g.node('Add', [
+    g.node('Gather', [weight('wte.weight'), ids]),
+    g.node('Gather', [weight('wpe.weight'), positions]),
+  ]);
+  for (let n = 0; n < n_layers; n++) {
+    const tensor = (name: BlockTensorName): Value => weight(`h.${n}.${name}`);
+    const dense = (rowsIn: Value, layer: 'attn.c_attn' | 'attn.c_proj' | 'mlp.c_fc' | 'mlp.c_proj'): Value => {
+      const y = g.node('MatMul', [rowsIn, tensor(`${layer}.weight`)]);
+      return weights.has(`h.${n}.${layer}.bias`) ? g.node('Add', [y, tensor(`${layer}.bias`)]) : y;
+    };
+    const n1 = layerNorm(g, x, { weight: tensor('ln_1.weight'), bias: tensor('ln_1.bias') });
+    const [q, k, v] = g
+      .nodes('Split', [dense(n1, 'attn.c_attn'), g.integers([D, D, D])], 3, { axis: 2 })
+      .map((part) =>
+        g.node('Transpose', [g.node('Reshape', [part, g.integers([0, 0, H, D / H])])], { perm: [0, 2, 1, 3] }),
+      );
+    const keys = g.node('Concat', [past[n].key, k], { axis: 2 });
+    const values = g.node('Concat', [past[n].value, v], { axis: 2 });
+    const columns = g.node('Transpose', [keys], { perm: [0, 1, 3, 2] });
+    const scores = g.node('Mul', [g.node('MatMul', [q, columns]), g.scalar(1 / Math.sqrt(D / H))]);
+    const attended = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
+    const heads = g.node('Transpose', [g.node('MatMul', [attended, values])], { perm: [0, 2, 1, 3] });
+    const a = g.node('Add', [x, dense(g.node('Reshape', [heads, g.integers([0, 0, D])]), 'attn.c_proj')]);
+    const n2 = layerNorm(g, a, { weight: tensor('ln_2.weight'), bias: tensor('ln_2.bias') });
+    x = g.node('Add', [a, dense(gelu(g, dense(n2, 'mlp.c_fc')), 'mlp.c_proj')]);
+    g.output(`present.${n}.key`, keys);
+    g.output(`present.${n}.value`, values);
+  }
+  const [normWeight, normBias, projection] = headTensorNames(config);
+  const normalized = layerNorm(g, x, { weight: weight(normWeight), bias: weight(normBias) });
+  const flat = g.node('Gemm', [g.node('Reshape', [normalized, g.integers([-1, D])]), weight(projection)], {
+    transB: 1,
+  });
+  const shape = g.node('Concat', [g.node('Shape', [ids]), g.integers([V])], { axis: 0 });
+  g.output('logits', g.node('Reshape', [flat, shape]));
+  return g.build();
+}
+
+/** (B, 1, T, P + T): 0 where a position may look, UNSEEN on what lies ahead of it and on padding. */
+function attentionMask(
+  g: GraphBuilder,
+  { ids, seen, cache }: { readonly ids: Value; readonly seen: Value; readonly cache: Value },
+): Value {
+  const integer = (value: bigint): Value => g.constant(BigInt64Array.of(value), []);
+  const length = (of: Value, axis: number): Value =>
+    g.node('Squeeze', [g.node('Shape', [of], { start: axis, end: axis + 1 })]);
+  const pastCount = length(cache, 2);
+  const total = g.node('Add', [pastCount, length(ids, 1)]);
+  const keys = g.node('Range', [integer(0n), total, integer(1n)]);
+  const queries = g.node('Unsqueeze', [g.node('Range', [pastCount, total, integer(1n)]), g.integers([1])]);
+  const causal = g.node('LessOrEqual', [keys, queries]);
+  const there = g.node('Unsqueeze', [g.node('Cast', [seen], { to: ONNX_BOOL }), g.integers([1, 2])]);
+  const allowed = g.node('And', [causal, there]);
+  return g.node('Where', [allowed, g.scalar(0), g.scalar(UNSEEN)]);
+}
