@@ -5,11 +5,12 @@ import { randomUUID } from 'node:crypto';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import { CHUNK_BYTES_MAX, type ExportPiece } from '../workers/messages.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
-import { resolveModel } from './model-reference.ts';
+import { holdModel } from './model-reference.ts';
 import type { ExportedFile, ExportResult } from './protocol.ts';
 import type { StoreClient } from './store-client.ts';
 
 export async function runExport({
+  jobId,
   spec,
   services,
   cancelled,
@@ -17,7 +18,7 @@ export async function runExport({
   emit,
 }: JobContext<'export'>): Promise<ExportResult> {
   const { store, preparer } = services;
-  const { model, checkpoint } = await resolveModel(store, spec.model);
+  const { model, checkpoint } = await holdModel(store, { jobId, reference: spec.model });
   const { files: kept } = await store.call('modelFiles', { name: model.name });
   const { step, digest } = checkpoint;
   const source = randomUUID();

@@ -24,6 +24,11 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
   const wasUsed = db
     .prepare<[{ digest: string }], number>('SELECT EXISTS (SELECT 1 FROM jobs WHERE instr(spec, :digest) > 0)')
     .pluck();
+  const isResult = db
+    .prepare<[{ digest: string; since: number }], number>(
+      'SELECT EXISTS (SELECT 1 FROM jobs WHERE ended_at > :since AND instr(result, :digest) > 0)',
+    )
+    .pluck();
   const selectDatasets = db.prepare<[], { key: string; sources: string; blob: string }>(
     'SELECT key, sources, lower(hex(blob)) AS blob FROM datasets',
   );
@@ -47,6 +52,8 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
     for (const { blob_id, digest, created_at } of selectFree.all()) {
       // An upload comes before the job that names it, and tokens before their dataset.
       const awaited = now - created_at < UNUSED_BLOB_MS && !outdated.has(digest) && wasUsed.get({ digest }) === 0;
+      // What a job made is there to be fetched.
+      if (isResult.get({ digest, since: now - UNUSED_BLOB_MS }) === 1) continue;
       if (awaited || isNeeded.get({ digest }) === 1) continue;
       unlist.run(blob_id);
       found = true;
