@@ -51,7 +51,7 @@ export async function checkSubmission(services: Services, { kind, spec, pending 
       return;
     }
     case 'export':
-      await configOf(services, { reference: (spec as JobSpecs['export']).model, pending });
+      await storedModel(services, { reference: (spec as JobSpecs['export']).model, pending });
       return;
     default:
       kind satisfies never;
