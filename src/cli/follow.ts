@@ -29,7 +29,7 @@ import {
   formatTrained,
   formatTrainLine,
 } from './render.ts';
-import { formatEvaluated } from './render-training.ts';
+import { formatEvaluated, formatSample } from './render-training.ts';
 import type { Session } from './session.ts';
 
 /** What stdout gets: text for people, the result as one document, or every event as a line. */
@@ -111,6 +111,9 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
       case 'eval':
         valLoss = event.data.valLoss;
         tell(formatEval(event.data));
+        return undefined;
+      case 'sample':
+        tell(formatSample(event.data));
         return undefined;
       case 'checkpoint':
         tell(formatCheckpoint(event.data));

@@ -1,7 +1,11 @@
 // Text for people about trainings that are over: evaluations, histories, verifications. Pure, like render.ts.
 
-import type { EvaluateResult, HistoryPoint, VerifyResult } from '../daemon/protocol.ts';
+import type { EvaluateResult, HistoryPoint, JobEvent, VerifyResult } from '../daemon/protocol.ts';
 import { formatCount, formatTable } from './render.ts';
+
+/** One line, whatever the text holds. */
+export const formatSample = ({ step, prompt, text }: Extract<JobEvent, { type: 'sample' }>['data']): string =>
+  `sample at step ${formatCount(step)}: ${JSON.stringify(prompt + text)}`;
 
 export function formatEvaluated(result: EvaluateResult): string {
   const { model, step, loss, perplexity, bitsPerByte, tokens, windows, contextLength, stride } = result;

@@ -69,6 +69,9 @@ async function checkTrain(
   if (spec.minLr > spec.lr) {
     throw new GptdError('invalid_spec', `minLr ${spec.minLr} is above lr ${spec.lr}: it is where the rate ends.`);
   }
+  if (spec.samplePrompt !== undefined && spec.sampleEvery === 0) {
+    throw new GptdError('invalid_spec', 'samplePrompt is given and sampleEvery is not: say how often to sample.');
+  }
   if (spec.patience !== undefined && (spec.evalEvery === 0 || spec.valSplit === 0)) {
     throw new GptdError(
       'invalid_spec',

@@ -43,6 +43,17 @@ export interface ModelSnapshot {
   end(): Promise<void>;
 }
 
+/** Rows of a decoded sequence are a multiple of this, so that few programs are compiled. */
+const DECODE_ROWS = 64;
+
+export interface DecodeOptions {
+  readonly maxTokens: number;
+  /** 0 is greedy. */
+  readonly temperature: number;
+  readonly seed: number;
+  readonly signal: AbortSignal;
+}
+
 /** A loss or a gradient norm is NaN or infinite. */
 export class NotFinite extends GptdError {
   constructor(message: string) {
@@ -143,6 +154,30 @@ export class Pipeline {
       },
     );
     return sums.flat();
+  }
+
+  /** Continues `prompt` by up to `maxTokens` ids, as far as the model's context goes. Between two steps; changes nothing. */
+  async decode(
+    prompt: readonly number[],
+    { maxTokens, temperature, seed, signal }: DecodeOptions,
+  ): Promise<readonly number[]> {
+    const lease = this.#lease;
+    const context = this.#config.context_length;
+    const ids = [...prompt];
+    const end = Math.min(prompt.length + maxTokens, context);
+    while (ids.length < end) {
+      signal.throwIfAborted();
+      const rows = Math.min(context, Math.ceil(ids.length / DECODE_ROWS) * DECODE_ROWS);
+      const filled = [...ids, ...Array<number>(rows - ids.length).fill(0)];
+      let { x } = await this.#embedder.call('trainDecodeEmbed', { lease, ids: filled });
+      const [last, index] = [ids.length - 1, ids.length - prompt.length];
+      for (const { thread } of this.#stages) {
+        const next = await thread.call('trainDecode', { lease, x, last, temperature, seed, index });
+        if (next.id !== null) ids.push(next.id);
+        else x = next.x!;
+      }
+    }
+    return ids.slice(prompt.length);
   }
 
   /** Sends windows forward; `take` gets the rows' losses of each micro-batch and how many of its windows count. */

@@ -189,6 +189,16 @@ export type JobEventBody =
         readonly perplexity: number | null;
       };
     }
+  | {
+      readonly type: 'sample';
+      readonly data: {
+        readonly step: number;
+        readonly prompt: string;
+        /** What the model wrote behind the prompt; without a tokenizer its ids. */
+        readonly text: string;
+        readonly ids: readonly number[];
+      };
+    }
   | { readonly type: 'checkpoint'; readonly data: { readonly step: number; readonly digest: string } }
   | { readonly type: 'token'; readonly data: TokenData }
   | {

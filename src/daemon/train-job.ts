@@ -15,6 +15,7 @@ import { NotFinite, Pipeline, type StepResult } from './pipeline.ts';
 import { planStages } from './plan.ts';
 import type { DatasetReport, TrainResult } from './protocol.ts';
 import { adoptTokenizer, prepareData, reportDataset, stopIfAsked } from './train-data.ts';
+import { openSampler, type Sampler } from './train-samples.ts';
 import { checkSchedule, trainingShape } from './train-shape.ts';
 import { planWindows, type Windows } from './windows.ts';
 
@@ -31,6 +32,7 @@ interface Run {
   readonly windows: Windows;
   readonly contextLength: number;
   readonly report: DatasetReport;
+  readonly sampler: Sampler | null;
   readonly baseStep: number;
   /** Updates that AdamW's moments had seen before this job: its bias correction counts on from there. */
   readonly baseUpdates: number;
@@ -67,6 +69,7 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
   checkSchedule(spec, steps);
   stopIfAsked(context);
   const report = await reportDataset(context, { dataset, windows, contextLength });
+  const sampler = await openSampler(context, { model, dataset });
   announce(context, { from, own, windows, steps, report });
 
   const pipeline = await Pipeline.open(stages, {
@@ -86,7 +89,7 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
   });
   try {
     const run: Run = {
-      ...{ context, model, pipeline, windows, contextLength, baseStep, steps, report },
+      ...{ context, model, pipeline, windows, contextLength, baseStep, steps, report, sampler },
       ...progressOf(from, own),
       baseUpdates: own ? from.meta.training!.baseUpdates : spec.resume ? updatesOf(from) : 0,
     };
@@ -212,6 +215,7 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
       const last = index + 1 === steps;
       const evaluates = spec.evalEvery > 0 ? last || (index + 1) % spec.evalEvery === 0 : last && spec.valSplit > 0;
       const improved = evaluates && (await explained(evaluate(run, step), { writing }));
+      if (spec.sampleEvery > 0 && (index + 1) % spec.sampleEvery === 0) await run.sampler?.say(pipeline, step);
       const due = checkpointDue(spec.checkpointEvery, {
         done: index + 1,
         sinceMs: performance.now() - begunAt,

@@ -39,6 +39,13 @@ export const trainSpec = z.strictObject({
   /** Steps between evaluations; 0 evaluates at the end only. */
   evalEvery: integer(0, LIMITS.stepsMax).default(0),
   evalBatches: integer(1, 1e6).default(5),
+  /** Steps between samples of generated text; 0 for none. */
+  sampleEvery: integer(0, LIMITS.stepsMax).default(0),
+  /** What samples continue; by default the first tokens of the data. */
+  samplePrompt: z.string().min(1).max(LIMITS.promptCharactersMax).optional(),
+  sampleTokens: integer(1, 4096).default(50),
+  /** 0 is greedy. */
+  sampleTemperature: z.number().min(0).max(100).default(0),
   /** Evaluations without a lower validation loss after which training ends. */
   patience: integer(1, 1e6).optional(),
   /** Steps between checkpoints, or a time like "60s"; 0 writes one at the end only. Left out, one is written a minute. */

@@ -37,6 +37,17 @@ function headForward(g: GraphBuilder, config: GptConfig, rowCount: number): Head
   return { x, target, norm, projection, normalized, logProbabilities, loss };
 }
 
+/** x (N, D), tensors -> logits (N, V). */
+export function headLogitsProgram(config: GptConfig, rowCount: number): Graph {
+  const { emb_dim: D, vocab_size: V } = config;
+  const g = new GraphBuilder('head logits');
+  const x = g.input('x', [rowCount, D]);
+  const norm = { weight: g.input('ln_f.weight', [D]), bias: g.input('ln_f.bias', [D]) };
+  const projection = g.input('projection', [V, D]);
+  g.output('logits', g.node('Gemm', [layerNorm(g, x, norm), projection], { transB: 1 }));
+  return g.build();
+}
+
 /** x (N, D), target (N, 1), tensors -> loss (N, 1), the cross-entropy of each row. */
 export function headLossProgram(config: GptConfig, rowCount: number): Graph {
   const g = new GraphBuilder('head loss');

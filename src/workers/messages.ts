@@ -400,6 +400,20 @@ export interface StageCalls {
     { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
     { readonly y: Float32Array | null; readonly losses: Float32Array | null },
   ];
+  /** ids of one sequence -> x (R, D), without dropout. */
+  trainDecodeEmbed: [{ readonly lease: string; readonly ids: readonly number[] }, { readonly x: Float32Array }];
+  /** x (R, D) of one sequence -> x for the next stage, or the token that follows row `last`; `index` counts what is generated. */
+  trainDecode: [
+    {
+      readonly lease: string;
+      readonly x: Float32Array;
+      readonly last: number;
+      readonly temperature: number;
+      readonly seed: number;
+      readonly index: number;
+    },
+    { readonly x: Float32Array | null; readonly id: number | null },
+  ];
   /** Between two steps: from now on `trainRead` gives the stage's arrays as they are now, whatever is updated meanwhile. */
   trainSnapshot: [{ readonly lease: string; readonly keptBytesMax: number }, Record<string, never>];
   /** Chunks of the snapshot; each is read once. */

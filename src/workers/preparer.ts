@@ -113,6 +113,8 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
     case 'sourceEnd':
       for (const map of [sources, exports, tokenizings, digests]) map.delete(request.source);
       return {};
+    case 'encode':
+      return { ids: [...(await createTokenizer(request.tokenizer)).encode(request.text)] };
     case 'decode': {
       const { ids, tokenizer } = request;
       return { text: tokenizer === null ? '' : (await createTokenizer(tokenizer)).decode(ids) };

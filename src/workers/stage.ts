@@ -10,6 +10,7 @@ import { loadEngine, sameChoice } from './load-engine.ts';
 import type { StageCalls, StageRequest, TensorPart, WorkerSettings } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { ServeStage } from './serve-stage.ts';
+import { decodeEmbed, decodeForward } from './train-decode.ts';
 import { TrainStage } from './train-stage.ts';
 
 const { dataDir, engine: choice } = workerData as WorkerSettings;
@@ -82,6 +83,10 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       return {};
     case 'trainEvaluate':
       return await training(request.lease).evaluate(request.micro, request.x);
+    case 'trainDecodeEmbed':
+      return { x: decodeEmbed(training(request.lease).decoding(), request.ids) };
+    case 'trainDecode':
+      return await decodeForward(training(request.lease).decoding(), request);
     case 'trainSnapshot':
       training(request.lease).beginSnapshot(request);
       return {};

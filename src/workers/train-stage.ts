@@ -19,6 +19,7 @@ import { dropoutMask, PURPOSE, type Purpose } from '../model/philox.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
 import { CHUNK_SIZE, type ChunkAddress, type MicroBatch, type TensorChunk } from './messages.ts';
+import type { DecodingStage } from './train-decode.ts';
 import type { TensorPart, TrainSetup } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
 
@@ -413,6 +414,17 @@ export class TrainStage {
       threadCount: HEAD_THREAD_COUNT,
     });
     return { y: null, losses: (await head.run(this.#headInputs(micro, x)))['loss'] };
+  }
+
+  /** What train-decode.ts works with, between two steps. */
+  decoding(): DecodingStage {
+    return {
+      config: this.#setup.config,
+      range: this.#setup.stage,
+      program: (name, graph) => this.#program(name, graph),
+      blockTensors: (block) => this.#blockTensors(block),
+      weight: (name) => ({ data: this.#parameter(name).w, dims: this.#parameter(name).spec.shape }),
+    };
   }
 
   /** A copy of `count` elements of one tensor's weights or moments from `start` on. */

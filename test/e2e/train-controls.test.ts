@@ -5,7 +5,15 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { CHAIN_START, nextLink } from '../../src/model/chain.ts';
 import type { CheckpointRecord, JobEvent } from '../../src/daemon/protocol.ts';
 import { EXIT } from '../../src/daemon/protocol.ts';
-import { flagsOf, ofType, parseEvents, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
+import {
+  flagsOf,
+  generateResult,
+  ofType,
+  parseEvents,
+  startedHome,
+  trainResult,
+  type DataHome,
+} from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 16, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0.1, seed: 5 };
 /** Letters in no order: a model first learns which ones there are, then only the training part by heart. */
@@ -154,5 +162,60 @@ describe('schedules that cannot be', () => {
   ])('%o', async (flags, message) => {
     const { exitCode, stderr } = await shared.cli(train(shared, 'patient', flags));
     expect([exitCode, stderr]).toEqual([EXIT.usage, expect.stringMatching(message)]);
+  });
+});
+
+describe('samples', () => {
+  const SHORT = {
+    steps: 12,
+    batch_size: 4,
+    micro_batch_size: 2,
+    val_split: 0,
+    seed: 9,
+    checkpoint_every: 6,
+    keep_last: 5,
+  };
+  const sampling = ['--sample-every', '6', '--sample-prompt', 'abc', '--sample-tokens', '9'];
+
+  test('are what the checkpoint of that step generates, and training without them has the same bits', async () => {
+    await create(shared, 'sampled');
+    await create(shared, 'silent');
+    const events = await shared.events([...train(shared, 'sampled', SHORT), ...sampling]);
+    const silent = await shared.events(train(shared, 'silent', SHORT));
+    expect(trainResult(events).digest).toBe(trainResult(silent).digest);
+    const samples = ofType(events, 'sample').map(({ data }) => data);
+    expect(samples).toMatchObject([
+      { step: 6, prompt: 'abc' },
+      { step: 12, prompt: 'abc' },
+    ]);
+    for (const { step, text, ids } of samples) {
+      const generate = ['generate', `sampled@${step}`, '--prompt', 'abc', '--max-tokens', '9'];
+      expect(generateResult(await shared.events(generate))).toMatchObject({ text, ids });
+    }
+    const tempered = [...sampling, '--sample-temperature', '0.9'];
+    const drawn = ofType(await shared.events([...train(shared, 'silent@0', SHORT), ...tempered]), 'sample');
+    await shared.restart('SIGTERM', { workers: 1 });
+    const again = ofType(await shared.events([...train(shared, 'silent@0', SHORT), ...tempered]), 'sample');
+    expect(again.map(({ data }) => data)).toEqual(drawn.map(({ data }) => data));
+  });
+
+  test('end with the context, and begin with the data when no prompt is given', async () => {
+    const flags = [...flagsOf({ ...SHORT, sample_every: 12, sample_tokens: 100 })];
+    const events = await shared.events(['train', 'silent@0', '--data', `${shared.dir}/text.txt`, ...flags]);
+    const [{ data }] = ofType(events, 'sample');
+    expect(data.prompt).toBe(TEXT.slice(0, 8));
+    expect(data.ids).toHaveLength(MODEL.context_length - 8);
+  });
+
+  test.each([
+    [['--sample-prompt', 'abc'], EXIT.usage, /samplePrompt is given and sampleEvery is not/],
+    [
+      ['--sample-every', '5', '--sample-prompt', 'x'.repeat(16)],
+      EXIT.jobFailed,
+      /samplePrompt has 16 tokens: .* between 1 and 15/,
+    ],
+  ])('with %j are refused', async (flags, code, message) => {
+    const { exitCode, stderr } = await shared.cli([...train(shared, 'silent', SHORT), ...flags]);
+    expect([exitCode, stderr]).toEqual([code, expect.stringMatching(message)]);
   });
 });
