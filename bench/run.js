@@ -1,6 +1,7 @@
 // `npm run bench`: fixed work through a real daemon, with the machine's own limits measured in the same run. `--tiny` runs
 // everything once at toy size, so that it cannot rot; `--turns N` repeats; `--only train|decode` takes a part.
 
+import './no-reports.js';
 import { parseArgs } from 'node:util';
 import { startDaemon } from './daemon.js';
 import { benchDecoding, DECODING, TINY_DECODING } from './decode.js';

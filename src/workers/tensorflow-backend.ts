@@ -51,36 +51,36 @@ function nodeFault(): string | null {
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   if (status === 0) return null;
-  const said = /^\w*Error: .*/m.exec(stderr)?.[0];
+  const said = /^\w*Error\b.*/m.exec(stderr)?.[0];
   return said ?? `a process that tried it ended with ${signal === null ? `exit code ${status}` : signal}`;
 }
 
 /**
- * The addon keeps its state in globals, which two threads must not share: each thread loads a copy of the file, beside the
- * original because it finds libtensorflow by a relative path.
+ * The addon has a set of names that all threads of a process would change without a lock: each thread loads a copy of the
+ * file, which has a set of its own. It lies beside the original, which finds libtensorflow by a relative path.
  */
 export function loadNode(): Backend {
-  const packageRequire = createRequire(require.resolve(`${NODE_PACKAGE}/package.json`));
-  const finder = packageRequire('@mapbox/node-pre-gyp') as { find: (file: string) => string };
-  const { find } = finder;
-  const copies: string[] = [];
-  finder.find = (file) => {
-    const addon = find(file);
-    const copy = path.join(path.dirname(addon), `tfjs_binding-${process.pid}-${threadId}.node`);
-    copyFileSync(addon, copy);
-    copies.push(copy);
-    return copy;
+  const dlopen = process.dlopen.bind(process);
+  process.dlopen = (module, file, ...flags) => {
+    const { dir, name, ext } = path.parse(file);
+    const copy = path.join(dir, `${name}-${process.pid}-${threadId}${ext}`);
+    copyFileSync(file, copy);
+    try {
+      dlopen(module, copy, ...flags);
+    } finally {
+      // Once loaded the file is not needed, except by Windows, which keeps it.
+      if (process.platform !== 'win32') rmSync(copy);
+    }
   };
   try {
     const tf = require(NODE_PACKAGE) as Tf & { readonly version: Readonly<Record<string, string>> };
+    if (tf.getBackend() !== 'tensorflow') throw new Error(`${NODE_PACKAGE} has not loaded libtensorflow`);
     const version = tf.version['tfjs-node'];
     // libtensorflow chooses its kernels by the processor, and its sums by the number of threads.
     const machine = `${process.arch}/${os.cpus()[0]?.model.trim() ?? 'unknown'}/${os.availableParallelism()} cores`;
     return { tf, name: 'node', version, fingerprint: `tensorflow.js ${version} tfjs-node ${machine}` };
   } finally {
-    finder.find = find;
-    // The file is not needed once it is loaded; Windows keeps it until the process ends.
-    for (const copy of copies) rmSync(copy, { force: true, maxRetries: 0, recursive: false });
+    process.dlopen = dlopen;
   }
 }
 

@@ -1,0 +1,123 @@
+// `npm run bench:engines`: both engines on the same work in one run, turn by turn, as one stage does it: a transformer block
+// forward and backward, a training step of a small model, and decoding with it. As in the daemon, ONNX Runtime takes a second
+// thread for the head and for decoding; TensorFlow.js has one. `--tiny` runs everything once, small; `--turns N` repeats.
+
+import './no-reports.js';
+import { parseArgs } from 'node:util';
+import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram } from '../dist/model/block.js';
+import { initialTensors } from '../dist/model/init.js';
+import { loadEngine } from '../dist/workers/load-engine.js';
+import { ServeStage } from '../dist/workers/serve-stage.js';
+import { TrainStage } from '../dist/workers/train-stage.js';
+import { median } from './daemon.js';
+
+const { values } = parseArgs({
+  options: { tiny: { type: 'boolean', default: false }, turns: { type: 'string', default: '5' } },
+});
+const turns = values.tiny ? 1 : Number(values.turns);
+const tokenCount = values.tiny ? 8 : 64;
+/** One block and a vocabulary of characters; a step is one micro-batch. */
+const CONFIG = values.tiny
+  ? { vocab_size: 65, context_length: 64, emb_dim: 32, n_heads: 2, n_layers: 2 }
+  : { vocab_size: 65, context_length: 128, emb_dim: 256, n_heads: 4, n_layers: 4 };
+const config = { ...CONFIG, drop_rate: 0, qkv_bias: true, tie_weights: false };
+const batch = values.tiny ? { B: 1, T: 16 } : { B: 8, T: 128 };
+const range = { firstBlock: 0, endBlock: config.n_layers, embeds: true, head: true };
+const tensors = new Map([...initialTensors(config, { seed: 1, scheme: 'gpt2' })].map(({ name, data }) => [name, data]));
+
+/** A tensor of small numbers for each of a program's inputs. */
+const inputsOf = (graph) =>
+  Object.fromEntries(
+    graph.inputs.map(({ name, dims }) => {
+      const data = new Float32Array(dims.reduce((product, length) => product * length, 1));
+      return [name, { data: data.map((_, i) => ((i * 7919) % 1000) / 5000), dims }];
+    }),
+  );
+
+/** `prepare` resolves to a function that does the work once. A rate is told instead of a time where it says more. */
+const WORK = [
+  {
+    name: `block forward and backward, width ${config.emb_dim}, ${batch.B} x ${batch.T}`,
+    prepare: async (engine) => {
+      const graphs = [
+        blockForwardProgram(config, batch, { save: true }),
+        blockBackwardProgram(config, batch),
+        blockWeightsProgram(config, batch, { accumulate: false }),
+      ];
+      const programs = await Promise.all(graphs.map((graph) => engine.compile(graph)));
+      const inputs = graphs.map(inputsOf);
+      return async () => {
+        for (const [i, program] of programs.entries()) await program.run(inputs[i]);
+      };
+    },
+  },
+  {
+    name: `training step, ${config.n_layers} blocks`,
+    prepare: async (engine) => {
+      const { B, T } = batch;
+      const tokens = new SharedArrayBuffer(2 * B * (T + 1));
+      new Uint16Array(tokens).set(Array.from({ length: B * (T + 1) }, (_, i) => (i * 31) % config.vocab_size));
+      const setup = { config, stage: range, batchSize: B, microBatchSize: B, contextLength: T, seed: 1 };
+      const stage = new TrainStage(engine, { ...setup, tokens, wideTokens: false, optimizerState: false }, ({ name }) =>
+        tensors.get(name).slice(),
+      );
+      const adamw = { lr: 1e-4, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.95, eps: 1e-8 };
+      const starts = Array.from({ length: B }, (_, row) => row * (T + 1));
+      let step = 0;
+      return async () => {
+        step += 1;
+        const micro = { index: 0, step, firstSequence: 0, starts };
+        await stage.forward(micro, stage.embed(micro, { train: true }));
+        const dx = await stage.backward(micro, null);
+        await stage.weights(micro);
+        stage.embedBackward(micro, dx);
+        stage.finish();
+        await stage.update({ step, ...adamw }, { decayAll: false });
+      };
+    },
+  },
+  {
+    name: `decode ${tokenCount} tokens, one stream`,
+    rate: { count: tokenCount, unit: 'tokens/s' },
+    prepare: async (engine) => {
+      const load = (names) => new Map(names.map((name) => [name, tensors.get(name)]));
+      const stage = await ServeStage.load(engine, { config, stage: range, tokenizer: null }, load);
+      let sequences = 0;
+      return async () => {
+        sequences += 1;
+        const sequence = `bench-${sequences}`;
+        const sampling = { temperature: 0, seed: 1 };
+        stage.begin({ lease: '', sequence, prompt: [1], continued: [], stop: [], sampling });
+        let id = 1;
+        for (let position = 0; position < tokenCount; position++) {
+          const request = { lease: '', sequence, position, input: [id], sampleIndex: position, last: false };
+          id = (await stage.step(request)).token.id;
+        }
+        stage.end(sequence);
+      };
+    },
+  },
+];
+
+const engines = await Promise.all(['onnx', 'tensorflow'].map(loadEngine));
+for (const { name, version, fingerprint } of engines) console.log(`${name} ${version}: ${fingerprint}`);
+for (const { name, rate, prepare } of WORK) {
+  const work = [];
+  for (const engine of engines) work.push(await prepare(engine));
+  const times = engines.map(() => []);
+  // The first turn compiles and warms up.
+  for (let turn = 0; turn <= turns; turn++) {
+    for (const [i, once] of work.entries()) {
+      const start = performance.now();
+      await once();
+      if (turn > 0) times[i].push(performance.now() - start);
+    }
+  }
+  const ms = times.map(median);
+  const told = ms.map((value, i) => {
+    const shown =
+      rate === undefined ? `${value.toFixed(1)} ms` : `${((rate.count * 1000) / value).toFixed(1)} ${rate.unit}`;
+    return `${engines[i].name} ${shown}`;
+  });
+  console.log(`${name}: ${told.join(', ')}; tensorflow takes ${(ms[1] / ms[0]).toFixed(1)} times as long`);
+}
