@@ -31,7 +31,7 @@ export class JobChoices {
   }
 
   /** The last piece of every sample. */
-  end(result: GenerateResult): CompletionChoice[] {
+  end(result: Pick<GenerateResult, keyof GeneratedSample | 'samples'>): CompletionChoice[] {
     const samples: readonly GeneratedSample[] = result.samples ?? [result];
     return samples.map(({ reason }, sample) => ({
       ...this.#piece(sample, ''),

@@ -3,7 +3,7 @@
 import { expect, test } from 'vitest';
 import { joinPieces, JobChoices } from '../../src/daemon/openai-choices.ts';
 import type { CompletionChoice } from '../../src/daemon/openai-protocol.ts';
-import type { GenerateResult, TokenData } from '../../src/daemon/protocol.ts';
+import type { GeneratedSample, TokenData } from '../../src/daemon/protocol.ts';
 
 const token = (sample: number | undefined, index: number, text: string): TokenData => ({
   ...(sample === undefined ? {} : { sample }),
@@ -13,14 +13,7 @@ const token = (sample: number | undefined, index: number, text: string): TokenDa
   logprob: -1 - index,
 });
 
-const result = (samples: GenerateResult['samples']): GenerateResult => ({
-  text: '',
-  ids: [],
-  reason: 'context',
-  ...(samples === undefined ? {} : { samples }),
-  usage: { promptTokens: 1, completionTokens: 4 },
-  timings: { queueMs: 0, loadMs: 0, prefillMs: 0, firstTokenMs: 0, tokensPerSecond: 0 },
-});
+const ALONE: GeneratedSample = { text: '', ids: [], reason: 'context' };
 
 const joined = (pieces: readonly CompletionChoice[]): CompletionChoice[] =>
   [...new Set(pieces.map(({ index }) => index))]
@@ -32,13 +25,8 @@ test('samples keep apart, behind the samples of earlier prompts, each with its p
   const pieces = [token(0, 0, 'a'), token(1, 0, ''), token(0, 1, 'b'), token(1, 1, 'c')].map((data) =>
     choices.token(data),
   );
-  const [text, ids] = ['', []];
-  const samples = [
-    { text, ids, reason: 'stop' },
-    { text, ids, reason: 'length' },
-    { text, ids, reason: 'context' },
-  ] as const;
-  const whole = joined([...pieces, ...choices.end(result(samples))]);
+  const samples = (['stop', 'length', 'context'] as const).map((reason) => ({ ...ALONE, reason }));
+  const whole = joined([...pieces, ...choices.end({ ...samples[0], samples })]);
   expect(whole).toEqual([
     { index: 6, text: 'Once ab', logprobs: null, finish_reason: 'stop' },
     { index: 7, text: 'Once c', logprobs: null, finish_reason: 'length' },
@@ -58,7 +46,7 @@ test('a token without a text of its own is named by its id, and offsets count wh
     choices.token({ ...token(undefined, 1, ''), piece: '\uFFFD', top: [] }),
     choices.token({ ...token(undefined, 2, '\u20ac'), piece: '' }),
   ];
-  expect(joinPieces([...pieces, ...choices.end(result(undefined))]).logprobs).toEqual({
+  expect(joinPieces([...pieces, ...choices.end(ALONE)]).logprobs).toEqual({
     tokens: ['ab', 'token_id:101', 'token_id:102'],
     token_logprobs: [-1, -2, -3],
     top_logprobs: [{ ab: -1, x: -0.5, 'token_id:8': -0.7 }, { 'token_id:101': -2 }, { 'token_id:102': -3 }],
