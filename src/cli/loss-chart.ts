@@ -1,4 +1,4 @@
-// Loss curves as text: a panel for each run, on the same axes, side by side when there are two. Curves are drawn by
+// Loss curves as text: a panel for each run, with the same losses at the same height, side by side when there are two. Curves are drawn by
 // simple-ascii-chart; here they are thinned to what a terminal can show. Pure: points in, text out.
 
 import { plot } from 'simple-ascii-chart';
@@ -34,20 +34,21 @@ export function drawLosses(runs: readonly LossRun[], columns: number): string {
     const [low, high] = [Math.min(...values), Math.max(...values)];
     return low === high ? [low, low + 1] : [low, high];
   };
-  const x = range(all.map(([step]) => step));
   const y = range(all.map(([, loss]) => loss));
-  const panels = curves.map(({ training, validation }, i) =>
-    plot(
-      // Points alone draw nothing: without a training curve the validation losses are the line.
-      (training.length > 0 ? training : validation).map(([step, loss]) => [step, loss]),
+  const panels = curves.map(({ training, validation }, i) => {
+    // Points alone draw nothing: without a training curve the validation losses are the line.
+    const line = training.length > 0 ? training : validation;
+    const steps = line.map(([step]) => step);
+    return plot(
+      line.map(([step, loss]) => [step, loss]),
       {
         ...{ width, height: HEIGHT, yRange: y, title: runs[i].name, xLabel: 'step' },
-        ...{ customXAxisTicks: ticks(x, X_TICKS).map(Math.round), customYAxisTicks: ticks(y, Y_TICKS) },
+        ...{ customXAxisTicks: ticks(range(steps), X_TICKS).map(Math.round), customYAxisTicks: ticks(y, Y_TICKS) },
         points: training.length > 0 ? validation.map(([step, loss]) => ({ x: step, y: loss })) : [],
         formatter: (value, { axis }) => (axis === 'x' ? formatCount(value) : value.toFixed(2)),
       },
-    ),
-  );
+    );
+  });
   return beside(panels);
 }
 
@@ -58,13 +59,14 @@ function curveOf(points: readonly HistoryPoint[], field: 'loss' | 'valLoss'): Cu
   });
 }
 
-/** At most `count` points: neighbours become their mean. */
+/** At most `count` points: neighbours become their mean; the first and the last step stay where they are. */
 function thinned(curve: Curve, count: number): Curve {
   if (curve.length <= count) return curve;
   return Array.from({ length: count }, (_, i) => {
     const part = curve.slice(Math.floor((i * curve.length) / count), Math.floor(((i + 1) * curve.length) / count));
     const mean = (index: 0 | 1): number => part.reduce((sum, point) => sum + point[index], 0) / part.length;
-    return [Math.round(mean(0)), mean(1)] as const;
+    const step = i === 0 ? curve[0][0] : i === count - 1 ? curve[curve.length - 1][0] : Math.round(mean(0));
+    return [step, mean(1)] as const;
   });
 }
 
