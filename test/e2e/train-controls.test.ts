@@ -20,7 +20,7 @@ const MODEL = { vocab_size: 256, context_length: 16, emb_dim: 32, n_heads: 2, n_
 const TEXT = Array.from({ length: 400 }, (_, i) => 'abcd'[((i * i * 7 + i * 13) % 61) % 4]).join('');
 const OVERFITTING = {
   ...{ steps: 400, batch_size: 8, micro_batch_size: 4, val_split: 0.3, lr: 5e-3, seed: 9 },
-  ...{ eval_every: 5, eval_batches: 2, checkpoint_every: 7, keep_last: 1, patience: 3 },
+  ...{ eval_every: 5, eval_batches: 2, checkpoint_every: 7, keep_last: 1, patience: 3, sample_every: 10 },
 };
 
 const homes: DataHome[] = [];
@@ -90,7 +90,12 @@ describe('patience', () => {
       await home.restart('SIGKILL', { workers });
     }
     const { stdout } = await command.ended;
-    expect(trainResult(parseEvents(stdout))).toEqual(trainResult(undisturbed));
+    const events = parseEvents(stdout);
+    expect(trainResult(events)).toEqual(trainResult(undisturbed));
+    for (const type of ['eval', 'sample'] as const) {
+      expect(ofType(events, type).map(({ data }) => data)).toEqual(ofType(undisturbed, type).map(({ data }) => data));
+    }
+    expect(ofType(events, 'sample').length).toBeGreaterThan(0);
     expect(await checkpointsOf(home, 'patient')).toHaveLength(3);
   });
 
@@ -218,4 +223,25 @@ describe('samples', () => {
     const { exitCode, stderr } = await shared.cli([...train(shared, 'silent', SHORT), ...flags]);
     expect([exitCode, stderr]).toEqual([code, expect.stringMatching(message)]);
   });
+});
+
+test('cancelling while a large text is tokenized ends the job between two pieces; the daemon answers meanwhile', async () => {
+  const words = Array.from({ length: 2_500_000 }, (_, i) => ((i * 2654435761) % 999_999_937).toString(36));
+  shared.write('large.txt', words.join(' '));
+  await shared.json([
+    'create',
+    'reader',
+    ...flagsOf({ ...MODEL, vocab_size: 50257, emb_dim: 8 }),
+    '--tokenizer',
+    'gpt2',
+  ]);
+  const command = shared.run(['train', 'reader', '--data', `${shared.dir}/large.txt`, '--json']);
+  await command.said('"phase":"tokenize"');
+  const { jobs } = await shared.json<{ jobs: { jobId: string }[] }>(['jobs']);
+  expect(await shared.json(['cancel', jobs[0].jobId])).toEqual({ jobId: jobs[0].jobId, state: 'cancelled' });
+  const { exitCode, stdout } = await command.ended;
+  expect(exitCode).toBe(EXIT.cancelled);
+  const last = ofType(parseEvents(stdout), 'progress').at(-1)!.data;
+  expect(last.unit).toBe('bytes');
+  expect(last.done).toBeLessThan(last.total);
 });
