@@ -4,10 +4,12 @@
 import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol.ts';
 import type { CliContext } from './context.ts';
+import { addDataCommand } from './data-command.ts';
 import { addEvaluateCommand } from './evaluate-command.ts';
 import { addExportCommand } from './export-command.ts';
 import { addGenerateCommand } from './generate-command.ts';
 import { addHistoryCommands } from './history-commands.ts';
+import { addInspectCommand } from './inspect-command.ts';
 import { addJobCommands } from './job-commands.ts';
 import { addModelCommands } from './model-commands.ts';
 import { addSelftestCommand } from './selftest-command.ts';
@@ -46,6 +48,8 @@ export function buildProgram(context: CliContext): Command {
   addSelftestCommand(program, context);
   addModelCommands(program, context);
   addExportCommand(program, context);
+  addInspectCommand(program, context);
+  addDataCommand(program, context);
   addTrainCommand(program, context);
   addEvaluateCommand(program, context);
   addHistoryCommands(program, context);

@@ -84,3 +84,20 @@ export interface ExportResult {
   /** The weights first. */
   readonly files: readonly ExportedFile[];
 }
+
+/** What `gptd inspect` finds in one file. */
+export interface InspectedFile {
+  readonly path: string;
+  readonly bytes: number;
+  readonly format: 'safetensors' | 'gguf' | 'onnx' | 'tokens' | 'llm.c tokens';
+  readonly tensors: readonly { readonly name: string; readonly dtype: string; readonly shape: readonly number[] }[];
+  readonly parameters: number;
+  readonly metadata: Readonly<Record<string, unknown>>;
+}
+
+export interface Inspection {
+  readonly path: string;
+  readonly files: readonly InspectedFile[];
+  /** A guess, in words. */
+  readonly architecture: string;
+}

@@ -46,6 +46,8 @@ export {
   type ExportFormat,
   type ExportResult,
   type ExportType,
+  type InspectedFile,
+  type Inspection,
 } from './interchange-protocol.ts';
 export {
   evaluateSpec,
