@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { assert, DiskFull, errorData, GptdError } from '../model/errors.ts';
 import type { StoredJob } from '../workers/messages.ts';
 import { runCreate, runImport, runParams } from './create-jobs.ts';
+import { withOffer } from './damage.ts';
 import { DiskWatch } from './disk-watch.ts';
 import { runEvaluate } from './evaluate-job.ts';
 import { runExport } from './export-job.ts';
@@ -282,9 +283,15 @@ export class Jobs {
       }
       outcome = live.cancel.signal.aborted
         ? { type: 'cancelled', data: {} }
-        : { type: 'failed', data: { error: errorData(error) } };
+        : { type: 'failed', data: { error: errorData(await this.#explained(live, error)) } };
     }
     await this.#end(live, outcome);
+  }
+
+  async #explained({ spec }: Live, error: unknown): Promise<unknown> {
+    const { model } = spec as { model?: string };
+    if (!(error instanceof GptdError) || error.code !== 'corrupt' || model === undefined) return error;
+    return await withOffer(this.#services, { error, reference: model });
   }
 
   async #pauseForRoom(live: Live, { message, freeBytesNeeded }: DiskFull): Promise<void> {

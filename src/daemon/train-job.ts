@@ -47,7 +47,32 @@ interface Run {
   chain: string | null;
 }
 
+/** The job's own checkpoint, from which it would go on, is damaged. */
+class DamagedStart extends Error {
+  readonly checkpoint: StoredCheckpoint;
+
+  constructor(checkpoint: StoredCheckpoint, cause: GptdError) {
+    super(cause.message, { cause });
+    this.checkpoint = checkpoint;
+  }
+}
+
+/** Goes on from an older checkpoint of its own where a newer one is damaged: the steps between come out the same again. */
 export async function runTrain(context: TrainContext): Promise<TrainResult> {
+  const damaged = new Set<number>();
+  for (;;) {
+    try {
+      return await trainFrom(context, damaged);
+    } catch (error) {
+      if (!(error instanceof DamagedStart)) throw error;
+      damaged.add(error.checkpoint.checkpointId);
+      const message = `${error.message} The checkpoint at step ${error.checkpoint.step} is left aside.`;
+      void context.emit({ type: 'log', data: { message } });
+    }
+  }
+}
+
+async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): Promise<TrainResult> {
   const { spec, services, jobId } = context;
   const { stages } = services;
   const { model, checkpoint } = await resolveModel(services.store, spec.model);
@@ -60,7 +85,7 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
     { budgetBytes: services.memoryBudgetBytes, what: `Training ${model.name}` },
   );
 
-  const { from, own } = await startingPoint(context, checkpoint);
+  const { from, own } = await startingPoint(context, { named: checkpoint, damaged });
   const dataset = await prepareData(context, model);
   await adoptTokenizer(context, { model, dataset });
   const windows = planWindows(spec, { tokenCount: dataset.tokenCount, contextLength });
@@ -72,7 +97,7 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
   const sampler = await openSampler(context, { model, dataset });
   announce(context, { from, own, windows, steps, report });
 
-  const pipeline = await Pipeline.open(stages, {
+  const opening = Pipeline.open(stages, {
     lease: jobId,
     plan,
     checkpointId: from.checkpointId,
@@ -86,6 +111,9 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
       wideTokens: dataset.wideTokens,
       optimizerState: own || spec.resume,
     },
+  });
+  const pipeline = await opening.catch((error: unknown) => {
+    throw own && error instanceof GptdError && error.code === 'corrupt' ? new DamagedStart(from, error) : error;
   });
   try {
     const run: Run = {
@@ -103,14 +131,15 @@ export async function runTrain(context: TrainContext): Promise<TrainResult> {
 /** The job's own newest checkpoint when it ran before, else the one that the spec names. */
 async function startingPoint(
   { services, spec, jobId }: TrainContext,
-  named: StoredCheckpoint,
+  { named, damaged }: { named: StoredCheckpoint; damaged: ReadonlySet<number> },
 ): Promise<{ from: StoredCheckpoint; own: boolean }> {
   const { checkpoints } = await services.store.call('listCheckpoints', { model: named.model });
-  const mine = checkpoints
-    .filter((checkpoint) => checkpoint.jobId === jobId)
-    .sort((a, b) => b.step - a.step)
-    .at(0);
-  if (mine !== undefined) return { from: mine, own: true };
+  const mine = checkpoints.filter((checkpoint) => checkpoint.jobId === jobId).sort((a, b) => b.step - a.step);
+  const newest = mine.find(({ checkpointId }) => !damaged.has(checkpointId));
+  if (newest !== undefined) return { from: newest, own: true };
+  // All of its own are damaged: it begins again where it began, with the newest that was there before them.
+  const before = checkpoints.filter(({ checkpointId }) => mine.every((own) => checkpointId < own.checkpointId));
+  if (mine.length > 0 && named.jobId === jobId) named = before.at(-1) ?? named;
   if (spec.resume && !named.optimizer) {
     throw new GptdError(
       'invalid_spec',

@@ -15,6 +15,8 @@ export type Calls<K extends keyof StoreCalls> = { readonly [P in K]: (input: Sto
 
 /** Before this release two connections could corrupt a write-ahead log: https://sqlite.org/wal.html#walresetbug. */
 export const SQLITE_VERSION_MIN = '3.51.3';
+/** What whoever meets a damaged database is told. */
+export const DAMAGED_ADVICE = 'It was left as it is: "gptd doctor" says what to do.';
 const PAGE_BYTES = 32 << 10;
 const WAL_PAGES_BEFORE_CHECKPOINT = 128;
 const WAL_BYTES_KEPT_MAX = 64 << 20;
@@ -74,6 +76,23 @@ function schemaVersion(db: Database.Database): number {
   return Number(db.pragma('user_version', { simple: true }));
 }
 
+/**
+ * Checks the structure of every table but that of the chunks, whose digests are checked as they are read. Throws `corrupt`
+ * before anything is written: the file keeps every byte.
+ */
+function refuseDamaged(reader: Database.Database, file: string): void {
+  const tables = reader
+    .prepare<[], string>(
+      `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('chunks', 'sqlite_sequence')`,
+    )
+    .pluck();
+  for (const table of tables.all()) {
+    const found = reader.pragma(`quick_check('${table}')`, { simple: true });
+    if (found === 'ok') continue;
+    throw new GptdError('corrupt', `The database ${file} is damaged (${table}: ${String(found)}). ${DAMAGED_ADVICE}`);
+  }
+}
+
 /** Looks through a reading connection, so that a database of a newer gptd keeps every byte. */
 function refuseNewer(file: string): void {
   const reader = new Database(file, { readonly: true, fileMustExist: true });
@@ -85,6 +104,7 @@ function refuseNewer(file: string): void {
         `The database ${file} has schema version ${version}: this gptd reads versions up to ${SCHEMA_VERSION}. Use a newer gptd.`,
       );
     }
+    refuseDamaged(reader, file);
   } finally {
     reader.close();
   }

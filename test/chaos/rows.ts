@@ -1,8 +1,9 @@
 // Every row of the chaos suite, in the order in which it runs. A group of rows is a file; add yours here.
 
+import { corruptionRows } from './corruption.ts';
 import { diskFullRows } from './disk-full.ts';
 import { killSweepRows } from './kill-sweep.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import type { Row } from './row.ts';
 
-export const ROWS: readonly Row[] = [...oneDaemonRows, ...killSweepRows, ...diskFullRows];
+export const ROWS: readonly Row[] = [...oneDaemonRows, ...killSweepRows, ...diskFullRows, ...corruptionRows];

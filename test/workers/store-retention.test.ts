@@ -3,6 +3,7 @@
 import { randomBytes } from 'node:crypto';
 import { statSync } from 'node:fs';
 import path from 'node:path';
+import Database from 'better-sqlite3';
 import { describe, expect, it } from 'vitest';
 import { openReader } from '../../src/workers/chunk-reader.ts';
 import type { Store } from '../../src/workers/store.ts';
@@ -118,4 +119,16 @@ describe('what nothing refers to', () => {
     store.close();
     expect(statSync(file).size).toBeLessThan(before + (1 << 20));
   });
+});
+
+it('heals a damaged chunk when the same content is stored again', () => {
+  const { store, dataDir } = openedStore();
+  const bytes = randomBytes(2000);
+  const hash = upload(store, bytes);
+  const other = new Database(path.join(dataDir, 'gptd.db'));
+  other.prepare('UPDATE chunks SET data = zeroblob(2000)').run();
+  other.close();
+  expect(() => store.readBlobChunk({ hash, index: 0 })).toThrow('is damaged');
+  upload(store, bytes);
+  expect(store.readBlobChunk({ hash, index: 0 }).bytes).toEqual(new Uint8Array(bytes));
 });
