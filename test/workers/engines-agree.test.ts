@@ -17,7 +17,7 @@ import {
 } from '../../src/model/block.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import type { Graph } from '../../src/model/graph.ts';
-import { headLossProgram, headTrainProgram } from '../../src/model/head.ts';
+import { headLogitsProgram, headLossProgram, headTrainProgram } from '../../src/model/head.ts';
 import { attendProgram, feedProgram, logitsProgram, qkvProgram } from '../../src/model/serving.ts';
 import { blockTensors, tensorTable } from '../../src/model/tensors.ts';
 import type { Engine, Tensor } from '../../src/workers/engine.ts';
@@ -69,6 +69,7 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
     { graph: blockWeightsProgram(config, batch, { accumulate: false }) },
     { graph: blockWeightsProgram({ ...config, drop_rate: 0 }, batch, { accumulate: true }) },
   ],
+  headLogitsProgram: [{ graph: headLogitsProgram(config, 1) }],
   headLossProgram: [{ graph: headLossProgram(config, rowCount), indexLimit: 37 }],
   headTrainProgram: [
     { graph: headTrainProgram(config, { ...head, accumulate: false }), indexLimit: 37 },
