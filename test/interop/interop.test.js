@@ -18,7 +18,7 @@ const MAIN_FILE = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.ur
 const home = mkdtempSync(path.join(tmpdir(), 'gptd-interop-'));
 const TOKENS = 50;
 const PROMPT = 'Call me Ishmael. Some';
-const MIXED = 'the whale,\n\n it\'s  "here"';
+const MIXED = 'the whale,\n\n it\'s  "here" — naïve, 日本';
 const SHAPE = ['--context-length', '80', '--emb-dim', '64', '--n-heads', '2', '--n-layers', '2', '--drop-rate', '0'];
 // So many passes over so little text that a greedy text is more than one word again and again.
 const STEPS = ['--steps', '150', '--batch-size', '4', '--lr', '0.005', '--stride', '16', '--val-split', '0'];
@@ -50,7 +50,8 @@ before(async () => {
     .replace(/[^\n -~]/g, '')
     .slice(0, 800);
   const data = path.join(home, 'text.txt');
-  writeFileSync(data, text);
+  // The alphabet of the char model is that of its text.
+  writeFileSync(data, `${text}\n${MIXED}\n`);
   await gptd('start', '--port', '0', '--workers', '1', '--detach');
   for (const [name, flags] of Object.entries(MODELS)) {
     await gptd('create', name, ...SHAPE, ...flags, '--init', 'gpt2');
