@@ -70,7 +70,6 @@ describe('llama.cpp', () => {
   before(async () => {
     llama = await getLlama({ gpu: false, build: 'never', progressLogs: false, logLevel: 'error', maxThreads: 1 });
   });
-  after(() => llama.dispose());
 
   for (const name of Object.keys(MODELS)) {
     for (const type of ['f32', 'f16', 'q8_0']) {
