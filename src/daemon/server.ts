@@ -8,54 +8,43 @@ import { WebSocketServer, type WebSocket } from 'ws';
 import { GptdError } from '../model/errors.ts';
 import { refuseSource, refuseToken, type AccessRules } from './access.ts';
 import { receiveBlob, sendBlob } from './blobs.ts';
-import type { EventLog } from './event-log.ts';
+import { Connection, type ConnectionParts } from './connection.ts';
 import { errorBody, HTTP_STATUS } from './http-errors.ts';
 import type { Exchange } from './openai.ts';
-import {
-  LIMITS,
-  METHODS,
-  SUBPROTOCOL,
-  VERSION,
-  WEBSOCKET_PATH,
-  type JobEvent,
-  type JobEventNotification,
-  type ModelRecord,
-} from './protocol.ts';
-import { answer, type Handlers } from './rpc.ts';
-import type { StoreClient } from './store-client.ts';
-import { Subscriptions } from './subscriptions.ts';
+import { LIMITS, METHODS, SUBPROTOCOL, VERSION, WEBSOCKET_PATH, type ModelRecord } from './protocol.ts';
 
 /** Bounds of a connection; all documented in README. */
 const HEADERS_TIMEOUT_MS = 5_000;
+/** How often Node looks for connections that are past the bound above. */
+const TIMEOUT_CHECK_MS = 1_000;
 const HEADER_BYTES_MAX = 16 << 10;
 const CONNECTIONS_MAX = 1024;
 /** A connection on which nothing moves for so long is closed. */
 const SILENCE_TIMEOUT_MS = 120_000;
 const PING_INTERVAL_MS = 20_000;
-/** Requests of one socket that may be under way. */
-const PENDING_REQUESTS_MAX = 64;
 
-export interface ServerParts {
-  readonly store: StoreClient;
-  readonly events: EventLog;
-  /** Methods that are about one socket are answered here. */
-  readonly handlers: Omit<Handlers, 'job.subscribe' | 'job.unsubscribe'>;
+/** An object of its own, as the type of the options does not know `closeTimeout` yet. */
+const WEBSOCKET_OPTIONS = {
+  noServer: true,
+  maxPayload: LIMITS.messageBytesMax,
+  maxFragments: 256,
+  maxBufferedChunks: 4096,
+  perMessageDeflate: false,
+  /** Milliseconds that a client may take to answer a close. */
+  closeTimeout: 5_000,
+  handleProtocols: (offered: Set<string>): string | false => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
+};
+
+export interface ServerParts extends ConnectionParts {
   /** Answers POST /v1/completions. */
   readonly complete: (exchange: Exchange) => Promise<void>;
-  readonly onError: (error: unknown) => void;
 }
 
 export class Server {
   readonly #parts: ServerParts;
   readonly #http: http.Server;
-  readonly #sockets = new WebSocketServer({
-    noServer: true,
-    maxPayload: LIMITS.messageBytesMax,
-    maxFragments: 256,
-    maxBufferedChunks: 4096,
-    perMessageDeflate: false,
-    handleProtocols: (offered) => (offered.has(SUBPROTOCOL) ? SUBPROTOCOL : false),
-  });
+  readonly #sockets = new WebSocketServer(WEBSOCKET_OPTIONS);
+  readonly #connections = new Map<WebSocket, Connection>();
   readonly #heartbeat: NodeJS.Timeout;
   readonly #stopping = new AbortController();
   #rules: AccessRules;
@@ -64,7 +53,11 @@ export class Server {
   constructor(parts: ServerParts, rules: Omit<AccessRules, 'port'>) {
     this.#parts = parts;
     this.#rules = { ...rules, port: 0 };
-    this.#http = http.createServer({ headersTimeout: HEADERS_TIMEOUT_MS, maxHeaderSize: HEADER_BYTES_MAX });
+    this.#http = http.createServer({
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      connectionsCheckingInterval: TIMEOUT_CHECK_MS,
+      maxHeaderSize: HEADER_BYTES_MAX,
+    });
     this.#http.maxConnections = CONNECTIONS_MAX;
     // Uploads of many gigabytes take as long as they take; silent ones are dropped.
     this.#http.requestTimeout = 0;
@@ -113,6 +106,8 @@ export class Server {
     const open = pathname === '/healthz';
     const refusal = refuseSource(request, this.#rules) ?? (open ? null : refuseToken(request, this.#rules));
     if (refusal !== null) {
+      // Whatever else a stranger sends is not read: Node ends the connection with the reply.
+      response.setHeader('connection', 'close');
       this.#reply(response, refusal.status, errorBody(new GptdError('unauthorized', refusal.message)));
       return;
     }
@@ -151,78 +146,32 @@ export class Server {
   }
 
   #reply(response: ServerResponse, status: number, body: unknown): void {
+    // A body that nobody reads, and that may never end, ends with its connection.
+    if (!response.req.complete && hasBody(response.req)) response.setHeader('connection', 'close');
     response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
   }
 
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     socket.on('error', () => socket.destroy());
-    // A WebSocket is watched by pings instead.
-    request.socket.setTimeout(0);
     const pathname = pathOf(request);
     const refusal = refuseSource(request, this.#rules) ?? refuseToken(request, this.#rules);
     if (refusal !== null) refuseUpgrade(socket, refusal.status, refusal.message);
     else if (pathname !== WEBSOCKET_PATH) refuseUpgrade(socket, 404, `The WebSocket is at ${WEBSOCKET_PATH}.`);
-    else this.#sockets.handleUpgrade(request, socket, head, (accepted) => this.#accept(accepted));
-  }
-
-  #accept(socket: WebSocket): void {
-    const { store, events, handlers, onError } = this.#parts;
-    const send = (text: string): void => {
-      if (socket.readyState === socket.OPEN) socket.send(text);
-    };
-    const notify = (params: JobEvent): void =>
-      send(JSON.stringify({ jsonrpc: '2.0', method: 'job.event', params } satisfies JobEventNotification));
-    const sink = { bufferedBytes: () => socket.bufferedAmount, send: notify };
-    // A subscription that cannot go on ends the connection: the client comes back with its last seq.
-    const onBroken = (error: unknown): void => {
-      onError(error);
-      socket.close(1011, 'the event log cannot be read');
-    };
-    const subscriptions = new Subscriptions({ store, events }, { sink, onError: onBroken });
-    const all: Handlers = {
-      ...handlers,
-      'job.subscribe': ({ jobId, after }) => subscriptions.subscribe(jobId, after),
-      'job.unsubscribe': ({ jobId }) => {
-        subscriptions.unsubscribe(jobId);
-        return Promise.resolve({});
-      },
-    };
-    let pending = 0;
-    alive.set(socket, true);
-    socket.on('pong', () => alive.set(socket, true));
-    socket.on('error', () => socket.terminate());
-    socket.on('close', () => subscriptions.close());
-    socket.on('message', (data, isBinary) => {
-      if (isBinary) {
-        socket.close(1003, 'text frames only');
-        return;
-      }
-      pending += 1;
-      // A client that asks faster than it is answered waits; its frames stay in its own socket.
-      if (pending >= PENDING_REQUESTS_MAX) socket.pause();
-      void answer((data as Buffer).toString('utf8'), all)
-        .then((response) => {
-          if (response !== null) send(JSON.stringify(response));
-        })
-        .catch(onError)
-        .finally(() => {
-          pending -= 1;
-          if (socket.isPaused && pending < PENDING_REQUESTS_MAX / 2) socket.resume();
-        });
-    });
-  }
-
-  /** A socket that has not answered the last ping is gone. */
-  #ping(): void {
-    for (const socket of this.#sockets.clients) {
-      if (alive.get(socket) === false) socket.terminate();
-      else {
-        alive.set(socket, false);
-        socket.ping();
-      }
+    else {
+      this.#sockets.handleUpgrade(request, socket, head, (accepted) => {
+        this.#connections.set(accepted, new Connection(accepted, request.socket, this.#parts));
+        accepted.once('close', () => this.#connections.delete(accepted));
+      });
     }
   }
+
+  #ping(): void {
+    for (const connection of this.#connections.values()) connection.ping();
+  }
 }
+
+const hasBody = ({ headers }: IncomingMessage): boolean =>
+  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
 
 /** The target without its query. It is compared and never parsed: a target need not be a URL. */
 const pathOf = (request: IncomingMessage): string => (request.url ?? '/').split('?', 1)[0];
@@ -242,8 +191,6 @@ const openaiModel = ({ createdAt }: ModelRecord, id: string): object => ({
   created: Math.floor(createdAt / 1000),
   owned_by: 'gptd',
 });
-
-const alive = new WeakMap<WebSocket, boolean>();
 
 function refuseUpgrade(socket: Duplex, status: number, message: string): void {
   const body = `${JSON.stringify({ error: { code: status === 404 ? 'not_found' : 'unauthorized', message } })}\n`;

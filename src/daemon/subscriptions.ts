@@ -7,7 +7,7 @@ import type { JobEvent } from './protocol.ts';
 import type { StoreClient } from './store-client.ts';
 
 /** Bytes that may wait in a socket before its cursors stop. */
-const BUFFERED_BYTES_MAX = 1 << 20;
+export const BUFFERED_BYTES_MAX = 1 << 20;
 const DRAIN_POLL_MS = 50;
 const PAGE = 256;
 

@@ -179,7 +179,15 @@ export function jobCalls(
     readEvents: ({ jobId, after, limit, eventType }) => {
       const lastSeq = requireJob(jobId).last_seq;
       const rows = selectEvents.all({ jobId, after, limit, type: eventType ?? null });
-      return { events: rows.map((row) => ({ ...row, jobId, data: JSON.parse(row.data) as unknown })), lastSeq };
+      // The fields stand as in `append`: an event has the same bytes whether it is heard live or read again.
+      const events = rows.map(({ seq, at, type, data }) => ({
+        jobId,
+        seq,
+        at,
+        type,
+        data: JSON.parse(data) as unknown,
+      }));
+      return { events, lastSeq };
     },
     getJob: ({ jobId }) => jobOf(requireJob(jobId)),
     findJob: ({ key }) => {

@@ -4,6 +4,15 @@ import { corruptionRows } from './corruption.ts';
 import { diskFullRows } from './disk-full.ts';
 import { killSweepRows } from './kill-sweep.ts';
 import { oneDaemonRows } from './one-daemon.ts';
+import { hostileInputRows } from './hostile-input.ts';
+import { streamRows } from './streams.ts';
 import type { Row } from './row.ts';
 
-export const ROWS: readonly Row[] = [...oneDaemonRows, ...killSweepRows, ...diskFullRows, ...corruptionRows];
+export const ROWS: readonly Row[] = [
+  ...oneDaemonRows,
+  ...killSweepRows,
+  ...diskFullRows,
+  ...corruptionRows,
+  ...hostileInputRows,
+  ...streamRows,
+];

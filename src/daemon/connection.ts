@@ -1,0 +1,119 @@
+// One accepted WebSocket: requests in, answers and events out, both bounded. A client that asks faster than it reads waits in
+// its own socket; one that stops reading is cut off and loses nothing, as events are stored and subscribed to by seq.
+
+import type { Duplex } from 'node:stream';
+import type { WebSocket } from 'ws';
+import type { EventLog } from './event-log.ts';
+import type { JobEvent, JobEventNotification } from './protocol.ts';
+import { answer, type Handlers } from './rpc.ts';
+import type { StoreClient } from './store-client.ts';
+import { BUFFERED_BYTES_MAX, Subscriptions } from './subscriptions.ts';
+
+/** Requests of one socket that may be under way. */
+const PENDING_REQUESTS_MAX = 64;
+/** A reader that takes nothing for so long while something waits for it is cut off, at the latest after twice the time. */
+const STALL_TIMEOUT_MS = 10_000;
+/** What a reader that was cut off is told, when it still listens: try again. */
+const CLOSE_TRY_AGAIN = 1013;
+const CLOSE_GRACE_MS = 1_000;
+
+export interface ConnectionParts {
+  readonly store: StoreClient;
+  readonly events: EventLog;
+  /** Methods that are about one socket are answered here. */
+  readonly handlers: Omit<Handlers, 'job.subscribe' | 'job.unsubscribe'>;
+  readonly onError: (error: unknown) => void;
+}
+
+export class Connection {
+  readonly #socket: WebSocket;
+  readonly #handlers: Handlers;
+  readonly #onError: (error: unknown) => void;
+  #pending = 0;
+  /** Whether the last ping has been answered. */
+  #alive = true;
+
+  /** `raw` is the stream below the WebSocket, whose idle timer tells a reader that has stopped from one that is slow. */
+  constructor(socket: WebSocket, raw: Duplex & { setTimeout(timeoutMs: number): unknown }, parts: ConnectionParts) {
+    const { store, events, handlers, onError } = parts;
+    this.#socket = socket;
+    this.#onError = onError;
+    const notify = (params: JobEvent): void =>
+      this.#send(JSON.stringify({ jsonrpc: '2.0', method: 'job.event', params } satisfies JobEventNotification));
+    const sink = { bufferedBytes: () => socket.bufferedAmount, send: notify };
+    // A subscription that cannot go on ends the connection: the client comes back with its last seq.
+    const onBroken = (error: unknown): void => {
+      onError(error);
+      socket.close(1011, 'the event log cannot be read');
+    };
+    const subscriptions = new Subscriptions({ store, events }, { sink, onError: onBroken });
+    this.#handlers = {
+      ...handlers,
+      'job.subscribe': ({ jobId, after }) => subscriptions.subscribe(jobId, after),
+      'job.unsubscribe': ({ jobId }) => {
+        subscriptions.unsubscribe(jobId);
+        return Promise.resolve({});
+      },
+    };
+    socket.on('pong', () => (this.#alive = true));
+    socket.on('error', () => socket.terminate());
+    socket.on('close', () => subscriptions.close());
+    socket.on('message', (data, isBinary) => {
+      if (isBinary) socket.close(1003, 'text frames only');
+      else this.#answer((data as Buffer).toString('utf8'));
+    });
+    raw.setTimeout(STALL_TIMEOUT_MS);
+    raw.on('timeout', () => {
+      // An idle connection with nothing to send is watched by pings.
+      if (socket.bufferedAmount > 0) this.#cutOff();
+    });
+  }
+
+  /** Pings, and ends a connection that has not answered the ping before. */
+  ping(): void {
+    // While its frames are left in its socket, a client's pongs are too.
+    if (!this.#alive && !this.#socket.isPaused) {
+      this.#socket.terminate();
+      return;
+    }
+    this.#alive = false;
+    this.#socket.ping();
+  }
+
+  #answer(text: string): void {
+    this.#pending += 1;
+    this.#throttle();
+    void answer(text, this.#handlers)
+      .then((response) => {
+        if (response !== null) this.#send(JSON.stringify(response));
+      })
+      .catch(this.#onError)
+      .finally(() => {
+        this.#pending -= 1;
+        this.#throttle();
+      });
+  }
+
+  #send(text: string): void {
+    if (this.#socket.readyState !== this.#socket.OPEN) return;
+    this.#socket.send(text, () => this.#throttle());
+    this.#throttle();
+  }
+
+  /** Reads no more requests while too many wait for an answer, or too many bytes for the reader. */
+  #throttle(): void {
+    const socket = this.#socket;
+    const full = this.#pending >= PENDING_REQUESTS_MAX || socket.bufferedAmount >= 2 * BUFFERED_BYTES_MAX;
+    const roomy = this.#pending < PENDING_REQUESTS_MAX / 2 && socket.bufferedAmount < BUFFERED_BYTES_MAX;
+    if (full && !socket.isPaused) socket.pause();
+    else if (roomy && socket.isPaused) {
+      this.#alive = true;
+      socket.resume();
+    }
+  }
+
+  #cutOff(): void {
+    this.#socket.close(CLOSE_TRY_AGAIN, 'nothing was read for too long: subscribe again after the last seq');
+    setTimeout(() => this.#socket.terminate(), CLOSE_GRACE_MS).unref();
+  }
+}

@@ -1,0 +1,53 @@
+// What an operator sees of a daemon from outside, in /proc: resident memory, descriptors, the size of its files. And the tiny
+// model that most rows work with.
+
+import { readdirSync, readFileSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { flagsOf, type DataHome } from '../e2e/daemon-fixture.ts';
+
+export const MIB = 1 << 20;
+
+export function residentBytes(pid: number): number {
+  const kilobytes = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+  return Number(kilobytes) * 1024;
+}
+
+export const descriptorCount = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
+
+/** 0 for a file that is not there. */
+export const fileBytes = (home: DataHome, name: string): number =>
+  statSync(path.join(home.dir, name), { throwIfNoEntry: false })?.size ?? 0;
+
+export const TINY = { vocab_size: 256, context_length: 64, emb_dim: 16, n_heads: 2, n_layers: 1, drop_rate: 0 };
+
+/** A model with a byte tokenizer, so small that its steps cost nothing. */
+export async function makeModel(home: DataHome, fields: Partial<typeof TINY> = {}, name = 'm'): Promise<void> {
+  await home.json(['create', name, ...flagsOf({ ...TINY, ...fields }), '--tokenizer', 'byte']);
+}
+
+/** Runs `work` for every number below `count`, `width` at a time. */
+export async function inParallel(
+  count: number,
+  { width, work }: { readonly width: number; readonly work: (index: number) => Promise<void> },
+): Promise<void> {
+  let next = 0;
+  const lane = async (): Promise<void> => {
+    while (next < count) await work(next++);
+  };
+  await Promise.all(Array.from({ length: Math.min(width, count) }, lane));
+}
+
+export const percentile = (values: readonly number[], share: number): number =>
+  [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * share))] ?? NaN;
+
+const POLL_MS = 20;
+const WAIT_MS_MAX = 10_000;
+
+/** Looks until it is so; throws with `what` when it never is. */
+export async function waitUntil(holds: () => boolean, what: string, waitMs = WAIT_MS_MAX): Promise<void> {
+  const startedAt = performance.now();
+  while (!holds()) {
+    if (performance.now() - startedAt > waitMs) throw new Error(`not within ${waitMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
