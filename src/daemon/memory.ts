@@ -29,18 +29,18 @@ export function servingBytes(config: GptConfig): number {
 }
 
 /**
- * Weights, gradients (twice while they are renewed), moments, what is set aside while a checkpoint is written, activations in
- * flight and the head's logits.
+ * Weights, gradients, moments, what is set aside while a checkpoint is written, activations in flight, and the head's logits
+ * beside the softmax of each flight.
  */
 export function trainingBytes(config: GptConfig, shape: TrainingShape): number {
   const { n_layers: L, emb_dim: D, n_heads: H, vocab_size: V } = config;
   const { microBatchSize: B, contextLength: T, stageCount } = shape;
   const flights = Math.min(shape.batchSize / B, FLIGHTS_PER_STAGE * stageCount);
-  // x, dy, qkv, context, a, u and the row gradients are 28 D a row; attention weights H T.
+  // x, dy, qkv, context, a, u and the row gradients are 28 D a row with what a program needs; attention weights H T.
   const activations = flights * L * B * T * (28 * D + H * T);
-  const logits = 3 * B * T * V;
+  const logits = (flights + 2) * B * T * V;
   const snapshot = Math.min(weightsBytes(config) + optimizerBytes(config), SNAPSHOT_BYTES_MAX);
-  return 5 * weightsBytes(config) + snapshot + (activations + logits) * FLOAT_BYTES;
+  return 4 * weightsBytes(config) + snapshot + (activations + logits) * FLOAT_BYTES;
 }
 
 /** Weights, the rows in flight and the head's logits; moments and gradients stay untouched. */

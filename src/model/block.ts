@@ -29,8 +29,13 @@ export interface BatchShape {
 
 /** What the forward program returns beside y, for B and W: rows are B*T; weights (B, H, T, T). */
 export const BLOCK_SAVED = ['qkv', 'weights', 'context', 'a', 'u'] as const;
-/** What B returns beside dx, for W. */
-export const BLOCK_ROW_GRADIENTS = ['dqkv', 'da', 'du', 'dn1', 'dn2'] as const;
+/**
+ * What B returns beside dx, for W: gradients of rows. dMixed and dFed are those of the two projections' outputs, behind the
+ * dropouts; without dropout dFed is dy and is not returned.
+ */
+export const BLOCK_ROW_GRADIENTS = ['dqkv', 'dMixed', 'du', 'dn1', 'dn2', 'dFed'] as const;
+/** Widths of the rows that the block's programs exchange, as multiples of D. */
+export const BLOCK_ROW_WIDTHS = { qkv: 3, context: 1, a: 1, u: 4, dqkv: 3, dMixed: 1, du: 4, dn1: 1, dn2: 1, dFed: 1 };
 /** The masks of a block's three dropouts: attention weights (B, H, T, T), and both residual branches (B*T, D). */
 export const BLOCK_MASKS = ['maskWeights', 'maskAttention', 'maskFeedForward'] as const;
 
@@ -109,13 +114,14 @@ export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Grap
   const dqkv = attentionBackward(g, dContext, { qkv, weights, context, shape, drop: drop('maskWeights') });
   const dn1 = linearBackward(g, dqkv, required('attn.c_attn.weight'));
   g.output('dx', g.node('Add', [da, layerNormBackward(g, x, { dy: dn1, weight: required('ln_1.weight') })]));
-  for (const [name, value] of Object.entries({ dqkv, da, du, dn1, dn2 })) g.output(name, value);
+  for (const [name, value] of Object.entries({ dqkv, dMixed, du, dn1, dn2 })) g.output(name, value);
+  if (config.drop_rate > 0) g.output('dFed', dFed);
   return g.build();
 }
 
 /**
- * W: x, context, a, u, dy, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors, masks and, to `accumulate`, every
- * gradient so far as `<tensor>.soFar` -> the gradients as `<tensor>.gradient`.
+ * W: x, context, a, u, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors and, to `accumulate`, every gradient so far as
+ * `<tensor>.soFar` -> the gradients as `<tensor>.gradient`, which may be the same memory.
  */
 export function blockWeightsProgram(
   config: GptConfig,
@@ -123,13 +129,11 @@ export function blockWeightsProgram(
   { accumulate }: { accumulate: boolean },
 ): Graph {
   const g = new GraphBuilder('block backward, weights');
-  const { shape, rows, required, drop } = blockInputs(g, config, batch);
+  const { shape, rows, required } = blockInputs(g, config, batch);
   const { D } = shape;
-  const [x, context, a, u, dy] = [rows('x', D), rows('context', D), rows('a', D), rows('u', 4 * D), rows('dy', D)];
-  const [dqkv, da, du] = [rows('dqkv', 3 * D), rows('da', D), rows('du', 4 * D)];
+  const [x, context, a, u] = [rows('x', D), rows('context', D), rows('a', D), rows('u', 4 * D)];
+  const [dqkv, dMixed, du, dFed] = [rows('dqkv', 3 * D), rows('dMixed', D), rows('du', 4 * D), rows('dFed', D)];
   const [dn1, dn2] = [rows('dn1', D), rows('dn2', D)];
-  const dFed = dropout(g, dy, drop('maskFeedForward'));
-  const dMixed = dropout(g, da, drop('maskAttention'));
   const norm = (n: 1 | 2): { weight: Value; bias: Value } => ({
     weight: required(`ln_${n}.weight`),
     bias: required(`ln_${n}.bias`),

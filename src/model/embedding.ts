@@ -12,12 +12,15 @@ interface EmbeddingTables {
   readonly D: number;
 }
 
-/** ids (B*T) -> x (B*T, D): wte[id] + wpe[position], new. */
-export function embed(ids: Uint32Array, { wte, wpe, D }: EmbeddingTables, { T }: Pick<BatchShape, 'T'>): Float32Array {
-  const x = new Float32Array(ids.length * D);
+/** ids (B*T) -> x (B*T, D): wte[id] + wpe[position], new or overwriting `x`. */
+export function embed(
+  ids: Uint32Array,
+  { wte, wpe, D }: EmbeddingTables,
+  { T, x = new Float32Array(ids.length * D) }: Pick<BatchShape, 'T'> & { readonly x?: Float32Array },
+): Float32Array {
   for (let row = 0; row < ids.length; row++) {
-    addRow(x, row * D, { from: wte, at: ids[row] * D, D });
-    addRow(x, row * D, { from: wpe, at: (row % T) * D, D });
+    const [to, token, position] = [row * D, ids[row] * D, (row % T) * D];
+    for (let i = 0; i < D; i++) x[to + i] = wte[token + i] + wpe[position + i];
   }
   return x;
 }

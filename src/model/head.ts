@@ -1,5 +1,7 @@
-// The end of the model: final norm, output projection and the mean cross-entropy. Training runs forward and backward in one
-// program, so that the logits (rows x vocabulary) never leave the engine. Letters: N rows, D width, V vocabulary.
+// The end of the model: final norm, output projection and the mean cross-entropy. Training takes two programs, so that the
+// gradient of the rows leaves for the blocks before time is spent on the weights. The gradient of the logits is (softmax -
+// onehot(target)) / tokenCount; the one-hot part is a row of the projection for each row, so it never touches the logits.
+// Letters: N rows, D width, V vocabulary.
 
 import type { GptConfig } from './config.ts';
 import { GraphBuilder, type Graph, type Value } from './graph.ts';
@@ -12,18 +14,33 @@ export const headTensorNames = (config: GptConfig): readonly [string, string, st
   config.tie_weights ? 'wte.weight' : 'lm_head.weight',
 ];
 
+/**
+ * Threads of the head's programs. No split into stages divides the head, so where it costs more than all the blocks together
+ * it takes the core that they leave idle. The number decides bits, so it follows the model and never the machine or the
+ * layout. Multiply-adds of a row: V D in the head, 12 D^2 in a block.
+ */
+export const headThreads = ({ vocab_size: V, emb_dim: D, n_layers }: GptConfig): number =>
+  V > 12 * D * n_layers ? 2 : 1;
+
+/** What the head's first training program leaves for its second: softmax (V, N), normalized rows (N, D) and their gradient. */
+export const HEAD_SAVED = ['probabilities', 'normalized', 'dNormalized'] as const;
+
 interface Head {
   readonly x: Value;
   readonly target: Value;
-  readonly norm: { weight: Value; bias: Value };
+  readonly normWeight: Value;
   readonly projection: Value;
   readonly normalized: Value;
-  /** log softmax of the logits (N, V). */
-  readonly logProbabilities: Value;
+  /** Softmax of the logits (N, V). */
+  readonly probabilities: Value;
   /** Cross-entropy of each row (N, 1). */
   readonly loss: Value;
 }
 
+/**
+ * The loss is (max logit - target's logit) - log(max probability), which stays exact where the target's own probability
+ * is too small for a float32: the largest probability is 1 / sum(exp(logit - max logit)).
+ */
 function headForward(g: GraphBuilder, config: GptConfig, rowCount: number): Head {
   const { emb_dim: D, vocab_size: V } = config;
   const x = g.input('x', [rowCount, D]);
@@ -32,9 +49,11 @@ function headForward(g: GraphBuilder, config: GptConfig, rowCount: number): Head
   const projection = g.input('projection', [V, D]);
   const normalized = layerNorm(g, x, norm);
   const logits = g.node('Gemm', [normalized, projection], { transB: 1 });
-  const logProbabilities = g.node('LogSoftmax', [logits], { axis: -1 });
-  const loss = g.node('Neg', [g.node('GatherElements', [logProbabilities, target], { axis: 1 })]);
-  return { x, target, norm, projection, normalized, logProbabilities, loss };
+  const probabilities = g.node('Softmax', [logits], { axis: -1 });
+  const largest = (rows: Value): Value => g.node('ReduceMax', [rows, g.integers([-1])], { keepdims: 1 });
+  const behind = g.node('Sub', [largest(logits), g.node('GatherElements', [logits, target], { axis: 1 })]);
+  const loss = g.node('Sub', [behind, g.node('Log', [largest(probabilities)])]);
+  return { x, target, normWeight: norm.weight, projection, normalized, probabilities, loss };
 }
 
 /** x (N, D), tensors -> logits (N, V). */
@@ -55,34 +74,62 @@ export function headLossProgram(config: GptConfig, rowCount: number): Graph {
   return g.build();
 }
 
+interface HeadRows {
+  /** Rows of one run. */
+  readonly rowCount: number;
+  /** Rows that the loss is the mean of, of which those of a run are a part. */
+  readonly tokenCount: number;
+}
+
+/** x (N, D), target (N, 1), tensors -> loss (N, 1), dx (N, D) and HEAD_SAVED. */
+export function headTrainProgram(config: GptConfig, { rowCount, tokenCount }: HeadRows): Graph {
+  const g = new GraphBuilder('head loss and backward, inputs');
+  const { x, target, normWeight, projection, normalized, probabilities, loss } = headForward(g, config, rowCount);
+  const targets = g.node('Gather', [projection, g.node('Reshape', [target, g.integers([rowCount])])], { axis: 0 });
+  const factors = { alpha: { float: 1 / tokenCount }, beta: { float: -1 / tokenCount } };
+  const dNormalized = g.node('Gemm', [probabilities, projection, targets], factors);
+  g.output('loss', loss);
+  g.output('dx', layerNormBackward(g, x, { dy: dNormalized, weight: normWeight }));
+  // Transposed once here: the weights' product would read its columns many times.
+  g.output('probabilities', g.node('Transpose', [probabilities], { perm: [1, 0] }));
+  g.output('normalized', normalized);
+  g.output('dNormalized', dNormalized);
+  return g.build();
+}
+
 /**
- * x (N, D), target (N, 1), tensors and, to `accumulate`, gradients so far -> loss (N, 1), dx (N, D), and the gradients
- * `ln_f.weight.gradient`, `ln_f.bias.gradient` and `projection.gradient`. The loss is the mean over `tokenCount` rows, of which these N are a part: the gradient of
- * the logits is (softmax - onehot(target)) / tokenCount.
+ * x (N, D), HEAD_SAVED, `ln_f.weight` and, to `accumulate`, gradients so far -> `ln_f.weight.gradient`,
+ * `ln_f.bias.gradient` and `projection.gradient`, the last without the targets' part: see `subtractTargets`.
  */
-export function headTrainProgram(
+export function headWeightsProgram(
   config: GptConfig,
-  { rowCount, tokenCount, accumulate }: { rowCount: number; tokenCount: number; accumulate: boolean },
+  { rowCount, tokenCount, accumulate }: HeadRows & { readonly accumulate: boolean },
 ): Graph {
   const { emb_dim: D, vocab_size: V } = config;
-  const g = new GraphBuilder('head loss and backward');
-  const { x, target, norm, projection, normalized, logProbabilities, loss } = headForward(g, config, rowCount);
-  const minusOne = g.constant(new Float32Array(rowCount).fill(-1), [rowCount, 1]);
-  const probabilities = g.node('Exp', [logProbabilities]);
-  const dLogits = g.node('ScatterElements', [probabilities, target, minusOne], { axis: 1, reduction: 'add' });
-  const scale = { alpha: { float: 1 / tokenCount } };
-  const dNormalized = g.node('Gemm', [dLogits, projection], scale);
+  const g = new GraphBuilder('head backward, weights');
+  const [x, weight] = [g.input('x', [rowCount, D]), g.input('ln_f.weight', [D])];
+  const probabilities = g.input('probabilities', [V, rowCount]);
+  const [normalized, dy] = [g.input('normalized', [rowCount, D]), g.input('dNormalized', [rowCount, D])];
   const soFar = (name: string, dims: readonly number[]): Value | null =>
     accumulate ? g.input(`${name}.soFar`, dims) : null;
-  const projectionSoFar = soFar('projection', [V, D]);
-  g.output('loss', loss);
-  g.output('dx', layerNormBackward(g, x, { dy: dNormalized, weight: norm.weight }));
-  g.output(
-    'ln_f.weight.gradient',
-    layerNormScaleGradient(g, x, { dy: dNormalized, weight: norm.weight, soFar: soFar('ln_f.weight', [D]) }),
-  );
-  g.output('ln_f.bias.gradient', rowSum(g, dNormalized, soFar('ln_f.bias', [D])));
-  const factors = projectionSoFar === null ? [dLogits, normalized] : [dLogits, normalized, projectionSoFar];
-  g.output('projection.gradient', g.node('Gemm', factors, { transA: 1, ...scale }));
+  const scale = layerNormScaleGradient(g, x, { dy, weight, soFar: soFar('ln_f.weight', [D]) });
+  g.output('ln_f.weight.gradient', scale);
+  g.output('ln_f.bias.gradient', rowSum(g, dy, soFar('ln_f.bias', [D])));
+  const before = soFar('projection', [V, D]);
+  const factors = before === null ? [probabilities, normalized] : [probabilities, normalized, before];
+  g.output('projection.gradient', g.node('Gemm', factors, { alpha: { float: 1 / tokenCount } }));
   return g.build();
+}
+
+/** The targets' part of the projection's gradient (V, D): normalized (N, D) / tokenCount leaves the row of each target. */
+export function subtractTargets(
+  gradient: Float32Array,
+  { targets, normalized, tokenCount }: { targets: Uint32Array; normalized: Float32Array; tokenCount: number },
+): void {
+  const D = normalized.length / targets.length;
+  const scale = Math.fround(1 / tokenCount);
+  for (let row = 0; row < targets.length; row++) {
+    const [to, from] = [targets[row] * D, row * D];
+    for (let i = 0; i < D; i++) gradient[to + i] = gradient[to + i] - normalized[from + i] * scale;
+  }
 }

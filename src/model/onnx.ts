@@ -56,7 +56,10 @@ const root = protobuf.Root.fromJSON({
       },
     },
     ValueInfoProto: { fields: { name: { type: 'string', id: 1 }, type: { type: 'TypeProto', id: 2 } } },
-    TypeProto: { fields: { tensorType: { type: 'TensorTypeProto', id: 1 } } },
+    TypeProto: {
+      fields: { tensorType: { type: 'TensorTypeProto', id: 1 }, sequenceType: { type: 'SequenceTypeProto', id: 4 } },
+    },
+    SequenceTypeProto: { fields: { elemType: { type: 'TypeProto', id: 1 } } },
     TensorTypeProto: { fields: { elemType: { type: 'int32', id: 1 }, shape: { type: 'TensorShapeProto', id: 2 } } },
     TensorShapeProto: { fields: { dim: { rule: 'repeated', type: 'DimensionProto', id: 1 } } },
     DimensionProto: { fields: { dimValue: { type: 'int64', id: 1 }, dimParam: { type: 'string', id: 2 } } },
@@ -74,16 +77,23 @@ function attribute(name: string, value: Attribute): Record<string, unknown> {
   return { name, ints: value, type: ATTRIBUTE_TYPE.ints };
 }
 
-function graphMessage(graph: Graph): Record<string, unknown> {
+/** A GraphProto; the nodes and outputs of `first` stand before the graph's own. */
+function graphMessage(
+  graph: Graph,
+  first: { readonly node: readonly object[]; readonly output: readonly object[] } = { node: [], output: [] },
+): Record<string, unknown> {
   return {
     name: graph.name,
-    node: graph.nodes.map((node) => ({
-      input: node.inputs,
-      output: node.outputs,
-      opType: node.op,
-      domain: node.domain,
-      attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
-    })),
+    node: [
+      ...first.node,
+      ...graph.nodes.map((node) => ({
+        input: node.inputs,
+        output: node.outputs,
+        opType: node.op,
+        domain: node.domain,
+        attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
+      })),
+    ],
     initializer: graph.constants.map(({ name, type, dims, data }) => ({
       name,
       dims,
@@ -99,7 +109,10 @@ function graphMessage(graph: Graph): Record<string, unknown> {
         },
       },
     })),
-    output: graph.outputs.map(({ name, type }) => ({ name, type: { tensorType: { elemType: ELEMENT_TYPE[type] } } })),
+    output: [
+      ...first.output,
+      ...graph.outputs.map(({ name, type }) => ({ name, type: { tensorType: { elemType: ELEMENT_TYPE[type] } } })),
+    ],
   };
 }
 
@@ -112,9 +125,18 @@ const MODEL_FIELDS = {
   ],
 };
 
-/** The bytes of a ModelProto. Constants are copied into them, so the graph's arrays may be dropped afterwards. */
-export function encodeOnnx(graph: Graph): Uint8Array {
-  return ModelProto.encode({ ...MODEL_FIELDS, graph: graphMessage(graph) }).finish();
+/**
+ * The bytes of a ModelProto. Constants are copied into them, so the graph's arrays may be dropped afterwards. With
+ * `emptySequence` the program has one more output of that name, before the others: an empty sequence of tensors.
+ */
+export function encodeOnnx(graph: Graph, { emptySequence }: { readonly emptySequence?: string } = {}): Uint8Array {
+  const names = emptySequence === undefined ? [] : [emptySequence];
+  const type = { sequenceType: { elemType: { tensorType: { elemType: ELEMENT_TYPE.float32 } } } };
+  const sequence = {
+    node: names.map((name) => ({ opType: 'SequenceEmpty', input: [], output: [name] })),
+    output: names.map((name) => ({ name, type })),
+  };
+  return ModelProto.encode({ ...MODEL_FIELDS, graph: graphMessage(graph, sequence) }).finish();
 }
 
 /** Bytes of the largest message that readers take. */

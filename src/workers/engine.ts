@@ -14,7 +14,8 @@ export type Tensors = Readonly<Record<string, Tensor>>;
 export interface Program {
   /**
    * Runs the program. `inputs` are borrowed for the call. The reply's arrays are new and belong to the caller, but for
-   * those named in `into`: they are written in place and not part of the reply.
+   * those named in `into`: they are written in place and not part of the reply. A run that is given all of its outputs
+   * copies and allocates nothing.
    */
   run(inputs: Tensors, into?: Tensors): Promise<Record<string, Float32Array>>;
   release(): Promise<void>;

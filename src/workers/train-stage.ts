@@ -8,50 +8,30 @@ import {
   blockForwardProgram,
   blockWeightsProgram,
   BLOCK_ROW_GRADIENTS,
-  BLOCK_SAVED,
+  BLOCK_ROW_WIDTHS,
   type BatchShape,
 } from '../model/block.ts';
 import { dropoutInPlace, embed, embedBackward } from '../model/embedding.ts';
 import { assert } from '../model/errors.ts';
 import type { Graph } from '../model/graph.ts';
-import { headLossProgram, headTensorNames, headTrainProgram } from '../model/head.ts';
-import { dropoutMask, PURPOSE, type Purpose } from '../model/philox.ts';
+import {
+  headLossProgram,
+  headTensorNames,
+  headThreads,
+  headTrainProgram,
+  headWeightsProgram,
+  subtractTargets,
+} from '../model/head.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
+import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
 import { CHUNK_SIZE, type ChunkAddress, type MicroBatch, type TensorChunk } from './messages.ts';
 import type { DecodingStage } from './train-decode.ts';
 import type { TensorPart, TrainSetup } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
-
-/**
- * The head is the one program that no split into stages divides, so it may use a core that another stage leaves idle. The
- * number is fixed: it is part of what decides the bits, and must not follow the machine or the layout.
- */
-const HEAD_THREAD_COUNT = 2;
-
-/** One of the stage's tensors with all that training keeps beside it. */
-interface Parameter {
-  readonly spec: TensorSpec;
-  readonly w: Float32Array;
-  readonly m: Float32Array;
-  readonly v: Float32Array;
-  /** Gradient of the current step; null before the first micro-batch. */
-  g: Float32Array | null;
-}
-
-interface BlockActivations {
-  readonly x: Float32Array;
-  readonly saved: Record<string, Float32Array>;
-  readonly masks: Record<string, Uint8Array>;
-  dy: Float32Array | null;
-  gradients: Record<string, Float32Array> | null;
-}
-
-interface Flight {
-  readonly blocks: BlockActivations[];
-  /** Gradient of the last block's output, from the head; only on the stage that has it. */
-  dx: Float32Array | null;
-}
+import { blockMasks, embeddingMask, maskTensors } from './train-masks.ts';
+import type { BlockActivations, Flight, HeadActivations } from './train-flight.ts';
+import { gradientTensors, sumOfSquares, type Parameter } from './train-parameters.ts';
 
 export type LoadTensor = (spec: TensorSpec, part: TensorPart) => Float32Array;
 
@@ -62,11 +42,13 @@ export class TrainStage {
   readonly #tokens: Uint16Array | Uint32Array;
   readonly #parameters = new Map<string, Parameter>();
   readonly #programs = new Map<string, Promise<Program>>();
+  readonly #arrays = new ArrayPool();
   readonly #flights = new Map<number, Flight>();
   /** dx of each micro-batch at the embeddings: added to the tables in order when all are there. */
   readonly #embeddingGradients = new Map<number, { ids: Uint32Array; dx: Float32Array }>();
-  #weightPassesDone = new Map<number, number>();
-  #headPassesDone = 0;
+  /** Rows of the embeddings' tables whose gradients are not zero. */
+  #touched: { readonly wte: Set<number>; readonly wpe: Set<number> } = { wte: new Set(), wpe: new Set() };
+  #weightPassesDone = 0;
   #snapshot: Snapshot | null = null;
   /** Elements of the table's tensors, by name, that the update under way is done with. */
   readonly #updated = new Map<string, number>();
@@ -80,7 +62,8 @@ export class TrainStage {
       if (!ownsTensor(setup.stage, spec)) continue;
       const moment = (part: 'm' | 'v'): Float32Array =>
         setup.optimizerState ? load(spec, part) : new Float32Array(spec.size);
-      this.#parameters.set(spec.name, { spec, w: load(spec, 'w'), m: moment('m'), v: moment('v'), g: null });
+      const [w, m, v, g] = [load(spec, 'w'), moment('m'), moment('v'), new Float32Array(spec.size)];
+      this.#parameters.set(spec.name, { spec, w, m, v, g, begun: false });
     }
   }
 
@@ -113,6 +96,22 @@ export class TrainStage {
     return { data, dims: [rowCount, data.length / rowCount] };
   }
 
+  /** Arrays of the pool with the shapes of named rows: `widths` in multiples of D. */
+  #takeRows<Name extends keyof typeof BLOCK_ROW_WIDTHS>(names: readonly Name[]): Record<Name, Float32Array> {
+    const size = this.#batch.B * this.#batch.T * this.#setup.config.emb_dim;
+    const arrays = names.map((name) => [name, this.#arrays.take(size * BLOCK_ROW_WIDTHS[name])]);
+    return Object.fromEntries(arrays) as Record<Name, Float32Array>;
+  }
+
+  #rowTensors(arrays: Readonly<Record<string, Float32Array>>): Tensors {
+    return Object.fromEntries(Object.entries(arrays).map(([name, data]) => [name, this.#rows(data)]));
+  }
+
+  #attentionWeights(data: Float32Array): Tensor {
+    const { B, T } = this.#batch;
+    return { data, dims: [B, this.#setup.config.n_heads, T, T] };
+  }
+
   /** Token ids of a micro-batch's windows, `shift` 0 for inputs and 1 for targets: (B*T). */
   #ids({ starts }: MicroBatch, shift: 0 | 1): Uint32Array {
     const { T } = this.#batch;
@@ -123,74 +122,38 @@ export class TrainStage {
     return ids;
   }
 
-  /** One draw an element: the stream of a purpose runs over blocks, sequences of the batch, then the sequence's elements. */
-  #mask(
-    micro: MicroBatch,
-    purpose: Purpose,
-    { block, perSequence }: { block: number; perSequence: number },
-  ): Uint8Array {
-    const { seed, batchSize, config } = this.#setup;
-    const mask = new Uint8Array(micro.starts.length * perSequence);
-    const index = (block * batchSize + micro.firstSequence) * perSequence;
-    dropoutMask(mask, { seed, purpose, step: micro.step, index, rate: config.drop_rate });
-    return mask;
-  }
-
-  #blockMasks(micro: MicroBatch, block: number): Record<string, Uint8Array> {
-    const { drop_rate: rate, emb_dim: D, n_heads: H } = this.#setup.config;
-    const { T } = this.#batch;
-    if (rate === 0) return {};
-    return {
-      maskWeights: this.#mask(micro, PURPOSE.dropoutAttention, { block, perSequence: H * T * T }),
-      maskAttention: this.#mask(micro, PURPOSE.dropoutAttentionResidual, { block, perSequence: T * D }),
-      maskFeedForward: this.#mask(micro, PURPOSE.dropoutFeedForwardResidual, { block, perSequence: T * D }),
-    };
-  }
-
-  #maskTensors(masks: Record<string, Uint8Array>, names: readonly string[]): Tensors {
-    const { B, T } = this.#batch;
-    const { n_heads: H, emb_dim: D } = this.#setup.config;
-    const present = names.filter((name) => Object.hasOwn(masks, name));
-    return Object.fromEntries(
-      present.map((name) => [name, { data: masks[name], dims: name === 'maskWeights' ? [B, H, T, T] : [B * T, D] }]),
-    );
-  }
-
   /** x (B*T, D) of a micro-batch, after the embeddings' dropout when `train`. */
   embed(micro: MicroBatch, { train }: { train: boolean }): Float32Array {
     const { config } = this.#setup;
     const D = config.emb_dim;
     const tables = { wte: this.#parameter('wte.weight').w, wpe: this.#parameter('wpe.weight').w, D };
-    const x = embed(this.#ids(micro, 0), tables, this.#batch);
-    if (train && config.drop_rate > 0) dropoutInPlace(x, this.#embeddingMask(micro), config.drop_rate);
+    const ids = this.#ids(micro, 0);
+    const x = embed(ids, tables, { T: this.#batch.T, x: this.#arrays.take(ids.length * D) });
+    if (train && config.drop_rate > 0) dropoutInPlace(x, embeddingMask(this.#setup, micro), config.drop_rate);
     return x;
-  }
-
-  #embeddingMask(micro: MicroBatch): Uint8Array {
-    const perSequence = this.#batch.T * this.#setup.config.emb_dim;
-    return this.#mask(micro, PURPOSE.dropoutEmbedding, { block: 0, perSequence });
   }
 
   /** x (B*T, D) -> y (B*T, D); the stage with the head goes on to the loss of each row (B*T) and its backward pass. */
   async forward(micro: MicroBatch, x: Float32Array): Promise<{ y: Float32Array | null; losses: Float32Array | null }> {
     const { config, stage } = this.#setup;
     const program = await this.#program('forward', () => blockForwardProgram(config, this.#batch, { save: true }));
-    const flight: Flight = { blocks: [], dx: null };
+    const flight: Flight = { blocks: [], head: null, dx: null };
+    const { B, T } = this.#batch;
     for (let block = stage.firstBlock; block < stage.endBlock; block++) {
-      const masks = this.#blockMasks(micro, block);
-      const { y, ...saved } = await program.run({
-        x: this.#rows(x),
-        ...this.#blockTensors(block),
-        ...this.#maskTensors(masks, Object.keys(masks)),
-      });
-      flight.blocks.push({ x, saved, masks, dy: null, gradients: null });
-      x = y!;
+      const masks = blockMasks(this.#setup, { micro, block });
+      const rows = this.#takeRows(['qkv', 'context', 'a', 'u']);
+      const weights = this.#arrays.take(B * config.n_heads * T * T);
+      const y = this.#arrays.take(x.length);
+      await program.run(
+        { x: this.#rows(x), ...this.#blockTensors(block), ...maskTensors(this.#setup, masks) },
+        { y: this.#rows(y), weights: this.#attentionWeights(weights), ...this.#rowTensors(rows) },
+      );
+      flight.blocks.push({ x, saved: { ...rows, weights }, masks, gradients: null });
+      x = y;
     }
     this.#flights.set(micro.index, flight);
     if (!stage.head) return { y: x, losses: null };
-    const { losses, dx } = await this.#headTrain(micro, x);
-    flight.dx = dx;
-    return { y: null, losses };
+    return { y: null, losses: await this.#headTrain(micro, { flight, x }) };
   }
 
   #headInputs(micro: MicroBatch, x: Float32Array): Record<string, Tensor> {
@@ -207,28 +170,30 @@ export class TrainStage {
     };
   }
 
-  async #headTrain(micro: MicroBatch, x: Float32Array): Promise<{ losses: Float32Array; dx: Float32Array }> {
-    const { config, batchSize, contextLength, microBatchSize } = this.#setup;
-    const parameters = headTensorNames(config).map((name) => this.#parameter(name));
-    const accumulate = micro.index > 0;
-    assert(this.#headPassesDone === micro.index, 'the head takes micro-batches in order');
-    this.#headPassesDone += 1;
-    const rows = { rowCount: microBatchSize * contextLength, tokenCount: batchSize * contextLength };
-    const program = await this.#program(
-      `head ${accumulate ? 'next' : 'first'}`,
-      () => headTrainProgram(config, { ...rows, accumulate }),
-      { threadCount: HEAD_THREAD_COUNT },
-    );
-    const names = ['ln_f.weight', 'ln_f.bias', 'projection'] as const;
-    const inputs = this.#headInputs(micro, x);
-    if (accumulate) {
-      for (const [i, name] of names.entries()) {
-        inputs[`${name}.soFar`] = { data: parameters[i].g!, dims: parameters[i].spec.shape };
-      }
-    }
-    const outputs = await program.run(inputs);
-    for (const [i, name] of names.entries()) parameters[i].g = outputs[`${name}.gradient`]!;
-    return { losses: outputs['loss'], dx: outputs['dx'] };
+  /** The losses (B*T) of a micro-batch; leaves dx of the last block and what the head's weights need in `flight`. */
+  async #headTrain(micro: MicroBatch, { flight, x }: { flight: Flight; x: Float32Array }): Promise<Float32Array> {
+    const { config } = this.#setup;
+    const rowCount = this.#batch.B * this.#batch.T;
+    const { emb_dim: D, vocab_size: V } = config;
+    const program = await this.#program('head', () => headTrainProgram(config, this.#headRows), {
+      threadCount: headThreads(config),
+    });
+    const take = (width: number): Float32Array => this.#arrays.take(rowCount * width);
+    const [dx, normalized, dNormalized, probabilities] = [take(D), take(D), take(D), take(V)];
+    const losses = new Float32Array(rowCount);
+    await program.run(this.#headInputs(micro, x), {
+      loss: this.#rows(losses),
+      ...this.#rowTensors({ dx, normalized, dNormalized }),
+      probabilities: { data: probabilities, dims: [V, rowCount] },
+    });
+    flight.head = { x, saved: { probabilities, normalized, dNormalized } };
+    flight.dx = dx;
+    return losses;
+  }
+
+  get #headRows(): { rowCount: number; tokenCount: number } {
+    const { batchSize, contextLength, microBatchSize } = this.#setup;
+    return { rowCount: microBatchSize * contextLength, tokenCount: batchSize * contextLength };
   }
 
   /** dy (B*T, D) of the stage's last block, null where the head has left it here -> dx (B*T, D) of its first. */
@@ -239,68 +204,96 @@ export class TrainStage {
     const program = await this.#program('backward', () => blockBackwardProgram(config, this.#batch));
     let gradient = dy ?? flight.dx;
     assert(gradient !== null, 'backward without a gradient');
+    const names = BLOCK_ROW_GRADIENTS.filter((name) => name !== 'dFed' || config.drop_rate > 0);
     for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
       const at = flight.blocks[block - stage.firstBlock];
-      const { T } = this.#batch;
-      const weights = { data: at.saved['weights'], dims: [this.#batch.B, config.n_heads, T, T] };
-      const rows = BLOCK_SAVED.filter((name) => name !== 'weights');
+      const { weights, qkv, context, a, u } = at.saved;
       const tensors = this.#blockTensors(block);
-      const { dx, ...gradients } = await program.run({
-        dy: this.#rows(gradient),
-        x: this.#rows(at.x),
-        weights,
-        ...Object.fromEntries(rows.map((name) => [name, this.#rows(at.saved[name])])),
-        ...Object.fromEntries(BACKWARD_TENSORS.map((name) => [name, tensors[name]])),
-        ...this.#maskTensors(at.masks, ['maskWeights', 'maskAttention', 'maskFeedForward']),
-      });
-      at.dy = gradient;
-      at.gradients = gradients;
-      gradient = dx!;
+      const rows = this.#takeRows(names);
+      const dx = this.#arrays.take(gradient.length);
+      await program.run(
+        {
+          ...this.#rowTensors({ dy: gradient, x: at.x, qkv, context, a, u }),
+          weights: this.#attentionWeights(weights),
+          ...Object.fromEntries(BACKWARD_TENSORS.map((name) => [name, tensors[name]])),
+          ...maskTensors(this.#setup, at.masks),
+        },
+        this.#rowTensors({ dx, ...rows }),
+      );
+      for (const array of [weights, qkv]) this.#arrays.give(array);
+      at.gradients = { dy: gradient, ...rows };
+      gradient = dx;
     }
     return gradient;
   }
 
-  /** Adds a micro-batch's weight gradients, for all blocks of the stage. Micro-batches come in order. */
+  /** Adds a micro-batch's weight gradients, for all blocks of the stage and its head. Micro-batches come in order. */
   async weights(micro: MicroBatch): Promise<void> {
-    const { config, stage } = this.#setup;
+    const { stage } = this.#setup;
     const flight = this.#flights.get(micro.index);
     assert(flight !== undefined, `micro-batch ${micro.index} is not in flight`);
+    assert(this.#weightPassesDone === micro.index, `weight gradients of micro-batch ${micro.index} are out of order`);
+    this.#weightPassesDone += 1;
+    if (flight.head !== null) await this.#headWeights(micro, flight.head);
+    for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
+      await this.#blockWeights(micro, { block, at: flight.blocks[block - stage.firstBlock] });
+    }
+    this.#flights.delete(micro.index);
+  }
+
+  async #blockWeights(micro: MicroBatch, { block, at }: { block: number; at: BlockActivations }): Promise<void> {
+    const { config } = this.#setup;
     const accumulate = micro.index > 0;
     const program = await this.#program(`weights ${accumulate ? 'next' : 'first'}`, () =>
       blockWeightsProgram(config, this.#batch, { accumulate }),
     );
-    for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
-      assert(
-        (this.#weightPassesDone.get(block) ?? 0) === micro.index,
-        `weight gradients out of order in block ${block}`,
-      );
-      this.#weightPassesDone.set(block, micro.index + 1);
-      const at = flight.blocks[block - stage.firstBlock];
-      const tensors = this.#blockTensors(block);
-      const names = Object.keys(tensors);
-      const inputs: Record<string, Tensor> = {
-        x: this.#rows(at.x),
-        dy: this.#rows(at.dy!),
-        ...Object.fromEntries(['context', 'a', 'u'].map((name) => [name, this.#rows(at.saved[name])])),
-        ...Object.fromEntries(BLOCK_ROW_GRADIENTS.map((name) => [name, this.#rows(at.gradients![name])])),
+    const tensors = this.#blockTensors(block);
+    const parameters = Object.keys(tensors).map((name) => ({ name, at: this.#parameter(`h.${block}.${name}`) }));
+    const { context, a, u } = at.saved;
+    const { dy, dFed = dy, ...rows } = at.gradients!;
+    await program.run(
+      {
+        ...this.#rowTensors({ x: at.x, context, a, u, dFed, ...rows }),
         ...Object.fromEntries(NORM_TENSORS.map((name) => [name, tensors[name]])),
-        ...this.#maskTensors(at.masks, ['maskAttention', 'maskFeedForward']),
-      };
-      if (accumulate) {
-        for (const name of names) {
-          inputs[`${name}.soFar`] = { data: this.#parameter(`h.${block}.${name}`).g!, dims: tensors[name].dims };
-        }
-      }
-      const outputs = await program.run(inputs);
-      for (const name of names) this.#parameter(`h.${block}.${name}`).g = outputs[`${name}.gradient`]!;
-    }
-    this.#flights.delete(micro.index);
+        ...(accumulate ? gradientTensors(parameters, 'soFar') : {}),
+      },
+      gradientTensors(parameters, 'gradient'),
+    );
+    for (const parameter of parameters) parameter.at.begun = true;
+    for (const array of [at.x, context, a, u, ...Object.values(at.gradients!)]) this.#arrays.give(array);
+  }
+
+  async #headWeights(micro: MicroBatch, { x, saved }: HeadActivations): Promise<void> {
+    const { config } = this.#setup;
+    const { probabilities, normalized, dNormalized } = saved;
+    const accumulate = micro.index > 0;
+    const program = await this.#program(
+      `head weights ${accumulate ? 'next' : 'first'}`,
+      () => headWeightsProgram(config, { ...this.#headRows, accumulate }),
+      { threadCount: headThreads(config) },
+    );
+    const names = ['ln_f.weight', 'ln_f.bias', 'projection'];
+    const tensors = headTensorNames(config).map((name) => this.#parameter(name));
+    const parameters = names.map((name, i) => ({ name, at: tensors[i] }));
+    const [weight, , projection] = tensors;
+    await program.run(
+      {
+        ...this.#rowTensors({ x, normalized, dNormalized }),
+        probabilities: { data: probabilities, dims: [config.vocab_size, this.#headRows.rowCount] },
+        'ln_f.weight': { data: weight.w, dims: weight.spec.shape },
+        ...(accumulate ? gradientTensors(parameters, 'soFar') : {}),
+      },
+      gradientTensors(parameters, 'gradient'),
+    );
+    subtractTargets(projection.g, { targets: this.#ids(micro, 1), normalized, ...this.#headRows });
+    for (const parameter of tensors) parameter.begun = true;
+    for (const array of [x, probabilities, normalized, dNormalized]) this.#arrays.give(array);
   }
 
   /** Keeps dx (B*T, D) at the embeddings' output for `finish`. */
   embedBackward(micro: MicroBatch, dx: Float32Array): void {
     const rate = this.#setup.config.drop_rate;
-    if (rate > 0) dropoutInPlace(dx, this.#embeddingMask(micro), rate);
+    if (rate > 0) dropoutInPlace(dx, embeddingMask(this.#setup, micro), rate);
     this.#embeddingGradients.set(micro.index, { ids: this.#ids(micro, 0), dx });
   }
 
@@ -310,21 +303,30 @@ export class TrainStage {
    */
   finish(): { tensor: string; sumOfSquares: number }[] {
     const { config, contextLength: T, stage } = this.#setup;
+    const D = config.emb_dim;
     if (stage.embeds) {
       const [wte, wpe] = [this.#parameter('wte.weight'), this.#parameter('wpe.weight')];
-      const dwte = wte.g ?? new Float32Array(wte.spec.size);
-      const dwpe = new Float32Array(wpe.spec.size);
-      for (const [, { ids, dx }] of [...this.#embeddingGradients].sort(([a], [b]) => a - b)) {
-        embedBackward(dx, ids, { dwte, dwpe, D: config.emb_dim, T });
+      for (const [table, rows] of [[wte, this.#touched.wte] as const, [wpe, this.#touched.wpe] as const]) {
+        if (!table.begun) for (const row of rows) table.g.fill(0, row * D, (row + 1) * D);
+        rows.clear();
+        table.begun = true;
       }
-      [wte.g, wpe.g] = [dwte, dwpe];
+      for (const [, { ids, dx }] of [...this.#embeddingGradients].sort(([a], [b]) => a - b)) {
+        embedBackward(dx, ids, { dwte: wte.g, dwpe: wpe.g, D, T });
+        for (const id of ids) this.#touched.wte.add(id);
+        this.#arrays.give(dx);
+      }
+      for (let position = 0; position < T; position++) this.#touched.wpe.add(position);
       this.#embeddingGradients.clear();
     }
-    this.#weightPassesDone = new Map();
-    this.#headPassesDone = 0;
-    return [...this.#parameters.values()].map(({ spec, g }) => {
-      assert(g !== null, `${spec.name} has no gradient`);
-      return { tensor: spec.name, sumOfSquares: sumOfSquares(g) };
+    this.#weightPassesDone = 0;
+    return [...this.#parameters.values()].map(({ spec, g, begun }) => {
+      assert(begun, `${spec.name} has no gradient`);
+      // All other rows of an untied token embedding are zero.
+      const rows = spec.name === 'wte.weight' && !config.tie_weights ? this.#touched.wte : null;
+      if (rows === null) return { tensor: spec.name, sumOfSquares: sumOfSquares(g) };
+      const ascending = [...rows].sort((a, b) => a - b).map((row) => g.subarray(row * D, (row + 1) * D));
+      return { tensor: spec.name, sumOfSquares: ascending.reduce((sum, row) => sum + sumOfSquares(row), 0) };
     });
   }
 
@@ -343,9 +345,9 @@ export class TrainStage {
       );
     const [decayed, plain] = [scalars(step.weightDecay), scalars(0)];
     for (const parameter of this.#parameters.values()) {
-      const { spec, w, m, v, g } = parameter;
+      const { spec, w, m, v, g, begun } = parameter;
       for (let start = this.#updated.get(spec.name) ?? 0; start < spec.size; start += ADAMW_CHUNK_SIZE) {
-        assert(g !== null, `${spec.name} has no gradient`);
+        assert(begun, `${spec.name} has no gradient`);
         if (!this.#mayOverwrite(parameter, start)) return false;
         const end = Math.min(start + ADAMW_CHUNK_SIZE, spec.size);
         const chunk = (data: Float32Array): Tensor => ({ data: data.subarray(start, end), dims: [end - start] });
@@ -356,7 +358,7 @@ export class TrainStage {
         );
         this.#updated.set(spec.name, end);
       }
-      parameter.g = null;
+      parameter.begun = false;
     }
     this.#updated.clear();
     return true;
@@ -396,9 +398,8 @@ export class TrainStage {
   reset(): void {
     this.#flights.clear();
     this.#embeddingGradients.clear();
-    this.#weightPassesDone = new Map();
-    this.#headPassesDone = 0;
-    for (const parameter of this.#parameters.values()) parameter.g = null;
+    this.#weightPassesDone = 0;
+    for (const parameter of this.#parameters.values()) parameter.begun = false;
   }
 
   /** x (B*T, D) -> y (B*T, D), or the loss of each row (B*T) on the head's stage. No dropout, nothing kept. */
@@ -406,14 +407,20 @@ export class TrainStage {
     const { config, stage } = this.#setup;
     const program = await this.#program('evaluate', () => blockForwardProgram(config, this.#batch, { save: false }));
     for (let block = stage.firstBlock; block < stage.endBlock; block++) {
-      x = (await program.run({ x: this.#rows(x), ...this.#blockTensors(block) }))['y']!;
+      const y = this.#arrays.take(x.length);
+      await program.run({ x: this.#rows(x), ...this.#blockTensors(block) }, { y: this.#rows(y) });
+      this.#arrays.give(x);
+      x = y;
     }
     if (!stage.head) return { y: x, losses: null };
     const rowCount = this.#batch.B * this.#batch.T;
     const head = await this.#program('loss', () => headLossProgram(config, rowCount), {
-      threadCount: HEAD_THREAD_COUNT,
+      threadCount: headThreads(config),
     });
-    return { y: null, losses: (await head.run(this.#headInputs(micro, x)))['loss'] };
+    const losses = new Float32Array(rowCount);
+    await head.run(this.#headInputs(micro, x), { loss: this.#rows(losses) });
+    this.#arrays.give(x);
+    return { y: null, losses };
   }
 
   /** What train-decode.ts works with, between two steps. */
@@ -449,8 +456,8 @@ export class TrainStage {
 
   /** The gradient of a tensor between `finish` and `update`; for tests that compare with a reference. */
   gradient(tensor: string): Float32Array {
-    const { g } = this.#parameter(tensor);
-    assert(g !== null, `${tensor} has no gradient`);
+    const { g, begun } = this.#parameter(tensor);
+    assert(begun, `${tensor} has no gradient`);
     return g;
   }
 
@@ -459,6 +466,7 @@ export class TrainStage {
     this.#programs.clear();
     this.#parameters.clear();
     this.#snapshot = null;
+    this.#arrays.clear();
     this.reset();
   }
 }
@@ -473,17 +481,3 @@ const BACKWARD_TENSORS = [
   'mlp.c_fc.weight',
   'mlp.c_proj.weight',
 ] as const;
-
-/** In double precision, four sums side by side in a fixed order. */
-function sumOfSquares(values: Float32Array): number {
-  let [a, b, c, d] = [0, 0, 0, 0];
-  const whole = values.length - (values.length % 4);
-  for (let i = 0; i < whole; i += 4) {
-    a += values[i] * values[i];
-    b += values[i + 1] * values[i + 1];
-    c += values[i + 2] * values[i + 2];
-    d += values[i + 3] * values[i + 3];
-  }
-  for (let i = whole; i < values.length; i++) a += values[i] * values[i];
-  return a + b + (c + d);
-}

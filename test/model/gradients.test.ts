@@ -3,10 +3,16 @@
 // derivatives along random directions: their error stays near 1e-3 of the gradient's length, wrong formulas are off by 1e-1.
 
 import { describe, expect, test } from 'vitest';
-import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram, BLOCK_SAVED } from '../../src/model/block.ts';
+import {
+  blockBackwardProgram,
+  blockForwardProgram,
+  blockWeightsProgram,
+  BLOCK_ROW_WIDTHS,
+  BLOCK_SAVED,
+} from '../../src/model/block.ts';
 import { embed, embedBackward } from '../../src/model/embedding.ts';
 import { GraphBuilder, type Graph, type Value } from '../../src/model/graph.ts';
-import { headLossProgram, headTrainProgram } from '../../src/model/head.ts';
+import { headLossProgram, headTrainProgram, headWeightsProgram, subtractTargets } from '../../src/model/head.ts';
 import {
   dropout,
   gelu,
@@ -178,11 +184,11 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
       graph,
       Object.fromEntries(Object.entries(offered).filter(([name]) => wanted.has(name))),
     );
-    const widths: Record<string, number> = { dqkv: 36, da: 12, du: 48, dn1: 12, dn2: 12 };
     const rowGradients = Object.entries(gradients).map(
-      ([name, data]) => [name, tensor(data, [rows, widths[name]])] as const,
+      ([name, data]) =>
+        [name, tensor(data, [rows, 12 * BLOCK_ROW_WIDTHS[name as keyof typeof BLOCK_ROW_WIDTHS]])] as const,
     );
-    return { dx, all: { ...offered, ...Object.fromEntries(rowGradients) } };
+    return { dx, all: { ...offered, dFed: inputs['dy'], ...Object.fromEntries(rowGradients) } };
   }
 
   test('B: the gradient of its input', async () => {
@@ -253,13 +259,19 @@ test('the head: gradients of its input and its tensors', async () => {
   // The mean over 7 rows, of which these are 5.
   const loss = async (values: Record<string, Float32Array>): Promise<number> =>
     (await runGraph(headLossProgram(config, N), inputs(values)))['loss'].reduce((sum, row) => sum + row, 0) / 7;
-  const outputs = await runGraph(
-    headTrainProgram(config, { rowCount: N, tokenCount: 7, accumulate: false }),
-    inputs(start),
-  );
+  const outputs = await runGraph(headTrainProgram(config, { rowCount: N, tokenCount: 7 }), inputs(start));
+  const gradients = await runGraph(headWeightsProgram(config, { rowCount: N, tokenCount: 7, accumulate: false }), {
+    x: tensor(start.x, [N, D]),
+    'ln_f.weight': tensor(start['ln_f.weight'], [D]),
+    probabilities: tensor(outputs['probabilities'], [9, N]),
+    normalized: tensor(outputs['normalized'], [N, D]),
+    dNormalized: tensor(outputs['dNormalized'], [N, D]),
+  });
+  const targets = Uint32Array.from(target.data, Number);
+  subtractTargets(gradients['projection.gradient'], { targets, normalized: outputs['normalized'], tokenCount: 7 });
   expect(outputs['loss'].reduce((sum, row) => sum + row, 0) / 7).toBeCloseTo(await loss(start), 6);
   for (const [name, data] of Object.entries(start)) {
-    const gradient = outputs[name === 'x' ? 'dx' : `${name}.gradient`];
+    const gradient = name === 'x' ? outputs['dx'] : gradients[`${name}.gradient`];
     await checkGradient(name, { x: data, gradient, loss: (moved) => loss({ ...start, [name]: moved }) });
   }
 });

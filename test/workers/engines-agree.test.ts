@@ -17,7 +17,13 @@ import {
 } from '../../src/model/block.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import type { Graph } from '../../src/model/graph.ts';
-import { headLogitsProgram, headLossProgram, headTrainProgram } from '../../src/model/head.ts';
+import {
+  headLogitsProgram,
+  headLossProgram,
+  headTrainProgram,
+  headWeightsProgram,
+  subtractTargets,
+} from '../../src/model/head.ts';
 import { attendProgram, feedProgram, logitsProgram, qkvProgram } from '../../src/model/serving.ts';
 import { blockTensors, tensorTable } from '../../src/model/tensors.ts';
 import type { Engine, Tensor } from '../../src/workers/engine.ts';
@@ -71,9 +77,10 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
   ],
   headLogitsProgram: [{ graph: headLogitsProgram(config, 1) }],
   headLossProgram: [{ graph: headLossProgram(config, rowCount), indexLimit: 37 }],
-  headTrainProgram: [
-    { graph: headTrainProgram(config, { ...head, accumulate: false }), indexLimit: 37 },
-    { graph: headTrainProgram(config, { ...head, accumulate: true }), indexLimit: 37 },
+  headTrainProgram: [{ graph: headTrainProgram(config, head), indexLimit: 37 }],
+  headWeightsProgram: [
+    { graph: headWeightsProgram(config, { ...head, accumulate: false }) },
+    { graph: headWeightsProgram(config, { ...head, accumulate: true }) },
   ],
   qkvProgram: [{ graph: qkvProgram(config, weights, 0), sizes: { M: 5 } }],
   attendProgram: [
@@ -165,7 +172,7 @@ describe("the backward passes agree with TensorFlow.js's own derivatives", () =>
     known['weights'] = { data: saved['weights'], dims: [batch.B, config.n_heads, batch.T, batch.T] };
     const backward = blockBackwardProgram(settings, batch);
     const { dx, ...rest } = await run(onnx, backward, pick(backward, known));
-    for (const name of BLOCK_ROW_GRADIENTS) known[name] = rows(rest[name]);
+    for (const name of BLOCK_ROW_GRADIENTS) known[name] = rows(rest[name] ?? dy);
     const pass = blockWeightsProgram(settings, batch, { accumulate: false });
     const written = await run(onnx, pass, pick(pass, known));
 
@@ -181,7 +188,19 @@ describe("the backward passes agree with TensorFlow.js's own derivatives", () =>
     const names = ['x', 'ln_f.weight', 'ln_f.bias', 'projection'];
     const dy = new Float32Array(rowCount).fill(1 / head.tokenCount);
     const derived = derivedGradients(forward, inputs, { names, output: 'loss', dy });
-    const written = await run(onnx, headTrainProgram(config, { ...head, accumulate: false }), inputs);
+    const rows = await run(onnx, headTrainProgram(config, head), inputs);
+    const pass = headWeightsProgram(config, { ...head, accumulate: false });
+    const saved = Object.fromEntries(
+      pass.inputs.flatMap(({ name, dims }) =>
+        Object.hasOwn(rows, name) ? [[name, { data: rows[name], dims: dims as number[] }]] : [[name, inputs[name]]],
+      ),
+    );
+    const written: Record<string, Float32Array> = { dx: rows['dx'], ...(await run(onnx, pass, saved)) };
+    subtractTargets(written['projection.gradient'], {
+      targets: Uint32Array.from(inputs['target'].data as BigInt64Array, Number),
+      normalized: rows['normalized'],
+      tokenCount: head.tokenCount,
+    });
     for (const name of names) {
       const own = written[name === 'x' ? 'dx' : `${name}.gradient`];
       expect(difference(own, derived[name]), name).toBeLessThan(TOLERANCE);

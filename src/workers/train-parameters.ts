@@ -1,0 +1,39 @@
+// A tensor in training with its gradient and AdamW's moments, and what is done with gradients as they lie in memory.
+
+import type { TensorSpec } from '../model/tensors.ts';
+import type { Tensors } from './engine.ts';
+
+/** One of a stage's tensors with all that training keeps beside it. The arrays stay the same for the whole training. */
+export interface Parameter {
+  readonly spec: TensorSpec;
+  readonly w: Float32Array;
+  readonly m: Float32Array;
+  readonly v: Float32Array;
+  /** Gradient of the current step so far; it means something once `begun`. */
+  readonly g: Float32Array;
+  begun: boolean;
+}
+
+/** The gradients of `parameters` in place, under the names of a program's inputs or outputs. */
+export function gradientTensors(
+  parameters: readonly { readonly name: string; readonly at: Parameter }[],
+  suffix: 'soFar' | 'gradient',
+): Tensors {
+  return Object.fromEntries(
+    parameters.map(({ name, at: { g, spec } }) => [`${name}.${suffix}`, { data: g, dims: spec.shape }]),
+  );
+}
+
+/** In double precision, four sums side by side in a fixed order. */
+export function sumOfSquares(values: Float32Array): number {
+  let [a, b, c, d] = [0, 0, 0, 0];
+  const whole = values.length - (values.length % 4);
+  for (let i = 0; i < whole; i += 4) {
+    a += values[i] * values[i];
+    b += values[i + 1] * values[i + 1];
+    c += values[i + 2] * values[i + 2];
+    d += values[i + 3] * values[i + 3];
+  }
+  for (let i = whole; i < values.length; i++) a += values[i] * values[i];
+  return a + b + (c + d);
+}

@@ -1,0 +1,66 @@
+// What training relies on: a run that is given all of its outputs writes them in place, also over its own inputs, and makes
+// no copy of them.
+
+import { expect, test } from 'vitest';
+import { GraphBuilder, type Graph } from '../../src/model/graph.ts';
+import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+
+const SIZE = 1 << 22;
+
+/** y = x + x and z = x * x. */
+function twoOutputs(): Graph {
+  const g = new GraphBuilder('two outputs');
+  const x = g.input('x', [SIZE]);
+  g.output('y', g.node('Add', [x, x]));
+  g.output('z', g.node('Mul', [x, x]));
+  return g.build();
+}
+
+const tensor = (data: Float32Array): { data: Float32Array; dims: number[] } => ({ data, dims: [data.length] });
+
+test('outputs that are all given are written in place and not copied', async () => {
+  const program = await onnxEngine.compile(twoOutputs());
+  const [x, y, z] = [3, 0, 0].map((value) => new Float32Array(SIZE).fill(value));
+  const allocated = (): number => process.memoryUsage().arrayBuffers;
+  const before = allocated();
+  for (let i = 0; i < 3; i++) {
+    expect(await program.run({ x: tensor(x) }, { y: tensor(y), z: tensor(z) })).toEqual({});
+    expect(allocated() - before).toBeLessThan(SIZE);
+  }
+  expect([y[0], y.at(-1), z[0], z.at(-1)]).toEqual([6, 6, 9, 9]);
+  await program.release();
+});
+
+test('outputs that are not given are returned', async () => {
+  const program = await onnxEngine.compile(twoOutputs());
+  const [x, y] = [3, 0].map((value) => new Float32Array(SIZE).fill(value));
+  const some = await program.run({ x: tensor(x) }, { y: tensor(y) });
+  expect(Object.keys(some)).toEqual(['z']);
+  expect([y[0], some['z'][0]]).toEqual([6, 9]);
+  const all = await program.run({ x: tensor(x) });
+  expect([all['y'][0], all['z'][0]]).toEqual([6, 9]);
+  await program.release();
+});
+
+test('a sum goes on in the array that it began in', async () => {
+  const g = new GraphBuilder('accumulate');
+  const [a, b, soFar] = [g.input('a', [40, 30]), g.input('b', [40, 20]), g.input('soFar', [30, 20])];
+  g.output('sum', g.node('Gemm', [a, b, soFar], { transA: 1 }));
+  const program = await onnxEngine.compile(g.build());
+  const matrix = (rows: number, columns: number, value: number): { data: Float32Array; dims: number[] } => ({
+    data: new Float32Array(rows * columns).fill(value),
+    dims: [rows, columns],
+  });
+  const sum = matrix(30, 20, 1);
+  for (let i = 0; i < 3; i++) await program.run({ a: matrix(40, 30, 1), b: matrix(40, 20, 2), soFar: sum }, { sum });
+  expect(new Set(sum.data)).toEqual(new Set([1 + 3 * 80]));
+  await program.release();
+});
+
+test('a fault of a run is not taken for its end', async () => {
+  const program = await onnxEngine.compile(twoOutputs());
+  const [x, y, z] = [3, 0, 0].map((value) => new Float32Array(SIZE).fill(value));
+  const wrong = { data: x.subarray(1), dims: [SIZE - 1] };
+  await expect(program.run({ x: wrong }, { y: tensor(y), z: tensor(z) })).rejects.toThrow(/x/);
+  await program.release();
+});
