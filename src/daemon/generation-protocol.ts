@@ -82,9 +82,16 @@ export interface GeneratedSample {
 export interface GenerateResult extends GeneratedSample {
   /** Every sample, when more than one was asked for. */
   readonly samples?: readonly GeneratedSample[];
-  readonly usage: { readonly promptTokens: number; readonly completionTokens: number };
+  readonly usage: {
+    readonly promptTokens: number;
+    readonly completionTokens: number;
+    /** Prompt tokens of the first sample that were in the cache already. */
+    readonly reusedTokens: number;
+  };
+  /** Of all samples: ids that were guessed, and those of them that were right. */
+  readonly speculation: { readonly drafted: number; readonly accepted: number };
   readonly timings: {
-    /** From submission to the job's start. */
+    /** From submission to the first row of the prompt, loading left out. */
     readonly queueMs: number;
     readonly loadMs: number;
     readonly prefillMs: number;

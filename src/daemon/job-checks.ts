@@ -98,7 +98,6 @@ async function checkGenerate(
   if ((spec.prompt === undefined) === (spec.promptIds === undefined)) {
     throw new GptdError('invalid_spec', 'Give either prompt or promptIds.');
   }
-  refuseUnwired(spec);
   const model = await storedModel(services, { reference: spec.model, pending });
   if (model === null) return;
   const { config } = model;
@@ -117,17 +116,10 @@ async function checkGenerate(
         `the model's context holds ${config.context_length}. Shorten the prompt.`,
     );
   }
-  admit(servingBytes(config), { budgetBytes: services.memoryBudgetBytes, what: `Generating with ${spec.model}` });
-}
-
-/** What the contract names and this daemon cannot do yet is refused: nothing that was asked for is left out in silence. */
-function refuseUnwired({ n, onContextFull, quantize }: GenerateSpec): void {
-  const refused = [
-    ...(n > 1 ? [`n is ${n}: this daemon generates one sample a job.`] : []),
-    ...(onContextFull === 'slide' ? ['onContextFull is slide: this daemon stops when the context is full.'] : []),
-    ...(quantize === undefined ? [] : [`quantize is ${quantize}: this daemon serves float32 weights.`]),
-  ];
-  if (refused.length > 0) throw new GptdError('invalid_spec', refused[0]);
+  admit(servingBytes(config, spec.quantize ?? null), {
+    budgetBytes: services.memoryBudgetBytes,
+    what: `Generating with ${spec.model}`,
+  });
 }
 
 /** Every id that the spec names is one of the model's, and one at least may be generated. */

@@ -43,7 +43,7 @@ const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: 
   import: { lane: 'make', atOnce: 1 },
   export: { lane: 'export', atOnce: 1 },
   train: { lane: 'train', atOnce: 1 },
-  generate: { lane: 'generate', atOnce: 8 },
+  generate: { lane: 'generate', atOnce: 256 },
   evaluate: { lane: 'evaluate', atOnce: 1 },
 };
 

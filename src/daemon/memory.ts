@@ -5,6 +5,8 @@ import type { GptConfig } from '../model/config.ts';
 import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
 import { SNAPSHOT_BYTES_MAX } from './snapshot.ts';
+import { BLOCK_SIZE, quantizedBytes, type Quantization } from '../model/quantize.ts';
+import { CACHE_STEP } from '../model/serving.ts';
 
 const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
@@ -22,10 +24,27 @@ export const weightsBytes = (config: GptConfig): number => countParameters(confi
 /** AdamW's two moments. */
 export const optimizerBytes = (config: GptConfig): number => 2 * weightsBytes(config);
 
+/** Bytes of one position's keys and values. */
+const positionBytes = ({ n_layers: L, emb_dim: D }: GptConfig): number => 2 * L * D * FLOAT_BYTES;
+
+/** Part of the budget that the caches of one model's sequences may take, beyond one full context. */
+const CACHE_SHARE = 1 / 8;
+
+/** Positions that the sequences of a served model may hold in their caches, together: at least one full context. */
+export function cachedTokensMax(config: GptConfig, budgetBytes: number): number {
+  const positions = Math.floor((budgetBytes * CACHE_SHARE) / positionBytes(config) / CACHE_STEP) * CACHE_STEP;
+  return Math.max(Math.ceil(config.context_length / CACHE_STEP) * CACHE_STEP, positions);
+}
+
 /** Packed weights, the embedding table beside the packed head, and one sequence's full cache. */
-export function servingBytes(config: GptConfig): number {
+export function servingBytes(config: GptConfig, quantization: Quantization | null = null): number {
   const { n_layers: L, emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
-  return weightsBytes(config) + (2 * L * C * D + (tied ? V * D : 0)) * FLOAT_BYTES;
+  const cache = C * positionBytes(config);
+  if (quantization === null) return weightsBytes(config) + cache + (tied ? V * D * FLOAT_BYTES : 0);
+  const matrices = L * 12 * D * D + V * D;
+  const bytesPerWeight = quantizedBytes(quantization, { K: BLOCK_SIZE, N: 1 }) / BLOCK_SIZE;
+  const rest = countParameters(config).total_params - matrices + (tied ? V * D : 0);
+  return Math.ceil(matrices * bytesPerWeight) + rest * FLOAT_BYTES + cache;
 }
 
 /**

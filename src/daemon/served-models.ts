@@ -1,27 +1,41 @@
 // Checkpoints that are loaded for generation: each is loaded once, shared by the jobs that use it, and kept after its last
-// use until another one needs the room.
+// use until another one needs the room. What all of them take together stays within a budget.
 
 import type { GptConfig } from '../model/config.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import { assert } from '../model/errors.ts';
 import type { StoredCheckpoint, StoredModel } from '../workers/messages.ts';
-import { admit, servingBytes } from './memory.ts';
+import type { Quantization } from '../model/quantize.ts';
+import { Batcher } from './batcher.ts';
+import { admit, cachedTokensMax, servingBytes } from './memory.ts';
 import type { StageCaller, StageThread } from './pipeline.ts';
 import { planStages } from './plan.ts';
 import type { PlanStage } from './protocol.ts';
 
-/** Loaded models that nobody uses and that are kept for the next request. */
-const IDLE_MODELS_MAX = 2;
+/** Sequences of one model that run at once. */
+const SEQUENCES_MAX = 64;
 
-export interface ServedModel {
+/** A checkpoint whose blocks are on the stages. */
+export interface LoadedModel {
   readonly lease: string;
   readonly config: GptConfig;
   readonly stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
 }
 
+export interface ServedModel extends LoadedModel {
+  readonly batcher: Batcher;
+}
+
+export interface ServeRequest {
+  readonly model: StoredModel;
+  readonly checkpoint: StoredCheckpoint;
+  readonly quantization: Quantization | null;
+}
+
 interface Entry {
   readonly model: ServedModel;
   readonly loaded: Promise<void>;
+  readonly bytes: number;
   users: number;
 }
 
@@ -30,18 +44,31 @@ export class ServedModels {
   readonly #budgetBytes: number;
   /** By lease, least recently used first. */
   readonly #entries = new Map<string, Entry>();
+  #roomWaiters: (() => void)[] = [];
 
   constructor(threads: readonly StageThread[], budgetBytes: number) {
     this.#threads = threads;
     this.#budgetBytes = budgetBytes;
   }
 
-  /** Loads the checkpoint unless it is there; `release` it afterwards. Throws `out_of_memory`, `not_found` or `corrupt`. */
-  async acquire({ config, tokenizer }: StoredModel, checkpoint: StoredCheckpoint): Promise<ServedModel> {
+  /**
+   * Loads the checkpoint unless it is there; `release` it afterwards. Waits while models in use leave no room for it. Throws
+   * `out_of_memory`, `not_found` or `corrupt`.
+   */
+  async acquire(request: ServeRequest): Promise<ServedModel> {
+    const { config, tokenizer } = request.model;
+    const { checkpointId, digest, model } = request.checkpoint;
     const complete = completeTokenizer(tokenizer);
-    const lease = `serve-${checkpoint.checkpointId}-${checkpoint.digest.slice(0, 8)}-${complete?.type ?? 'ids'}`;
-    const known = this.#entries.get(lease);
-    const entry = known ?? this.#load(lease, { config, tokenizer: complete, checkpoint });
+    const kept = [request.quantization ?? 'f32', complete?.type ?? 'ids'].join('-');
+    const lease = `serve-${checkpointId}-${digest.slice(0, 8)}-${kept}`;
+    const bytes = servingBytes(config, request.quantization);
+    admit(bytes, { budgetBytes: this.#budgetBytes, what: `Generating with ${model}` });
+    let entry = this.#entries.get(lease);
+    while (entry === undefined && !this.#makeRoom(bytes)) {
+      await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
+      entry = this.#entries.get(lease);
+    }
+    entry ??= this.#load(lease, { config, tokenizer: complete, request, bytes });
     entry.users += 1;
     this.#entries.delete(lease);
     this.#entries.set(lease, entry);
@@ -50,6 +77,7 @@ export class ServedModels {
     } catch (error) {
       entry.users -= 1;
       if (this.#entries.get(lease) === entry) this.#entries.delete(lease);
+      this.#wake();
       throw error;
     }
     return entry.model;
@@ -61,7 +89,7 @@ export class ServedModels {
     if (entry === undefined) return;
     assert(entry.users > 0, `${lease} is not in use`);
     entry.users -= 1;
-    this.#evict();
+    this.#wake();
   }
 
   /** After a thread's death: its part of every model is gone, so the rest is dropped too and loaded again when asked for. */
@@ -70,6 +98,7 @@ export class ServedModels {
       this.#entries.delete(lease);
       void this.#unload(model.stages, lease);
     }
+    this.#wake();
   }
 
   #load(
@@ -77,10 +106,10 @@ export class ServedModels {
     {
       config,
       tokenizer,
-      checkpoint,
-    }: { config: GptConfig; tokenizer: TokenizerSpec | null; checkpoint: StoredCheckpoint },
+      request: { checkpoint, quantization },
+      bytes,
+    }: { config: GptConfig; tokenizer: TokenizerSpec | null; request: ServeRequest; bytes: number },
   ): Entry {
-    admit(servingBytes(config), { budgetBytes: this.#budgetBytes, what: `Generating with ${checkpoint.model}` });
     const stages = planStages(config, this.#threads.length).map((plan) => ({
       thread: this.#threads[plan.worker].bound(),
       plan,
@@ -88,22 +117,33 @@ export class ServedModels {
     const { checkpointId } = checkpoint;
     const load = async (): Promise<void> => {
       const loads = stages.map(({ thread, plan }) =>
-        thread.call('serveLoad', { lease, checkpointId, config, stage: plan, tokenizer }),
+        thread.call('serveLoad', { lease, checkpointId, config, stage: plan, tokenizer, quantization }),
       );
       const failed = (await Promise.allSettled(loads)).find((result) => result.status === 'rejected');
       if (failed === undefined) return;
       await this.#unload(stages, lease);
       throw failed.reason;
     };
-    return { model: { lease, config, stages }, loaded: load(), users: 0 };
+    const limits = { sequencesMax: SEQUENCES_MAX, cachedTokensMax: cachedTokensMax(config, this.#budgetBytes) };
+    const model = { lease, config, stages };
+    return { model: { ...model, batcher: new Batcher(model, limits) }, loaded: load(), bytes, users: 0 };
   }
 
-  #evict(): void {
-    const idle = [...this.#entries].filter(([, { users }]) => users === 0);
-    for (const [lease, { model }] of idle.slice(0, Math.max(0, idle.length - IDLE_MODELS_MAX))) {
+  /** Unloads what nobody uses, the least recently used first, until `bytes` more fit; whether they do. */
+  #makeRoom(bytes: number): boolean {
+    let used = [...this.#entries.values()].reduce((sum, entry) => sum + entry.bytes, 0);
+    for (const [lease, { model, users, bytes: freed }] of [...this.#entries]) {
+      if (used + bytes <= this.#budgetBytes) break;
+      if (users > 0) continue;
+      used -= freed;
       this.#entries.delete(lease);
       void this.#unload(model.stages, lease);
     }
+    return used + bytes <= this.#budgetBytes;
+  }
+
+  #wake(): void {
+    for (const resolve of this.#roomWaiters.splice(0)) resolve();
   }
 
   async #unload(stages: ServedModel['stages'], lease: string): Promise<void> {

@@ -25,6 +25,20 @@ export function embed(
   return x;
 }
 
+/** ids and their positions (M) -> x (M, D): wte[id] + wpe[position], new. */
+export function embedAt(
+  ids: readonly number[],
+  positions: readonly number[],
+  { wte, wpe, D }: EmbeddingTables,
+): Float32Array {
+  const x = new Float32Array(ids.length * D);
+  for (const [row, id] of ids.entries()) {
+    addRow(x, row * D, { from: wte, at: id * D, D });
+    addRow(x, row * D, { from: wpe, at: positions[row] * D, D });
+  }
+  return x;
+}
+
 /** dx (B*T, D) is added into dwte (V, D) at each row's id and into dwpe (C, D) at each row's position. */
 export function embedBackward(
   dx: Float32Array,

@@ -1,13 +1,14 @@
-// The programs that generate tokens. Weights are constants, so that the engine packs them once; rows of any number of
-// sequences go through qkv, feed and head together, attention runs per sequence over its own cache. Splitting a block at
-// attention keeps the cache in JavaScript and out of the programs' outputs. Training programs are in block.ts and head.ts.
+// The programs that generate tokens. Weights are constants, so that the engine packs them once; rows of all running
+// sequences go through `qkv`, `feed` and `logits` together, attention runs per sequence over its own cache. Splitting a block
+// at attention keeps the cache in JavaScript and out of the programs' outputs. Training programs are in block.ts and head.ts.
 // Letters: M rows, R query rows of one sequence, D width, H heads, W = D/H, P cached positions (capacity), V vocabulary.
 
 import { assert } from './errors.ts';
 import type { GptConfig } from './config.ts';
-import { GraphBuilder, type Graph, type Value } from './graph.ts';
-import { gelu, layerNorm, linear, product } from './layers.ts';
+import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
+import { gelu, layerNorm, product } from './layers.ts';
 import { headTensorNames } from './head.ts';
+import { BLOCK_SIZE, quantize, type Quantization } from './quantize.ts';
 import { tensorTable, type BlockTensorName } from './tensors.ts';
 
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
@@ -16,84 +17,171 @@ export const CACHE_STEP = 64;
 /** The tensors of the blocks and the head, by their names in the table. */
 export type Weights = ReadonlyMap<string, Float32Array>;
 
-function constants(g: GraphBuilder, config: GptConfig, weights: Weights): (name: string) => Value {
-  const shapes = new Map(tensorTable(config).map((tensor) => [tensor.name, tensor.shape]));
-  return (name) => {
-    const data = weights.get(name);
-    const shape = shapes.get(name);
-    assert(data !== undefined && shape !== undefined, `no weights for ${name}`);
-    return g.constant(data, shape);
-  };
+export interface ServingOptions {
+  /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */
+  readonly quantization: Quantization | null;
 }
 
-/** Tensors of block `block`; the bias of c_attn is null when the configuration has none. */
-function blockConstants(
-  g: GraphBuilder,
-  config: GptConfig,
-  { weights, block }: { weights: Weights; block: number },
-): (name: BlockTensorName) => Value {
-  const constant = constants(g, config, weights);
-  return (name) => constant(`h.${block}.${name}`);
+/** Emits one program over the weights of a configuration. */
+class ServingBuilder {
+  readonly g: GraphBuilder;
+  readonly #shapes: ReadonlyMap<string, readonly number[]>;
+  readonly #weights: Weights;
+  readonly #quantization: Quantization | null;
+
+  constructor(
+    name: string,
+    { config, weights, quantization }: { config: GptConfig; weights: Weights } & ServingOptions,
+  ) {
+    this.g = new GraphBuilder(name);
+    this.#shapes = new Map(tensorTable(config).map((tensor) => [tensor.name, tensor.shape]));
+    this.#weights = weights;
+    this.#quantization = quantization;
+  }
+
+  constant(name: string): Value {
+    return this.g.constant(...this.#tensor(name));
+  }
+
+  /** x (M, K) times the matrix `weight` (K, N), or (N, K) when `transposed`, plus `bias` (N) -> (M, N). */
+  linear(
+    x: Value,
+    { weight, bias, transposed = false }: { weight: string; bias: string | null; transposed?: boolean },
+  ): Value {
+    const [data, shape] = this.#tensor(weight);
+    const added = bias === null ? [] : [this.constant(bias)];
+    if (this.#quantization === null) {
+      return this.g.node('Gemm', [x, this.constant(weight), ...added], transposed ? { transB: 1 } : {});
+    }
+    const [N, K] = transposed ? shape : [...shape].reverse();
+    const matrix = quantize(data, { quantization: this.#quantization, K, N, transposed });
+    const S = Math.ceil(K / BLOCK_SIZE);
+    const zeroPoints = matrix.bits === 4 ? [this.g.constant(matrix.zeroPoints, [matrix.zeroPoints.length])] : [];
+    const y = this.g.node(
+      'MatMulNBits',
+      [
+        x,
+        this.g.constant(matrix.data, [N, S, (BLOCK_SIZE * matrix.bits) / 8]),
+        this.g.constant(matrix.scales, [N * S]),
+        ...zeroPoints,
+      ],
+      // Accuracy level 4: rows are rounded to int8, block by block, so that products are sums of integers.
+      { K, N, bits: matrix.bits, block_size: BLOCK_SIZE, accuracy_level: 4 },
+      { domain: MICROSOFT },
+    );
+    return bias === null ? y : this.g.node('Add', [y, ...added]);
+  }
+
+  #tensor(name: string): [data: Float32Array, shape: readonly number[]] {
+    const data = this.#weights.get(name);
+    const shape = this.#shapes.get(name);
+    assert(data !== undefined && shape !== undefined, `no weights for ${name}`);
+    return [data, shape];
+  }
+}
+
+const blockName =
+  (block: number) =>
+  (name: BlockTensorName): string =>
+    `h.${block}.${name}`;
+
+const tensorsBeforeAttention = (config: GptConfig): BlockTensorName[] => [
+  'ln_1.weight',
+  'ln_1.bias',
+  'attn.c_attn.weight',
+  ...(config.qkv_bias ? (['attn.c_attn.bias'] as const) : []),
+];
+const TENSORS_AFTER_ATTENTION: readonly BlockTensorName[] = [
+  ...(['attn.c_proj.weight', 'attn.c_proj.bias', 'ln_2.weight', 'ln_2.bias'] as const),
+  ...(['mlp.c_fc.weight', 'mlp.c_fc.bias', 'mlp.c_proj.weight', 'mlp.c_proj.bias'] as const),
+];
+
+/** Names of the tensors that `qkvProgram` of a block takes. */
+export const qkvTensorNames = (config: GptConfig, block: number): string[] =>
+  tensorsBeforeAttention(config).map(blockName(block));
+
+/** Names of the tensors that `feedProgram` takes: the block's own, and those before the next block's attention. */
+export const feedTensorNames = (config: GptConfig, { block, next }: { block: number; next: boolean }): string[] => [
+  ...TENSORS_AFTER_ATTENTION.map(blockName(block)),
+  ...(next ? qkvTensorNames(config, block + 1) : []),
+];
+
+function emitQkv(b: ServingBuilder, x: Value, { config, block }: { config: GptConfig; block: number }): void {
+  const name = blockName(block);
+  const n1 = layerNorm(b.g, x, { weight: b.constant(name('ln_1.weight')), bias: b.constant(name('ln_1.bias')) });
+  const bias = config.qkv_bias ? name('attn.c_attn.bias') : null;
+  b.g.output('qkv', b.linear(n1, { weight: name('attn.c_attn.weight'), bias }));
 }
 
 /** x (M, D) -> qkv (M, 3D). */
-export function qkvProgram(config: GptConfig, weights: Weights, block: number): Graph {
-  const g = new GraphBuilder(`block ${block} qkv`);
-  const tensor = blockConstants(g, config, { weights, block });
+export function qkvProgram(
+  config: GptConfig,
+  weights: Weights,
+  { block, quantization }: { block: number } & ServingOptions,
+): Graph {
+  const b = new ServingBuilder(`block ${block} qkv`, { config, weights, quantization });
+  emitQkv(b, b.g.input('x', ['M', config.emb_dim]), { config, block });
+  return b.g.build();
+}
+
+/** x (M, D) before the block, context (M, D) -> y (M, D); with `next` also the next block's qkv (M, 3D): a run less. */
+export function feedProgram(
+  config: GptConfig,
+  weights: Weights,
+  { block, next, quantization }: { block: number; next: boolean } & ServingOptions,
+): Graph {
+  const b = new ServingBuilder(`block ${block} feed`, { config, weights, quantization });
+  const { g } = b;
+  const name = blockName(block);
   const x = g.input('x', ['M', config.emb_dim]);
-  const n1 = layerNorm(g, x, { weight: tensor('ln_1.weight'), bias: tensor('ln_1.bias') });
-  const bias = config.qkv_bias ? tensor('attn.c_attn.bias') : null;
-  g.output('qkv', linear(g, n1, { weight: tensor('attn.c_attn.weight'), bias }));
+  const context = g.input('context', ['M', config.emb_dim]);
+  const mixed = b.linear(context, { weight: name('attn.c_proj.weight'), bias: name('attn.c_proj.bias') });
+  const a = g.node('Add', [x, mixed]);
+  const n2 = layerNorm(g, a, { weight: b.constant(name('ln_2.weight')), bias: b.constant(name('ln_2.bias')) });
+  const u = b.linear(n2, { weight: name('mlp.c_fc.weight'), bias: name('mlp.c_fc.bias') });
+  const fed = b.linear(gelu(g, u), { weight: name('mlp.c_proj.weight'), bias: name('mlp.c_proj.bias') });
+  const y = g.node('Add', [a, fed]);
+  g.output('y', y);
+  if (next) emitQkv(b, y, { config, block: block + 1 });
   return g.build();
 }
 
-/** Query rows of one run of `attend`, at the least and at the most: see there. */
+/** Query rows of one group of `attend`, at the least and at the most: see there. */
 export const ATTEND_ROWS_MIN = 2;
 export const ATTEND_ROWS_MAX = 16;
 
 /**
- * q (R, D), keys (H, P, W), values (H, W, P), mask (R, P) of 0 and -Infinity -> context (R, D). No weights: one program
- * serves every block. The caches are the left sides of both products, so they are streamed and never repacked; the sums over
- * P then run in one order for 2 to 16 query rows, while a single row takes another kernel and more rows another blocking.
+ * Attention of `groups` independent groups of query rows, each over a cache of its own: for group i, q_i (R, D), keys_i
+ * (H, P, W), values_i (H, W, P), mask_i (R, P) of 0 and -Infinity -> context_i (R, D). No weights: one program serves every
+ * block. The caches are the left sides of both products, so they are streamed and never repacked; the sums over P then run
+ * in one order for 2 to 16 query rows, while a single row takes another kernel and more rows another blocking.
  */
-export function attendProgram(config: GptConfig): Graph {
+export function attendProgram(config: GptConfig, groups: number): Graph {
   const { emb_dim: D, n_heads: H } = config;
-  const g = new GraphBuilder('attend');
-  const q = g.input('q', ['R', D]);
-  const keys = g.input('keys', [H, 'P', D / H]);
-  const values = g.input('values', [H, D / H, 'P']);
-  const mask = g.input('mask', ['R', 'P']);
-  const columns = g.node('Transpose', [g.node('Reshape', [q, g.integers([-1, H, D / H])])], { perm: [1, 2, 0] });
-  const scores = product(g, keys, { b: columns, factor: 1 / Math.sqrt(D / H) });
-  const rows = g.node('Add', [g.node('Transpose', [scores], { perm: [0, 2, 1] }), mask]);
-  const attended = g.node('Transpose', [g.node('Softmax', [rows], { axis: -1 })], { perm: [0, 2, 1] });
-  const context = g.node('Transpose', [product(g, values, { b: attended })], { perm: [2, 0, 1] });
-  g.output('context', g.node('Reshape', [context, g.integers([-1, D])]));
-  return g.build();
-}
-
-/** x (M, D) before the block, context (M, D) -> y (M, D). */
-export function feedProgram(config: GptConfig, weights: Weights, block: number): Graph {
-  const g = new GraphBuilder(`block ${block} feed`);
-  const tensor = blockConstants(g, config, { weights, block });
-  const x = g.input('x', ['M', config.emb_dim]);
-  const context = g.input('context', ['M', config.emb_dim]);
-  const mixed = linear(g, context, { weight: tensor('attn.c_proj.weight'), bias: tensor('attn.c_proj.bias') });
-  const a = g.node('Add', [x, mixed]);
-  const n2 = layerNorm(g, a, { weight: tensor('ln_2.weight'), bias: tensor('ln_2.bias') });
-  const u = linear(g, n2, { weight: tensor('mlp.c_fc.weight'), bias: tensor('mlp.c_fc.bias') });
-  const fed = linear(g, gelu(g, u), { weight: tensor('mlp.c_proj.weight'), bias: tensor('mlp.c_proj.bias') });
-  g.output('y', g.node('Add', [a, fed]));
+  const g = new GraphBuilder(`attend ${groups}`);
+  const heads = g.integers([-1, H, D / H]);
+  const rows = g.integers([-1, D]);
+  for (let i = 0; i < groups; i++) {
+    const q = g.input(`q_${i}`, [`R${i}`, D]);
+    const keys = g.input(`keys_${i}`, [H, `P${i}`, D / H]);
+    const values = g.input(`values_${i}`, [H, D / H, `P${i}`]);
+    const mask = g.input(`mask_${i}`, [`R${i}`, `P${i}`]);
+    const columns = g.node('Transpose', [g.node('Reshape', [q, heads])], { perm: [1, 2, 0] });
+    const scores = product(g, keys, { b: columns, factor: 1 / Math.sqrt(D / H) });
+    const masked = g.node('Add', [g.node('Transpose', [scores], { perm: [0, 2, 1] }), mask]);
+    const attended = g.node('Transpose', [g.node('Softmax', [masked], { axis: -1 })], { perm: [0, 2, 1] });
+    const context = g.node('Transpose', [product(g, values, { b: attended })], { perm: [2, 0, 1] });
+    g.output(`context_${i}`, g.node('Reshape', [context, rows]));
+  }
   return g.build();
 }
 
 /** x (M, D) -> logits (M, V). */
-export function logitsProgram(config: GptConfig, weights: Weights): Graph {
-  const g = new GraphBuilder('logits');
-  const constant = constants(g, config, weights);
+export function logitsProgram(config: GptConfig, weights: Weights, { quantization }: ServingOptions): Graph {
+  const b = new ServingBuilder('logits', { config, weights, quantization });
   const [normWeight, normBias, projection] = headTensorNames(config);
-  const x = g.input('x', ['M', config.emb_dim]);
-  const normalized = layerNorm(g, x, { weight: constant(normWeight), bias: constant(normBias) });
-  g.output('logits', g.node('Gemm', [normalized, constant(projection)], { transB: 1 }));
-  return g.build();
+  const x = b.g.input('x', ['M', config.emb_dim]);
+  const normalized = layerNorm(b.g, x, { weight: b.constant(normWeight), bias: b.constant(normBias) });
+  b.g.output('logits', b.linear(normalized, { weight: projection, bias: null, transposed: true }));
+  return b.g.build();
 }

@@ -4,6 +4,7 @@
 import type { GptConfig } from '../model/config.ts';
 import type { AdamwStep } from '../model/adamw.ts';
 import type { ErrorData } from '../model/errors.ts';
+import type { Quantization } from '../model/quantize.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 
 export type {
@@ -362,6 +363,34 @@ export interface SampledToken {
   readonly top?: readonly { readonly id: number; readonly text: string; readonly logprob: number }[];
 }
 
+/** Rows of one sequence in a step, at positions from `position` on. */
+export interface ServePart {
+  readonly sequence: string;
+  readonly position: number;
+  readonly rowCount: number;
+  /** Begin with the first `length` positions of another sequence's cache. */
+  readonly fork: { readonly from: string; readonly length: number } | null;
+  /** What to sample after the last rows; null while the prompt goes in. */
+  readonly sample: ServeSample | null;
+}
+
+export interface ServeSample {
+  /** Of the next token among those generated. */
+  readonly index: number;
+  /** The sequence ends with the token of this index whatever it is: all of its text is shown. */
+  readonly lastIndex: number;
+  /** Ids of the part's last rows that are guesses; the row before them is the newest token. */
+  readonly drafts: readonly number[];
+  /** How many ids to guess for the next step, at the most. */
+  readonly draftMax: number;
+}
+
+/** What a part's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */
+export interface SampledRows {
+  readonly tokens: readonly SampledToken[];
+  readonly draft: readonly number[];
+}
+
 /** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
 export interface StageCalls {
   trainLoad: [
@@ -430,6 +459,7 @@ export interface StageCalls {
       readonly config: GptConfig;
       readonly stage: StageRange;
       readonly tokenizer: TokenizerSpec | null;
+      readonly quantization: Quantization | null;
     },
     Record<string, never>,
   ];
@@ -442,32 +472,33 @@ export interface StageCalls {
       /** Ids that were generated before an interruption: they follow the prompt. */
       readonly continued: readonly number[];
       readonly stop: readonly string[];
-      readonly stopIds?: readonly number[];
+      readonly stopIds: readonly number[];
       readonly sampling: SamplingOptions;
+      /** Which of several samples of one prompt this is: it keys the draws. */
+      readonly sample: number;
     },
     /** `stopped` says that the continued ids have reached a stop already. */
     { readonly ids: readonly number[]; readonly stopped: boolean },
   ];
   /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */
   serveEmbed: [
-    { readonly lease: string; readonly position: number; readonly ids: readonly number[] },
+    { readonly lease: string; readonly ids: readonly number[]; readonly parts: readonly ServePart[] },
     { readonly x: Float32Array },
   ];
-  /** ids, or x (rows, D) from the stage before, at positions from `position` on -> x for the next stage, or a token. */
+  /** The ids of all parts' rows, or x (rows, D) from the stage before -> x for the next stage, or an entry a part. */
   serveStep: [
     {
       readonly lease: string;
-      readonly sequence: string;
-      readonly position: number;
       readonly input: readonly number[] | Float32Array;
-      /** Sample after these rows: the index of the token among those generated; null while the prompt goes in. */
-      readonly sampleIndex: number | null;
-      /** The sequence ends with this token whatever it is: show all of its text. */
-      readonly last: boolean;
+      readonly parts: readonly ServePart[];
     },
-    { readonly x: Float32Array | null; readonly token: SampledToken | null },
+    { readonly x: Float32Array | null; readonly sampled: readonly (SampledRows | null)[] | null },
   ];
-  serveEnd: [{ readonly lease: string; readonly sequence: string }, Record<string, never>];
+  /** Frees sequences. With `keepCaches` others can still fork from them, until they are ended without it. */
+  serveEnd: [
+    { readonly lease: string; readonly sequences: readonly string[]; readonly keepCaches: boolean },
+    Record<string, never>,
+  ];
 
   unload: [{ readonly lease: string }, Record<string, never>];
   /** The thread's engine, and the choice that gives another thread the same one. */

@@ -1,87 +1,85 @@
 // What one worker thread holds of a model that generates: its blocks' compiled programs, and the keys and values of every
-// sequence for these blocks. A row's bits depend neither on the rows beside it nor on the capacity of its cache, so a token
-// computed in a prompt equals the same token computed alone. Letters: M rows, D, H, W = D/H, P capacity as in the programs.
+// sequence for these blocks. A step takes rows of any number of sequences. A row's bits depend neither on the rows beside it nor
+// on the capacity of its cache, so a token computed in a prompt equals the same token computed alone.
+// Letters: M rows, D, H, P capacity, V as in the programs.
 
 import type { GptConfig } from '../model/config.ts';
-import { embed } from '../model/embedding.ts';
+import { embedAt } from '../model/embedding.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { headTensorNames } from '../model/head.ts';
-import { PURPOSE, uniform } from '../model/philox.ts';
-import { sample } from '../model/sampling.ts';
+import type { Quantization } from '../model/quantize.ts';
 import {
   ATTEND_ROWS_MAX,
   ATTEND_ROWS_MIN,
   attendProgram,
-  CACHE_STEP,
   feedProgram,
+  feedTensorNames,
   logitsProgram,
   qkvProgram,
+  qkvTensorNames,
   type Weights,
 } from '../model/serving.ts';
-import { stopFilter, type StopFilter } from '../model/stop.ts';
-import type { StreamDecoder, Tokenizer } from '../model/tokenizer.ts';
-import type { Engine, Program } from './engine.ts';
-import type { SampledToken, SamplingOptions, StageCalls, StageRange } from './messages.ts';
+import type { Tokenizer } from '../model/tokenizer.ts';
+import type { Engine, Program, Tensor } from './engine.ts';
+import { KvCache } from './kv-cache.ts';
+import type { SampledRows, ServePart, StageCalls, StageRange } from './messages.ts';
+import { SequenceOutput } from './sequence-output.ts';
 
 /**
- * One stream keeps one stage busy at a time, so a program may use a core that another stage leaves idle. Rows have the same
- * bits on one thread and on two.
+ * One step keeps one stage busy at a time, so a program may use a core that another stage leaves idle. Rows have the same
+ * bits on one thread and on two. Narrow models are done before a second thread is awake.
  */
-const THREADS = { threadCount: 2 };
+const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({ threadCount: D < 512 ? 1 : 2 });
 
-interface BlockPrograms {
-  readonly qkv: Program;
-  readonly feed: Program;
+/** Groups of query rows that one run of attention takes, largest first: programs are compiled when they are first needed. */
+const ATTEND_GROUPS = [8, 4, 2, 1];
+/** Rows of logits that one run of the head makes: they are copied, V floats each. */
+const LOGITS_ROWS_MAX = 16;
+
+/** Query rows of one sequence over its cache, the same in every block of a step. */
+interface AttendGroup {
+  readonly cache: KvCache;
+  /** First of the step's rows, and how many of them. */
+  readonly first: number;
+  readonly count: number;
+  /** (R, P) for R query rows: `count`, or two when it is one. */
+  readonly mask: Tensor;
 }
 
-/** Keys (H, P, W) and values (H, W, P) of one sequence in one block. */
-interface BlockCache {
-  keys: Float32Array;
-  values: Float32Array;
-}
-
-interface Sequence {
-  capacity: number;
-  readonly caches: BlockCache[];
-  /** Only on the head's stage. */
-  readonly output: SequenceOutput | null;
-}
-
-interface SequenceOutput {
-  /** The prompt's ids, then the generated ones. */
-  readonly history: number[];
-  readonly promptLength: number;
-  readonly sampling: SamplingOptions;
-  readonly stopIds: ReadonlySet<number>;
-  readonly decoder: StreamDecoder | null;
-  readonly stop: StopFilter;
+export interface ServeSetup {
+  readonly config: GptConfig;
+  readonly stage: StageRange;
+  readonly tokenizer: Tokenizer | null;
+  readonly quantization: Quantization | null;
 }
 
 export class ServeStage {
-  readonly #config: GptConfig;
-  readonly #stage: StageRange;
-  readonly #tokenizer: Tokenizer | null;
-  readonly #blocks: BlockPrograms[] = [];
-  readonly #sequences = new Map<string, Sequence>();
-  #attend: Program | null = null;
+  readonly #setup: ServeSetup;
+  readonly #engine: Engine;
+  /** The first block's qkv; each block's feed computes the qkv of the next one. */
+  #qkv: Program | null = null;
+  readonly #feeds: Program[] = [];
+  readonly #attends = new Map<number, Program>();
   #logits: Program | null = null;
   #embeddings: { wte: Float32Array; wpe: Float32Array } | null = null;
+  readonly #caches = new Map<string, KvCache>();
+  /** Only on the head's stage. */
+  readonly #outputs = new Map<string, SequenceOutput>();
 
-  private constructor(config: GptConfig, stage: StageRange, tokenizer: Tokenizer | null) {
-    this.#config = config;
-    this.#stage = stage;
-    this.#tokenizer = tokenizer;
+  private constructor(engine: Engine, setup: ServeSetup) {
+    this.#engine = engine;
+    this.#setup = setup;
   }
 
-  /** Compiles the stage's programs. `load` is asked for one tensor at a time; what is compiled in is not kept twice. */
+  /** Compiles the stage's programs. `load` is asked for few tensors at a time; what is compiled in is not kept twice. */
   static async load(
     engine: Engine,
-    { config, stage, tokenizer }: { config: GptConfig; stage: StageRange; tokenizer: Tokenizer | null },
+    setup: ServeSetup,
     load: (names: readonly string[]) => Weights,
   ): Promise<ServeStage> {
-    const self = new ServeStage(config, stage, tokenizer);
+    const self = new ServeStage(engine, setup);
     try {
-      await self.#compile(engine, load);
+      await self.#compile(load);
     } catch (error) {
       await self.close();
       throw error;
@@ -89,203 +87,212 @@ export class ServeStage {
     return self;
   }
 
-  async #compile(engine: Engine, load: (names: readonly string[]) => Weights): Promise<void> {
-    const [config, stage] = [this.#config, this.#stage];
-    const blockWeights = (block: number, names: readonly string[]): Weights =>
-      load(names.map((name) => `h.${block}.${name}`));
-    const biases = config.qkv_bias ? ['attn.c_attn.bias'] : [];
-    for (let block = stage.firstBlock; block < stage.endBlock; block++) {
-      const first = blockWeights(block, ['ln_1.weight', 'ln_1.bias', 'attn.c_attn.weight', ...biases]);
-      const qkv = await engine.compile(qkvProgram(config, first, block), THREADS);
-      const second = blockWeights(block, [
-        ...['attn.c_proj.weight', 'attn.c_proj.bias', 'ln_2.weight', 'ln_2.bias'],
-        ...['mlp.c_fc.weight', 'mlp.c_fc.bias', 'mlp.c_proj.weight', 'mlp.c_proj.bias'],
-      ]);
-      this.#blocks.push({ qkv, feed: await engine.compile(feedProgram(config, second, block), THREADS) });
+  async #compile(load: (names: readonly string[]) => Weights): Promise<void> {
+    const { config, stage, quantization } = this.#setup;
+    const threads = threadsFor(config);
+    const { firstBlock, endBlock } = stage;
+    const first = load(qkvTensorNames(config, firstBlock));
+    this.#qkv = await this.#engine.compile(qkvProgram(config, first, { block: firstBlock, quantization }), threads);
+    for (let block = firstBlock; block < endBlock; block++) {
+      const next = block + 1 < endBlock;
+      const weights = load(feedTensorNames(config, { block, next }));
+      this.#feeds.push(
+        await this.#engine.compile(feedProgram(config, weights, { block, next, quantization }), threads),
+      );
     }
-    this.#attend = await engine.compile(attendProgram(config), THREADS);
     if (stage.embeds) {
       const tables = load(['wte.weight', 'wpe.weight']);
       this.#embeddings = { wte: tables.get('wte.weight')!, wpe: tables.get('wpe.weight')! };
     }
     if (stage.head) {
-      this.#logits = await engine.compile(logitsProgram(config, load(headTensorNames(config))), THREADS);
+      const weights = load(headTensorNames(config));
+      this.#logits = await this.#engine.compile(logitsProgram(config, weights, { quantization }), threads);
     }
   }
 
   /** Opens a sequence on the head's stage: encodes the prompt and sets up its output. */
   begin(request: StageCalls['serveBegin'][0]): StageCalls['serveBegin'][1] {
-    const { prompt, continued, stop, stopIds, sampling } = request;
+    const { prompt, sequence } = request;
+    const { tokenizer, config } = this.#setup;
     const ids = typeof prompt === 'string' ? this.#encode(prompt) : prompt;
-    const V = this.#config.vocab_size;
+    const V = config.vocab_size;
     const bad = ids.find((id) => id >= V);
     if (bad !== undefined) {
       throw new GptdError('invalid_spec', `The prompt has token ${bad}: the model's ids go from 0 to ${V - 1}.`);
     }
-    const output: SequenceOutput = {
-      history: [...ids, ...continued],
-      promptLength: ids.length,
-      sampling,
-      stopIds: new Set(stopIds),
-      decoder: this.#tokenizer?.stream() ?? null,
-      stop: stopFilter(stop),
-    };
-    const shown = continued.map((id) => output.stop.push(output.decoder?.push(id) ?? ''));
-    this.#sequences.set(request.sequence, { capacity: 0, caches: [], output });
-    return { ids, stopped: shown.some(({ stopped }) => stopped) || output.stopIds.has(continued.at(-1) ?? -1) };
+    const output = new SequenceOutput(request, ids, tokenizer);
+    this.#outputs.set(sequence, output);
+    return { ids, stopped: output.stopped };
   }
 
   #encode(prompt: string): readonly number[] {
-    if (this.#tokenizer === null) {
+    const { tokenizer } = this.#setup;
+    if (tokenizer === null) {
       throw new GptdError('invalid_spec', 'This model has no tokenizer: give the prompt as token ids (--prompt-ids).');
     }
-    return Array.from(this.#tokenizer.encode(prompt));
+    return Array.from(tokenizer.encode(prompt));
+  }
+
+  /** wte[id] + wpe[position] for the rows of a step: (M, D). */
+  embed(ids: readonly number[], parts: readonly ServePart[]): Float32Array {
+    const { emb_dim: D } = this.#setup.config;
+    assert(this.#embeddings !== null, 'this stage does not embed');
+    const positions = parts.flatMap(({ position, rowCount }) =>
+      Array.from({ length: rowCount }, (_, i) => position + i),
+    );
+    return embedAt(ids, positions, { ...this.#embeddings, D });
   }
 
   /** Runs rows through the stage's blocks; see StageCalls.serveStep. */
-  async step(request: StageCalls['serveStep'][0]): Promise<StageCalls['serveStep'][1]> {
-    const { position, input, sampleIndex, last } = request;
-    const { emb_dim: D } = this.#config;
-    let x = input instanceof Float32Array ? input : this.embed(input, position);
-    const rowCount = x.length / D;
-    const sequence = this.#sequence(request.sequence, position + rowCount);
-    for (const [index, { qkv, feed }] of this.#blocks.entries()) {
-      const dims = [rowCount, D];
-      const { qkv: rows } = await qkv.run({ x: { data: x, dims } });
-      const context = await this.#attendTo(sequence, { block: index, rows: rows, position });
-      x = (await feed.run({ x: { data: x, dims }, context: { data: context, dims } }))['y']!;
-    }
-    if (!this.#stage.head) return { x, token: null };
-    if (sampleIndex === null) return { x: null, token: null };
-    return {
-      x: null,
-      token: await this.#sample(sequence.output!, x.subarray((rowCount - 1) * D), { sampleIndex, last }),
-    };
-  }
-
-  /** wte[id] + wpe[position] for consecutive positions: (M, D). */
-  embed(ids: readonly number[], position: number): Float32Array {
-    const { emb_dim: D } = this.#config;
-    assert(this.#embeddings !== null, 'this stage does not embed');
-    const { wte, wpe } = this.#embeddings;
-    return embed(Uint32Array.from(ids), { wte, wpe: wpe.subarray(position * D), D }, { T: ids.length });
-  }
-
-  /** The sequence with room for `length` positions. */
-  #sequence(name: string, length: number): Sequence {
-    let sequence = this.#sequences.get(name);
-    if (sequence === undefined) {
-      sequence = { capacity: 0, caches: [], output: null };
-      this.#sequences.set(name, sequence);
-    }
-    if (length > sequence.capacity) this.#grow(sequence, Math.ceil(length / CACHE_STEP) * CACHE_STEP);
-    return sequence;
-  }
-
-  #grow(sequence: Sequence, capacity: number): void {
-    const { emb_dim: D, n_heads: H } = this.#config;
-    const W = D / H;
-    for (let block = 0; block < this.#blocks.length; block++) {
-      const old = sequence.caches.at(block);
-      const grown: BlockCache = { keys: new Float32Array(D * capacity), values: new Float32Array(D * capacity) };
-      if (old !== undefined) {
-        const P = sequence.capacity;
-        for (let row = 0; row < D; row++) grown.values.set(old.values.subarray(row * P, (row + 1) * P), row * capacity);
-        for (let head = 0; head < H; head++) {
-          grown.keys.set(old.keys.subarray(head * P * W, (head + 1) * P * W), head * capacity * W);
-        }
+  async step({ input, parts }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
+    const { emb_dim: D } = this.#setup.config;
+    let x = input instanceof Float32Array ? input : this.embed(input, parts);
+    const dims = [x.length / D, D];
+    const groups = this.#attendGroups(parts);
+    let { qkv } = await this.#qkv!.run({ x: { data: x, dims } });
+    for (const [block, feed] of this.#feeds.entries()) {
+      for (const { cache, first, count, position } of this.#cached(parts)) {
+        cache.write(block, qkv, { first, count, position });
       }
-      sequence.caches[block] = grown;
+      const context = await this.#attend(groups, { block, qkv });
+      const fed = await feed.run({ x: { data: x, dims }, context: { data: context, dims } });
+      x = fed['y'];
+      qkv = fed['qkv'];
     }
-    sequence.capacity = capacity;
+    if (!this.#setup.stage.head) return { x, sampled: null };
+    return { x: null, sampled: await this.#sample(x, parts) };
   }
 
-  /** Puts the rows' keys and values into the cache and attends, some rows at a time: rows (M, 3D) -> context (M, D). */
-  async #attendTo(
-    sequence: Sequence,
-    { block, rows, position }: { block: number; rows: Float32Array; position: number },
+  /** The parts with their caches, which have room for the parts' rows. */
+  *#cached(
+    parts: readonly ServePart[],
+  ): Generator<{ cache: KvCache; part: ServePart; first: number; count: number; position: number }> {
+    let first = 0;
+    for (const part of parts) {
+      const { rowCount: count, position } = part;
+      yield { cache: this.#caches.get(part.sequence)!, part, first, count, position };
+      first += count;
+    }
+  }
+
+  /** Makes room in the caches, and says which rows attend together. */
+  #attendGroups(parts: readonly ServePart[]): AttendGroup[] {
+    const { config, stage } = this.#setup;
+    const shape = { D: config.emb_dim, H: config.n_heads, blockCount: stage.endBlock - stage.firstBlock };
+    for (const { sequence, fork, position, rowCount } of parts) {
+      const cache = this.#caches.get(sequence) ?? new KvCache(shape);
+      this.#caches.set(sequence, cache);
+      if (fork !== null) cache.fork(this.#caches.get(fork.from)!, fork.length);
+      cache.reserve(position + rowCount);
+    }
+    const groups: AttendGroup[] = [];
+    for (const { cache, first, count, position } of this.#cached(parts)) {
+      for (let row = 0; row < count; row += ATTEND_ROWS_MAX) {
+        const rows = Math.min(ATTEND_ROWS_MAX, count - row);
+        const mask = attentionMask(rows, { position: position + row, P: cache.capacity });
+        groups.push({ cache, first: first + row, count: rows, mask });
+      }
+    }
+    return groups;
+  }
+
+  /** qkv (M, 3D), whose keys and values are in the caches -> context (M, D). */
+  async #attend(
+    groups: readonly AttendGroup[],
+    { block, qkv }: { block: number; qkv: Float32Array },
   ): Promise<Float32Array> {
-    const { emb_dim: D, n_heads: H } = this.#config;
-    const [W, P] = [D / H, sequence.capacity];
-    const rowCount = rows.length / (3 * D);
-    const { keys, values } = sequence.caches[block];
-    const cache = { keys: { data: keys, dims: [H, P, W] }, values: { data: values, dims: [H, W, P] } };
-    const context = new Float32Array(rowCount * D);
-    for (let first = 0; first < rowCount; first += ATTEND_ROWS_MAX) {
-      const count = Math.min(ATTEND_ROWS_MAX, rowCount - first);
-      const queryCount = Math.max(count, ATTEND_ROWS_MIN);
-      const q = new Float32Array(queryCount * D);
-      for (let row = 0; row < count; row++) {
-        const from = (first + row) * 3 * D;
-        const at = position + first + row;
-        q.set(rows.subarray(from, from + D), row * D);
-        for (let head = 0; head < H; head++) {
-          const start = from + D + head * W;
-          keys.set(rows.subarray(start, start + W), (head * P + at) * W);
+    const { emb_dim: D, n_heads: H } = this.#setup.config;
+    const W = D / H;
+    const context = new Float32Array(qkv.length / 3);
+    for (let done = 0; done < groups.length;) {
+      const size = ATTEND_GROUPS.find((count) => count <= groups.length - done)!;
+      const together = groups.slice(done, done + size);
+      const inputs: Record<string, Tensor> = {};
+      for (const [i, { cache, first, count, mask }] of together.entries()) {
+        const P = cache.capacity;
+        const R = mask.dims[0];
+        const q = new Float32Array(R * D);
+        // A lone row goes with a twin.
+        for (let row = 0; row < R; row++) {
+          const from = (first + Math.min(row, count - 1)) * 3 * D;
+          q.set(qkv.subarray(from, from + D), row * D);
         }
-        for (let i = 0; i < D; i++) values[i * P + at] = rows[from + 2 * D + i];
+        const { keys, values } = cache.block(block);
+        inputs[`q_${i}`] = { data: q, dims: [R, D] };
+        inputs[`keys_${i}`] = { data: keys, dims: [H, P, W] };
+        inputs[`values_${i}`] = { data: values, dims: [H, W, P] };
+        inputs[`mask_${i}`] = mask;
       }
-      // A lone row goes with a twin.
-      if (count < queryCount) q.copyWithin(D, 0, D);
-      const attended = await this.#attend!.run({
-        ...cache,
-        q: { data: q, dims: [queryCount, D] },
-        mask: {
-          data: attentionMask(queryCount, position + first, { last: position + first + count - 1, P }),
-          dims: [queryCount, P],
-        },
-      });
-      context.set(attended['context'].subarray(0, count * D), first * D);
+      const attended = await (await this.#attendProgram(size)).run(inputs);
+      for (const [i, { first, count }] of together.entries()) {
+        context.set(attended[`context_${i}`].subarray(0, count * D), first * D);
+      }
+      done += size;
     }
     return context;
   }
 
-  async #sample(
-    output: SequenceOutput,
-    x: Float32Array,
-    { sampleIndex, last }: { sampleIndex: number; last: boolean },
-  ): Promise<SampledToken> {
-    const { logits } = await this.#logits!.run({ x: { data: x, dims: [1, this.#config.emb_dim] } });
-    const { seed, ...options } = output.sampling;
-    const u = uniform({ seed, purpose: PURPOSE.sampling, step: 0, index: sampleIndex });
-    const { history, promptLength } = output;
-    const { id, logprob, top } = sample(logits, { ...options, history, promptLength, u });
-    output.history.push(id);
-    const piece = (token: number): string => this.#tokenizer?.decode([token]) ?? '';
-    const token = {
-      ...{ id, logprob },
-      ...(options.logprobs === undefined ? {} : { piece: piece(id) }),
-      ...(top === undefined ? {} : { top: top.map((other) => ({ ...other, text: piece(other.id) })) }),
-    };
-    const ended = output.stopIds.has(id);
-    const pushed = ended ? { text: '', stopped: false } : output.stop.push(output.decoder?.push(id) ?? '');
-    if (pushed.stopped || !(last || ended)) return { ...token, ...pushed };
-    const rest = output.stop.push(output.decoder?.flush() ?? '');
-    return { ...token, text: pushed.text + rest.text + output.stop.flush(), stopped: rest.stopped || ended };
+  async #attendProgram(groups: number): Promise<Program> {
+    const { config } = this.#setup;
+    let program = this.#attends.get(groups);
+    if (program === undefined) {
+      program = await this.#engine.compile(attendProgram(config, groups), threadsFor(config));
+      this.#attends.set(groups, program);
+    }
+    return program;
   }
 
-  /** Frees a sequence; unknown ones too. */
-  end(sequence: string): void {
-    this.#sequences.delete(sequence);
+  /** One entry a part: null for a part that asks for no token. */
+  async #sample(x: Float32Array, parts: readonly ServePart[]): Promise<(SampledRows | null)[]> {
+    const { emb_dim: D } = this.#setup.config;
+    const wanted: number[] = [];
+    for (const { part, first, count } of this.#cached(parts)) {
+      const rows = part.sample === null ? 0 : part.sample.drafts.length + 1;
+      for (let row = count - rows; row < count; row++) wanted.push(first + row);
+    }
+    const logits: Float32Array[] = [];
+    for (let done = 0; done < wanted.length; done += LOGITS_ROWS_MAX) {
+      const some = wanted.slice(done, done + LOGITS_ROWS_MAX);
+      const rows = new Float32Array(some.length * D);
+      for (const [i, row] of some.entries()) rows.set(x.subarray(row * D, (row + 1) * D), i * D);
+      const run = await this.#logits!.run({ x: { data: rows, dims: [some.length, D] } });
+      const V = run['logits'].length / some.length;
+      for (let i = 0; i < some.length; i++) logits.push(run['logits'].subarray(i * V, (i + 1) * V));
+    }
+    let done = 0;
+    return parts.map(({ sequence, sample }) => {
+      if (sample === null) return null;
+      const rows = logits.slice(done, (done += sample.drafts.length + 1));
+      const output = this.#outputs.get(sequence)!;
+      const tokens = output.sample(rows, sample);
+      return { tokens, draft: output.draft(sample.draftMax) };
+    });
+  }
+
+  /** Frees sequences; unknown ones too. */
+  end({ sequences, keepCaches }: Omit<StageCalls['serveEnd'][0], 'lease'>): void {
+    for (const sequence of sequences) {
+      this.#outputs.delete(sequence);
+      if (!keepCaches) this.#caches.delete(sequence);
+    }
   }
 
   async close(): Promise<void> {
-    this.#sequences.clear();
-    for (const { qkv, feed } of this.#blocks.splice(0)) {
-      await qkv.release();
-      await feed.release();
-    }
-    await this.#attend?.release();
-    await this.#logits?.release();
-    [this.#attend, this.#logits, this.#embeddings] = [null, null, null];
+    this.#caches.clear();
+    this.#outputs.clear();
+    const programs = [this.#qkv, this.#logits, ...this.#feeds.splice(0), ...this.#attends.values()];
+    this.#attends.clear();
+    [this.#qkv, this.#logits, this.#embeddings] = [null, null, null];
+    for (const program of programs) await program?.release();
   }
 }
 
-/** (R, P): row r sees positions up to `position` + r, but none behind `last`: a twin sees what its row sees. */
-function attentionMask(rowCount: number, position: number, { last, P }: { last: number; P: number }): Float32Array {
-  const mask = new Float32Array(rowCount * P);
-  for (let row = 0; row < rowCount; row++) {
-    mask.fill(-Infinity, row * P + Math.min(position + row, last) + 1, (row + 1) * P);
+/** (R, P) for `rows` rows from `position` on: each sees the positions up to its own; a twin sees what its row sees. */
+function attentionMask(rows: number, { position, P }: { position: number; P: number }): Tensor {
+  const R = Math.max(rows, ATTEND_ROWS_MIN);
+  const data = new Float32Array(R * P);
+  for (let row = 0; row < R; row++) {
+    data.fill(-Infinity, row * P + position + Math.min(row, rows - 1) + 1, (row + 1) * P);
   }
-  return mask;
+  return { data, dims: [R, P] };
 }

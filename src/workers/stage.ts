@@ -39,10 +39,10 @@ function serving(lease: string): ServeStage {
 }
 
 async function loadServing(request: StageCalls['serveLoad'][0]): Promise<void> {
-  const { lease, checkpointId, config, stage } = request;
+  const { lease, checkpointId, config, stage, quantization } = request;
   const specs = new Map(tensorTable(config).map((spec) => [spec.name, spec]));
   const tokenizer = stage.head && request.tokenizer !== null ? await createTokenizer(request.tokenizer) : null;
-  const loaded = await ServeStage.load(await engine, { config, stage, tokenizer }, (names) => {
+  const loaded = await ServeStage.load(await engine, { config, stage, tokenizer, quantization }, (names) => {
     return new Map(names.map((name) => [name, readTensor(checkpointId, specs.get(name)!, 'w')]));
   });
   served.set(lease, loaded);
@@ -101,11 +101,11 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'serveBegin':
       return serving(request.lease).begin(request);
     case 'serveEmbed':
-      return { x: serving(request.lease).embed(request.ids, request.position) };
+      return { x: serving(request.lease).embed(request.ids, request.parts) };
     case 'serveStep':
       return await serving(request.lease).step(request);
     case 'serveEnd':
-      served.get(request.lease)?.end(request.sequence);
+      served.get(request.lease)?.end(request);
       return {};
     case 'unload':
       await unload(request.lease);

@@ -82,12 +82,19 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
     { graph: headWeightsProgram(config, { ...head, accumulate: false }) },
     { graph: headWeightsProgram(config, { ...head, accumulate: true }) },
   ],
-  qkvProgram: [{ graph: qkvProgram(config, weights, 0), sizes: { M: 5 } }],
+  qkvProgram: [{ graph: qkvProgram(config, weights, { block: 0, quantization: null }), sizes: { M: 5 } }],
   attendProgram: [
-    { graph: attendProgram(config), sizes: { R: 3, P: 64 }, shape: { mask: (value) => (value > 0 ? 0 : -Infinity) } },
+    {
+      graph: attendProgram(config, 1),
+      sizes: { R0: 3, P0: 64 },
+      shape: { mask_0: (value) => (value > 0 ? 0 : -Infinity) },
+    },
   ],
-  feedProgram: [{ graph: feedProgram(config, weights, 1), sizes: { M: 5 } }],
-  logitsProgram: [{ graph: logitsProgram(config, weights), sizes: { M: 2 } }],
+  feedProgram: [
+    { graph: feedProgram(config, weights, { block: 0, next: true, quantization: null }), sizes: { M: 5 } },
+    { graph: feedProgram(config, weights, { block: 1, next: false, quantization: null }), sizes: { M: 5 } },
+  ],
+  logitsProgram: [{ graph: logitsProgram(config, weights, { quantization: null }), sizes: { M: 2 } }],
 };
 
 async function run(

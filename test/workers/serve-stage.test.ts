@@ -1,86 +1,141 @@
-// A model that generates on the calling thread: tokens and logprobs do not depend on how the rows got into the cache.
+// A model that generates on the calling thread: tokens and logprobs depend neither on how the rows got into the cache nor on
+// whose rows were beside them.
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import type { Engine } from '../../src/workers/engine.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import type { Quantization } from '../../src/model/quantize.ts';
+import { onnxEngine } from '../../src/workers/engine-onnx.ts';
 import { ServeStage } from '../../src/workers/serve-stage.ts';
-import type { SampledToken, SamplingOptions, StageRange } from '../../src/workers/messages.ts';
+import type { SampledToken, SamplingOptions, ServePart, StageRange } from '../../src/workers/messages.ts';
 
 const GREEDY: SamplingOptions = { temperature: 0, seed: 1 };
 const PROMPT = Array.from({ length: 70 }, (_, i) => (i * 37 + 11) % 61);
+const CONFIG: GptConfig = {
+  vocab_size: 61,
+  context_length: 256,
+  emb_dim: 64,
+  n_heads: 4,
+  n_layers: 3,
+  drop_rate: 0,
+  qkv_bias: false,
+  tie_weights: false,
+};
+const ONE: StageRange[] = [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }];
 
-async function loadStages(engine: Engine, config: GptConfig, ranges: readonly StageRange[]): Promise<ServeStage[]> {
+async function loadStages(
+  config: GptConfig,
+  ranges: readonly StageRange[],
+  quantization: Quantization | null = null,
+): Promise<ServeStage[]> {
   const tensors = new Map(
     [...initialTensors(config, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
   );
   return await Promise.all(
     ranges.map((stage) =>
       ServeStage.load(
-        engine,
-        { config, stage, tokenizer: null },
+        onnxEngine,
+        { config, stage, tokenizer: null, quantization },
         (names) => new Map(names.map((name) => [name, tensors.get(name)!])),
       ),
     ),
   );
 }
 
+/** One sequence as its batch sees it. */
+class Stream {
+  readonly name = `${Math.random()}`;
+  readonly tokens: SampledToken[] = [];
+  readonly ids: number[];
+  position = 0;
+  readonly #lastIndex: number;
+
+  constructor(
+    stages: readonly ServeStage[],
+    {
+      prompt = PROMPT,
+      sampling = GREEDY,
+      sample = 0,
+      count,
+    }: { prompt?: readonly number[]; sampling?: SamplingOptions; sample?: number; count: number },
+  ) {
+    this.ids = [...prompt];
+    this.#lastIndex = count - 1;
+    stages
+      .at(-1)!
+      .begin({ lease: '', sequence: this.name, prompt, continued: [], stop: [], stopIds: [], sampling, sample });
+  }
+
+  get done(): boolean {
+    return this.tokens.length > this.#lastIndex;
+  }
+
+  part(
+    count: number,
+    { drafts = [], fork = null }: { drafts?: readonly number[]; fork?: ServePart['fork'] } = {},
+  ): ServePart {
+    if (fork !== null) this.position = fork.length;
+    const whole = this.position + count === this.ids.length;
+    const sample = whole ? { index: this.tokens.length, lastIndex: this.#lastIndex, drafts, draftMax: 4 } : null;
+    return { sequence: this.name, position: this.position, rowCount: count + drafts.length, fork, sample };
+  }
+
+  rows({ rowCount, sample, position }: ServePart): number[] {
+    const drafts = sample?.drafts ?? [];
+    return [...this.ids.slice(position, position + rowCount - drafts.length), ...drafts];
+  }
+}
+
+/** One step of several streams; what they sampled is added to them. Returns the guesses at what follows. */
+async function step(
+  stages: readonly ServeStage[],
+  steps: readonly { stream: Stream; part: ServePart }[],
+): Promise<(readonly number[])[]> {
+  const parts = steps.map(({ part }) => part);
+  let input: readonly number[] | Float32Array = steps.flatMap(({ stream, part }) => stream.rows(part));
+  for (const stage of stages) {
+    const { x, sampled } = await stage.step({ input, parts });
+    if (sampled === null) {
+      input = x!;
+      continue;
+    }
+    return steps.map(({ stream, part }, i) => {
+      const drafts = part.sample?.drafts.length ?? 0;
+      stream.position += part.rowCount - drafts;
+      const tokens = sampled[i]?.tokens ?? [];
+      stream.position += Math.max(0, tokens.length - 1);
+      stream.tokens.push(...tokens);
+      stream.ids.push(...tokens.map(({ id }) => id));
+      return sampled[i]?.draft ?? [];
+    });
+  }
+  throw new Error('no stage has the head');
+}
+
 /** Feeds the prompt in chunks of the given lengths, then one token at a time. */
 async function generate(
   stages: readonly ServeStage[],
-  {
-    chunks,
-    count,
-    sampling = GREEDY,
-    prompt = PROMPT,
-  }: { chunks: readonly number[]; count: number; sampling?: SamplingOptions; prompt?: readonly number[] },
+  { chunks, ...options }: { chunks: readonly number[] } & ConstructorParameters<typeof Stream>[1],
 ): Promise<SampledToken[]> {
-  const sequence = `${Math.random()}`;
-  stages.at(-1)!.begin({ lease: '', sequence, prompt, continued: [], stop: [], sampling });
-  const tokens: SampledToken[] = [];
-  let position = 0;
-  const feed = async (ids: readonly number[], sample: boolean): Promise<void> => {
-    let input: readonly number[] | Float32Array = ids;
-    for (const stage of stages) {
-      const request = { lease: '', sequence, position, input, sampleIndex: sample ? tokens.length : null, last: false };
-      const { x, token } = await stage.step(request);
-      if (token !== null) tokens.push(token);
-      if (x !== null) input = x;
-    }
-    position += ids.length;
-  };
-  for (const [i, length] of chunks.entries())
-    await feed(prompt.slice(position, position + length), i === chunks.length - 1);
-  while (tokens.length < count) await feed([tokens.at(-1)!.id], true);
-  for (const stage of stages) stage.end(sequence);
-  return tokens;
+  const stream = new Stream(stages, options);
+  for (const length of chunks) await step(stages, [{ stream, part: stream.part(length) }]);
+  while (!stream.done) await step(stages, [{ stream, part: stream.part(1) }]);
+  for (const stage of stages) stage.end({ sequences: [stream.name], keepCaches: false });
+  return stream.tokens;
 }
 
-const ENGINES = [await loadEngine('onnx'), await loadEngine('tensorflow-wasm')];
-const MODELS = [
-  ['untied', { qkv_bias: false, tie_weights: false }],
-  ['tied', { qkv_bias: true, tie_weights: true }],
-] as const;
-
-describe.each(
-  ENGINES.flatMap((engine) => MODELS.map(([name, flags]) => [name, engine.name, { flags, engine }] as const)),
-)('a %s model on %s', (_, __, { flags, engine }) => {
-  const config: GptConfig = {
-    vocab_size: 61,
-    context_length: 256,
-    emb_dim: 64,
-    n_heads: 4,
-    n_layers: 3,
-    drop_rate: 0,
-    ...flags,
-  };
-  const one: StageRange[] = [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }];
+describe.each([
+  ['untied', { qkv_bias: false, tie_weights: false }, null],
+  ['tied', { qkv_bias: true, tie_weights: true }, null],
+  ['int8', { qkv_bias: true, tie_weights: false }, 'int8'],
+  ['int4', { qkv_bias: false, tie_weights: true }, 'int4'],
+] as const)('a model: %s', (_, flags, quantization) => {
+  const config: GptConfig = { ...CONFIG, ...flags };
   let stages: ServeStage[];
   let reference: SampledToken[];
 
   beforeAll(async () => {
-    stages = await loadStages(engine, config, one);
+    stages = await loadStages(config, ONE, quantization);
     reference = await generate(stages, { chunks: [64, 6], count: 80 });
   });
   afterAll(async () => {
@@ -100,13 +155,62 @@ describe.each(
     expect(await generate(stages, { chunks: [64, 46], count: 40, prompt: longer })).toEqual(reference.slice(40));
   });
 
-  test('a sampled sequence repeats with its seed and differs with another', async () => {
+  test('other sequences in the same steps, joining and leaving, change no bit', async () => {
+    const streams = Array.from({ length: 11 }, (_, i) => {
+      const prompt = i % 3 === 0 ? PROMPT : PROMPT.slice(0, 5 + 6 * i).map((id) => (id + i) % 61);
+      return new Stream(stages, { prompt, count: i % 3 === 0 ? 80 : 10 + i });
+    });
+    for (let turn = 0; streams.some(({ done }) => !done); turn++) {
+      const steps = streams.flatMap((stream, i) => {
+        // Stream i joins at turn i; prompts come in chunks of different lengths.
+        if (stream.done || turn < i) return [];
+        const rest = stream.ids.length - stream.position;
+        return [{ stream, part: stream.part(Math.min(rest, 7 + 10 * i)) }];
+      });
+      await step(stages, steps);
+    }
+    for (const stream of streams.filter((_, i) => i % 3 === 0)) expect(stream.tokens).toEqual(reference);
+  });
+
+  test('guesses, right and wrong, change the number of steps and no bit', async () => {
+    for (const wrongEvery of [0, 2, 3]) {
+      const stream = new Stream(stages, { count: 80 });
+      await step(stages, [{ stream, part: stream.part(70) }]);
+      let steps = 0;
+      while (!stream.done) {
+        const at = stream.tokens.length;
+        const drafts = reference.slice(at, Math.min(at + 5, 79)).map(({ id }) => id);
+        if (wrongEvery > 0 && steps % wrongEvery === 0) drafts.fill(60, Math.floor(drafts.length / 2));
+        await step(stages, [{ stream, part: stream.part(1, { drafts }) }]);
+        steps += 1;
+      }
+      expect(stream.tokens).toEqual(reference);
+      expect(steps).toBeLessThan(45);
+      if (wrongEvery === 0) expect(steps).toBe(14);
+    }
+  });
+
+  test('a beginning that is taken from another cache changes no bit', async () => {
+    const first = new Stream(stages, { count: 20 });
+    await step(stages, [{ stream: first, part: first.part(70) }]);
+    while (!first.done) await step(stages, [{ stream: first, part: first.part(1) }]);
+    for (const stage of stages) stage.end({ sequences: [first.name], keepCaches: true });
+    for (const length of [16, 63, 64, 69]) {
+      const fork = { from: first.name, length };
+      const stream = new Stream(stages, { count: 80 });
+      await step(stages, [{ stream, part: stream.part(70 - length, { fork }) }]);
+      while (!stream.done) await step(stages, [{ stream, part: stream.part(1) }]);
+      expect(stream.tokens).toEqual(reference);
+    }
+  });
+
+  test('a sampled sequence repeats with its seed and differs with another, and from the next sample', async () => {
     const sampling = { temperature: 1, topK: 20, seed: 3 };
     const sampled = await generate(stages, { chunks: [70], count: 30, sampling });
     expect(await generate(stages, { chunks: [64, 6], count: 30, sampling })).toEqual(sampled);
-    expect(await generate(stages, { chunks: [70], count: 30, sampling: { ...sampling, seed: 4 } })).not.toEqual(
-      sampled,
-    );
+    const seeded = { ...sampling, seed: 4 };
+    expect(await generate(stages, { chunks: [70], count: 30, sampling: seeded })).not.toEqual(sampled);
+    expect(await generate(stages, { chunks: [70], count: 30, sampling, sample: 1 })).not.toEqual(sampled);
   });
 
   test('logprobs are those of a distribution', () => {
@@ -117,35 +221,53 @@ describe.each(
   });
 
   test('an id outside the vocabulary is refused', () => {
-    expect(() =>
-      stages[0].begin({ lease: '', sequence: 'x', prompt: [61], continued: [], stop: [], sampling: GREEDY }),
-    ).toThrow("The prompt has token 61: the model's ids go from 0 to 60.");
+    expect(() => new Stream(stages, { prompt: [61], count: 1 })).toThrow(
+      "The prompt has token 61: the model's ids go from 0 to 60.",
+    );
   });
 });
 
-test.each(ENGINES)('three stages give the bits of one on $name', async (engine) => {
-  const config: GptConfig = {
-    vocab_size: 61,
-    context_length: 256,
-    emb_dim: 64,
-    n_heads: 4,
-    n_layers: 3,
-    drop_rate: 0,
-    qkv_bias: true,
-    tie_weights: false,
-  };
+test('what repeats is guessed from where it was last', async () => {
+  const stages = await loadStages(CONFIG, ONE);
+  const prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3];
+  const stream = new Stream(stages, { prompt, count: 1, sampling: { ...GREEDY } });
+  const [draft] = await step(stages, [{ stream, part: stream.part(prompt.length) }]);
+  const [{ id }] = stream.tokens;
+  const all = [...prompt, id];
+  // The newest three ids, or two, are looked for among the earlier ones.
+  const last = [3, 2].map((length) => {
+    const tail = all.slice(-length).join();
+    const ends = all.map((_, end) => end).filter((end) => all.slice(end - length, end).join() === tail);
+    return ends.filter((end) => end >= length && end < all.length).at(-1);
+  });
+  const end = last.find((at) => at !== undefined);
+  expect(draft).toEqual(end === undefined ? [] : all.slice(end, end + 4));
+  for (const stage of stages) await stage.close();
+});
+
+test.each([null, 'int8', 'int4'] as const)('three stages give the bits of one: %s', async (quantization) => {
+  const config: GptConfig = { ...CONFIG, qkv_bias: true };
   const split = [0, 1, 2].map((block) => ({
     firstBlock: block,
     endBlock: block + 1,
     embeds: block === 0,
     head: block === 2,
   }));
-  const [whole, parts] = [
-    await loadStages(engine, config, [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }]),
-    await loadStages(engine, config, split),
-  ];
+  const [whole, parts] = [await loadStages(config, ONE, quantization), await loadStages(config, split, quantization)];
   expect(await generate(parts, { chunks: [64, 6], count: 40 })).toEqual(
     await generate(whole, { chunks: [70], count: 40 }),
   );
   for (const stage of [...whole, ...parts]) await stage.close();
+});
+
+test('a quantized model says nearly what the model says', async () => {
+  const logprobs = async (quantization: Quantization | null): Promise<number[]> => {
+    const stages = await loadStages(CONFIG, ONE, quantization);
+    const tokens = await generate(stages, { chunks: [70], count: 1, sampling: GREEDY });
+    for (const stage of stages) await stage.close();
+    return tokens.map(({ logprob }) => logprob);
+  };
+  const [full] = await logprobs(null);
+  expect(Math.abs((await logprobs('int8'))[0] - full)).toBeLessThan(0.01);
+  expect(Math.abs((await logprobs('int4'))[0] - full)).toBeLessThan(0.2);
 });

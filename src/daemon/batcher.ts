@@ -1,0 +1,256 @@
+// All generations of one loaded model, advanced together (continuous batching): each step takes the newest token of every
+// running sequence, guesses behind it, and at most one chunk of prompts, so that nobody waits longer for the next token than a
+// step with one chunk takes. Sequences join and leave between steps. Rows do not know their neighbours, so nothing here changes a bit.
+
+import { assert, GptdError } from '../model/errors.ts';
+import type { SampledRows, SampledToken, SamplingOptions, ServePart, StageCalls } from '../workers/messages.ts';
+import { JobHalted } from './job-context.ts';
+import type { GenerateSpec } from './protocol.ts';
+import { commonLength, Retained } from './retained.ts';
+import { Sequence } from './sequence.ts';
+import type { LoadedModel } from './served-models.ts';
+import { PRIORITY } from './worker-thread.ts';
+
+/** Rows of prompts in one step while other sequences wait for their next token, and when none does. */
+const PREFILL_ROWS = { shared: 64, alone: 256 } as const;
+/** Guessed rows in one step: they cost little as long as reading the weights takes longest. */
+const DRAFT_ROWS_MAX = 16;
+/** A shared beginning shorter than this is not worth its copy. */
+const PREFIX_LENGTH_MIN = 16;
+
+export interface BatchLimits {
+  /** Sequences that run at once; others wait in order. */
+  readonly sequencesMax: number;
+  /** Positions that the caches of running and kept sequences may have together. */
+  readonly cachedTokensMax: number;
+}
+
+export interface GenerationRequest {
+  /** Names the sequence on the stages. */
+  readonly sequence: string;
+  readonly spec: GenerateSpec;
+  /** Which of the spec's samples this is. */
+  readonly sample: number;
+  /** Ids that were generated before an interruption. */
+  readonly continued: readonly number[];
+  readonly cancelled: AbortSignal;
+  readonly halted: AbortSignal;
+  readonly onToken: (token: SampledToken, index: number) => void;
+  /** Called while the sequence waits, with its place in the queue from 1, when that changes. */
+  readonly onWait: (place: number) => void;
+}
+
+export interface Generation {
+  readonly ids: readonly number[];
+  readonly reason: 'stop' | 'length' | 'context';
+  readonly promptTokens: number;
+  /** Prompt tokens that were taken from another sequence's cache. */
+  readonly reusedTokens: number;
+  readonly drafted: number;
+  readonly accepted: number;
+  readonly queueMs: number;
+  readonly prefillMs: number;
+  readonly firstTokenMs: number;
+  readonly tokensPerSecond: number;
+}
+
+export class Batcher {
+  readonly #model: LoadedModel;
+  readonly #limits: BatchLimits;
+  readonly #waiting: Sequence[] = [];
+  #running: Sequence[] = [];
+  readonly #retained: Retained;
+  #looping = false;
+
+  constructor(model: LoadedModel, limits: BatchLimits) {
+    this.#model = model;
+    this.#limits = limits;
+    this.#retained = new Retained();
+  }
+
+  /** Sequences that run or wait. */
+  get load(): { readonly running: number; readonly waiting: number } {
+    return { running: this.#running.length, waiting: this.#waiting.length };
+  }
+
+  /** Generates until the end, a cancel or a halt. Throws `invalid_spec` for a prompt that the model cannot take. */
+  async generate(request: GenerationRequest): Promise<Generation> {
+    const { spec, sequence, sample, continued } = request;
+    const { ids, stopped } = await this.#head.call(
+      'serveBegin',
+      {
+        lease: this.#model.lease,
+        sequence,
+        prompt: spec.promptIds ?? spec.prompt ?? '',
+        continued,
+        stop: spec.stop,
+        stopIds: spec.stopIds,
+        sampling: samplingOf(spec),
+        sample,
+      },
+      { priority: PRIORITY.interactive },
+    );
+    try {
+      checkPrompt(ids, this.#model.config.context_length);
+      return await new Promise<Generation>((resolve, reject) => {
+        const context = this.#model.config.context_length;
+        const queued = new Sequence({ request, prompt: ids, context, resolve, reject });
+        // An interruption may have come between the last token and the end.
+        if (queued.ended(stopped)) {
+          this.#end([sequence], { keepCaches: false });
+          return;
+        }
+        assert(queued.room <= this.#limits.cachedTokensMax, 'a full context fits into the cache');
+        this.#waiting.push(queued);
+        if (!this.#looping) void this.#loop();
+      });
+    } catch (error) {
+      this.#end([sequence], { keepCaches: false });
+      throw error;
+    }
+  }
+
+  get #head(): LoadedModel['stages'][number]['thread'] {
+    return this.#model.stages.find(({ plan }) => plan.head)!.thread;
+  }
+
+  async #loop(): Promise<void> {
+    this.#looping = true;
+    for (;;) {
+      this.#leave();
+      this.#admit();
+      if (this.#running.length === 0) break;
+      const steps = this.#compose();
+      try {
+        const sampled = await this.#advance(steps);
+        for (const [i, { sequence, part, rows }] of steps.entries())
+          this.#settle(sequence, { part, rows, sampled: sampled[i] });
+      } catch (error) {
+        // A stage is gone, or the engine failed: what the caches hold is unknown.
+        this.#retained.clear();
+        for (const sequence of [...this.#running.splice(0), ...this.#waiting.splice(0)]) sequence.reject(error);
+      }
+    }
+    this.#looping = false;
+  }
+
+  /** Lets go of sequences whose jobs were cancelled or halted. */
+  #leave(): void {
+    const stays = (sequence: Sequence): boolean => {
+      const { cancelled, halted } = sequence.request;
+      if (cancelled.aborted) sequence.reject(cancelled.reason);
+      else if (halted.aborted) sequence.reject(new JobHalted());
+      else return true;
+      return false;
+    };
+    this.#running = this.#running.filter(stays);
+    const waiting = this.#waiting.splice(0).filter(stays);
+    this.#waiting.push(...waiting);
+  }
+
+  /** Starts what waits, in order, as long as there is room; kept caches make room, the least recently used first. */
+  #admit(): void {
+    while (this.#waiting.length > 0 && this.#running.length < this.#limits.sequencesMax) {
+      const [next] = this.#waiting;
+      const used = this.#running.reduce((sum, { room }) => sum + room, 0);
+      if (used + next.room > this.#limits.cachedTokensMax) break;
+      this.#waiting.shift();
+      this.#fork(next);
+      this.#running.push(next);
+      // Caches that the next step copies from stay until then.
+      const spared = new Set(this.#running.map(({ fork }) => fork?.from));
+      const evicted = this.#retained.evict(this.#limits.cachedTokensMax - used - next.room, spared);
+      next.start();
+      if (evicted.length > 0) this.#end(evicted, { keepCaches: false });
+    }
+    for (const [i, waiting] of this.#waiting.entries()) waiting.waitAt(i + 1);
+  }
+
+  /** Finds the longest beginning of the prompt that another cache holds; its last row is always computed, for its logits. */
+  #fork(sequence: Sequence): void {
+    const { window } = sequence;
+    let best: { from: string; length: number } | null = null;
+    const running = this.#running.map((other) => ({ name: other.name, ids: other.window.slice(0, other.position) }));
+    for (const { name, ids } of [...running, ...this.#retained.entries()]) {
+      const length = Math.min(commonLength(ids, window), window.length - 1);
+      if (length >= PREFIX_LENGTH_MIN && length > (best?.length ?? 0)) best = { from: name, length };
+    }
+    if (best === null) return;
+    this.#retained.touch(best.from);
+    sequence.forkFrom(best);
+  }
+
+  #compose(): { sequence: Sequence; part: ServePart; rows: readonly number[] }[] {
+    const decoding = this.#running.filter((sequence) => sequence.decoding).length;
+    const draftMax = decoding === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / decoding);
+    let prefillRows: number = decoding > 0 ? PREFILL_ROWS.shared : PREFILL_ROWS.alone;
+    return this.#running.flatMap((sequence) => {
+      const next = sequence.next({ prefillRows, draftMax });
+      if (!sequence.decoding) prefillRows -= next?.part.rowCount ?? 0;
+      return next === null ? [] : [{ sequence, ...next }];
+    });
+  }
+
+  /** Sends the rows through the stages; the last one samples. */
+  async #advance(
+    steps: readonly { part: ServePart; rows: readonly number[] }[],
+  ): Promise<readonly (SampledRows | null)[]> {
+    const { lease, stages } = this.#model;
+    const parts = steps.map(({ part }) => part);
+    const ids = steps.flatMap(({ rows }) => rows);
+    const embedder = stages.find(({ plan }) => plan.embeds)!;
+    const options = { priority: PRIORITY.interactive };
+    let input: readonly number[] | Float32Array = ids;
+    if (embedder.plan.firstBlock !== 0) {
+      // A tied wte lives with the head: its stage looks the rows up for the first one.
+      input = (await embedder.thread.call('serveEmbed', { lease, ids, parts }, options)).x;
+    }
+    for (const { thread } of stages) {
+      const reply: StageCalls['serveStep'][1] = await thread.call('serveStep', { lease, input, parts }, options);
+      if (reply.sampled !== null) return reply.sampled;
+      input = reply.x!;
+    }
+    assert(false, 'no stage has the head');
+  }
+
+  #settle(
+    sequence: Sequence,
+    { part, rows, sampled }: { part: ServePart; rows: readonly number[]; sampled: SampledRows | null },
+  ): void {
+    if (!sequence.settle({ part, rows, sampled })) return;
+    this.#running = this.#running.filter((other) => other !== sequence);
+    const keep = sequence.position >= PREFIX_LENGTH_MIN;
+    if (keep) this.#retained.add(sequence.name, sequence.window.slice(0, sequence.position));
+    this.#end([sequence.name], { keepCaches: keep });
+  }
+
+  #end(sequences: readonly string[], { keepCaches }: { keepCaches: boolean }): void {
+    const { lease, stages } = this.#model;
+    for (const { thread } of stages) {
+      thread
+        .call('serveEnd', { lease, sequences, keepCaches }, { priority: PRIORITY.interactive })
+        // The thread is gone, and the caches with it.
+        .catch(() => undefined);
+    }
+  }
+}
+
+/** The fields of a spec that the head's stage samples by. */
+function samplingOf(spec: GenerateSpec): SamplingOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
+  const { logitBias = {}, bannedIds, logprobs, seed } = spec;
+  return {
+    ...{ temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty },
+    ...{ bannedIds, logprobs, seed },
+    logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])),
+  };
+}
+
+function checkPrompt(ids: readonly number[], context: number): void {
+  if (ids.length === 0) throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
+  if (ids.length <= context) return;
+  throw new GptdError(
+    'invalid_spec',
+    `The prompt has ${ids.length} tokens: the model's context holds ${context}. Shorten the prompt.`,
+  );
+}

@@ -1,0 +1,53 @@
+// Caches of sequences that have ended, kept on the stages for prompts that begin in the same way; the least recently used goes
+// first. The ids here are those of the cached positions.
+
+import { CACHE_STEP } from '../model/serving.ts';
+
+export class Retained {
+  /** Least recently used first. */
+  readonly #ids = new Map<string, readonly number[]>();
+
+  add(name: string, ids: readonly number[]): void {
+    this.#ids.set(name, ids);
+  }
+
+  touch(name: string): void {
+    const ids = this.#ids.get(name);
+    if (ids === undefined) return;
+    this.#ids.delete(name);
+    this.#ids.set(name, ids);
+  }
+
+  *entries(): Generator<{ readonly name: string; readonly ids: readonly number[] }> {
+    for (const [name, ids] of this.#ids) yield { name, ids };
+  }
+
+  /** Drops sequences until the rest takes at most `positionsMax`; returns their names. Those `spared` stay in any case. */
+  evict(positionsMax: number, spared: ReadonlySet<string | undefined>): string[] {
+    const evicted: string[] = [];
+    let used = [...this.#ids.values()].reduce((sum, ids) => sum + capacity(ids.length), 0);
+    for (const [name, ids] of this.#ids) {
+      if (used <= positionsMax) break;
+      if (spared.has(name)) continue;
+      this.#ids.delete(name);
+      used -= capacity(ids.length);
+      evicted.push(name);
+    }
+    return evicted;
+  }
+
+  clear(): void {
+    this.#ids.clear();
+  }
+}
+
+/** Positions that a cache of `length` takes. */
+export const capacity = (length: number): number => Math.ceil(length / CACHE_STEP) * CACHE_STEP;
+
+/** How many ids two sequences have in common at their beginning. */
+export function commonLength(a: readonly number[], b: readonly number[]): number {
+  const end = Math.min(a.length, b.length);
+  let length = 0;
+  while (length < end && a[length] === b[length]) length += 1;
+  return length;
+}
