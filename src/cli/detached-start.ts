@@ -38,7 +38,9 @@ export async function startDetached(flags: StartFlags, context: CliContext): Pro
       return EXIT.ok;
     }
     const said = (await readFile(logFile)).subarray(logStartBytes).toString('utf8').trim();
-    const lastLines = said.split('\n').slice(-LOG_LINES_TOLD).join(' ').replaceAll('gptd: ', '');
+    // Why it ended is told in a sentence; lines of the log itself are JSON.
+    const sentences = said.split('\n').filter((line) => !line.startsWith('{'));
+    const lastLines = sentences.slice(-LOG_LINES_TOLD).join(' ').replaceAll('gptd: ', '');
     throw new CliError(
       ready,
       `The daemon ended with exit code ${ready}: ${lastLines === '' ? 'it said nothing' : lastLines}`,

@@ -2,7 +2,7 @@
 // line that says where it listens.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, LIMITS } from '../daemon/protocol.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, LIMITS, LOG_LEVELS, type LogLevel } from '../daemon/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { collect, integerBetween, type ConnectionFlags } from './flags.ts';
 
@@ -15,6 +15,7 @@ export interface StartFlags extends ConnectionFlags {
   readonly workers?: number;
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
   readonly queueLimit: number;
+  readonly logLevel: LogLevel;
   readonly allowOrigin?: readonly string[];
   readonly detach?: boolean;
 }
@@ -35,6 +36,9 @@ export function addStartFlags(command: Command): Command {
       integerBetween(1, QUEUE_LIMIT_MAX),
       LIMITS.queueLengthDefault,
     )
+    .addOption(
+      new Option('--log-level <level>', 'least level of what is logged on stderr').choices(LOG_LEVELS).default('info'),
+    )
     .option('--allow-origin <origin>', 'accept this browser origin too; may be repeated', collect)
     .option('--detach', 'leave the daemon running in the background');
 }
@@ -44,7 +48,7 @@ export function startArguments(flags: StartFlags, dataDir: string): string[] {
   return [
     'start',
     ...['--data-dir', dataDir, '--host', flags.host, '--port', String(flags.port), '--engine', flags.engine],
-    ...['--queue-limit', String(flags.queueLimit)],
+    ...['--queue-limit', String(flags.queueLimit), '--log-level', flags.logLevel],
     ...(flags.workers === undefined ? [] : ['--workers', String(flags.workers)]),
     ...(flags.allowOrigin ?? []).flatMap((origin) => ['--allow-origin', origin]),
   ];

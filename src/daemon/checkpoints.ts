@@ -38,7 +38,9 @@ export interface NewCheckpoint {
   readonly keepLast?: number | undefined;
 }
 
-/** Stores and commits; on any failure, abort included, what was staged is dropped. `onBytes` hears of stored bytes. */
+/**
+ * Stores and commits; on any failure, abort included, what was staged is dropped. `onBytes` hears of stored
+ * bytes, `onStored` of the whole. */
 export async function writeCheckpoint(
   store: StoreClient,
   checkpoint: NewCheckpoint,
@@ -46,9 +48,16 @@ export async function writeCheckpoint(
     chunks,
     signal,
     onBytes,
-  }: { chunks: AsyncIterable<TensorChunk>; signal?: AbortSignal; onBytes?: (sizeBytes: number) => void },
+    onStored,
+  }: {
+    chunks: AsyncIterable<TensorChunk>;
+    signal?: AbortSignal;
+    onBytes?: (sizeBytes: number) => void;
+    onStored?: (stored: { readonly ms: number; readonly bytes: number }) => void;
+  },
 ): Promise<StoredCheckpoint> {
   const { model, step, jobId, config } = checkpoint;
+  const startMs = performance.now();
   // A new model has no optimizer state.
   const sizeBytes = weightsBytes(config) + (checkpoint.newModel === undefined ? optimizerBytes(config) : 0);
   const { checkpointId } = await store.call('beginCheckpoint', { model, step, jobId, config, sizeBytes });
@@ -65,7 +74,9 @@ export async function writeCheckpoint(
     }
     await Promise.all(puts);
     const { meta, newModel, keepLast } = checkpoint;
-    return (await store.call('commitCheckpoint', { checkpointId, meta, newModel, keepLast })).checkpoint;
+    const { checkpoint: stored } = await store.call('commitCheckpoint', { checkpointId, meta, newModel, keepLast });
+    onStored?.({ ms: performance.now() - startMs, bytes: stored.bytes });
+    return stored;
   } catch (error) {
     await Promise.allSettled(puts);
     // On a full disk even that may fail; the next call that drops something drops this too.

@@ -117,6 +117,7 @@ async function makeModel(
       {
         chunks: chunksOf(services, source, halted),
         signal: cancelled,
+        onStored: (stored) => services.metrics.checkpointStored(stored),
         onBytes: (sizeBytes) => {
           done += sizeBytes;
           void emit(

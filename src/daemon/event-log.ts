@@ -40,10 +40,16 @@ export class EventLog {
   /** Set when the store has failed: a log with a hole is worse than none, so nothing is taken after that. */
   #failure: { readonly error: unknown } | null = null;
   readonly #onFatal: (error: unknown) => void;
+  readonly #onStored: EventListener;
 
-  constructor(store: StoreClient, onFatal: (error: unknown) => void) {
+  /** `onStored` hears of every event that has become durable, of all jobs. */
+  constructor(
+    store: StoreClient,
+    { onFatal, onStored }: { onFatal: (error: unknown) => void; onStored: EventListener },
+  ) {
     this.#store = store;
     this.#onFatal = onFatal;
+    this.#onStored = onStored;
   }
 
   /** Resolves when the event is durable, to null when it was dropped. Callers that stream need not wait for each. */
@@ -76,6 +82,7 @@ export class EventLog {
 
   /** Tells subscribers of an event that the store has made by itself. */
   publish(event: StoredEvent): void {
+    this.#onStored(event);
     for (const listener of this.#listeners.get(event.jobId) ?? []) listener(event);
   }
 

@@ -4,6 +4,7 @@
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import type { EngineInfo, PreparerCalls } from '../workers/messages.ts';
 import type { EmitOptions, EventLog } from './event-log.ts';
+import type { Metrics } from './metrics.ts';
 import type { StageThread } from './pipeline.ts';
 import type { JobEventBody, JobKind, JobSpecs, ModelTokenizerName } from './protocol.ts';
 import type { ServedModels } from './served-models.ts';
@@ -16,6 +17,7 @@ import type { StoredEvent } from '../workers/messages.ts';
 export interface Services {
   readonly store: StoreClient;
   readonly events: EventLog;
+  readonly metrics: Metrics;
   readonly stages: readonly StageThread[];
   readonly preparer: WorkerThread<PreparerCalls>;
   readonly served: ServedModels;

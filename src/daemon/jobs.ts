@@ -3,7 +3,7 @@
 // change with their events, so a restart finds them as they were.
 
 import { randomUUID } from 'node:crypto';
-import { assert, DiskFull, errorData, GptdError } from '../model/errors.ts';
+import { assert, DiskFull, errorData, GptdError, type ErrorData } from '../model/errors.ts';
 import type { StoredJob } from '../workers/messages.ts';
 import { runCreate, runImport, runParams } from './create-jobs.ts';
 import { withOffer } from './damage.ts';
@@ -13,6 +13,7 @@ import { runExport } from './export-job.ts';
 import { runGenerate } from './generate-job.ts';
 import { JobHalted, type JobContext, type JobRunner, type Services } from './job-context.ts';
 import { checkSubmission } from './job-checks.ts';
+import type { JobTransition } from './metrics.ts';
 import { modelOf } from './model-reference.ts';
 import {
   isTerminal,
@@ -63,6 +64,8 @@ interface Live {
   /** Ran when an earlier daemon ended: it is not kept waiting behind jobs that have not begun. */
   readonly interrupted: boolean;
   state: 'queued' | 'running' | 'paused';
+  /** Since when it is in its state, on the monotonic clock. */
+  sinceMs: number;
   readonly cancel: AbortController;
   halt: AbortController;
   running: Promise<void> | null;
@@ -76,10 +79,16 @@ export interface JobCounts {
   readonly paused: number;
 }
 
+export interface JobsOptions {
+  readonly queueLimit: number;
+  readonly onFatal: (error: unknown) => void;
+  /** Hears of every change of a job's state. */
+  readonly onMoved: (transition: JobTransition) => void;
+}
+
 export class Jobs {
   readonly #services: Services;
-  readonly #queueLimit: number;
-  readonly #onFatal: (error: unknown) => void;
+  readonly #options: JobsOptions;
   /** Jobs that have not ended, in order of submission. */
   readonly #live = new Map<string, Live>();
   #closing = false;
@@ -87,11 +96,10 @@ export class Jobs {
   readonly #abandoned = new AbortController();
   readonly #diskWatch: DiskWatch;
 
-  constructor(services: Services, options: { queueLimit: number; onFatal: (error: unknown) => void }) {
+  constructor(services: Services, options: JobsOptions) {
     this.#services = services;
-    this.#queueLimit = options.queueLimit;
-    this.#onFatal = options.onFatal;
-    this.#diskWatch = new DiskWatch(services.store, (jobId) => void this.resume(jobId).catch(this.#onFatal));
+    this.#options = options;
+    this.#diskWatch = new DiskWatch(services.store, (jobId) => void this.resume(jobId).catch(options.onFatal));
   }
 
   /** Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. */
@@ -120,7 +128,7 @@ export class Jobs {
       throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
     const known = key === undefined ? null : (await this.#services.store.call('findJob', { key })).job;
     if (known === null) await checkSubmission(this.#services, { kind, spec, pending: [...this.#live.values()] });
-    const submission = { jobId: randomUUID(), kind, spec, key, priority, queueLimit: this.#queueLimit };
+    const submission = { jobId: randomUUID(), kind, spec, key, priority, queueLimit: this.#options.queueLimit };
     const { job, created, event } = await this.#services.store.call('submitJob', submission);
     if (created) {
       if (event !== null) this.#services.events.publish(event);
@@ -208,7 +216,7 @@ export class Jobs {
 
   #add(job: StoredJob): void {
     const state = job.state === 'paused' ? 'paused' : 'queued';
-    this.#live.set(job.jobId, {
+    const live: Live = {
       jobId: job.jobId,
       kind: job.kind as JobKind,
       spec: job.spec,
@@ -216,11 +224,15 @@ export class Jobs {
       ranBefore: job.startedAt !== null,
       interrupted: job.state === 'running',
       state,
+      sinceMs: performance.now(),
       cancel: new AbortController(),
       halt: new AbortController(),
       running: null,
       newsCount: 0,
-    });
+    };
+    this.#live.set(job.jobId, live);
+    const { jobId, kind } = live;
+    this.#options.onMoved({ jobId, kind, model: modelOf(job.spec), from: null, to: state, elapsedMs: 0 });
   }
 
   #dispatch(): void {
@@ -236,8 +248,8 @@ export class Jobs {
       if (live.state !== 'queued' || live.cancel.signal.aborted) continue;
       if (busy >= atOnce || this.#waitsForModel(live)) continue;
       taken.set(lane, busy + 1);
-      live.state = 'running';
-      live.running = this.#run(live).catch(this.#onFatal);
+      this.#move(live, 'running');
+      live.running = this.#run(live).catch(this.#options.onFatal);
     }
   }
 
@@ -347,14 +359,25 @@ export class Jobs {
   async #end(live: Live, outcome: JobEventBody): Promise<void> {
     assert(isTerminal(outcome.type), `${outcome.type} ends no job`);
     await this.#services.events.emit(live.jobId, outcome, { key: 'end', state: outcome.type });
-    this.#live.delete(live.jobId);
+    // Two cancels of a waiting job meet here; it ends once.
+    if (!this.#live.delete(live.jobId)) return;
+    this.#move(live, outcome.type, outcome.type === 'failed' ? outcome.data.error : undefined);
     this.#diskWatch.forget(live.jobId);
     this.#services.tidying.soon();
     this.#dispatch();
   }
 
+  #move(live: Live, to: JobState, error?: ErrorData): void {
+    const nowMs = performance.now();
+    const { jobId, kind, state: from } = live;
+    const model = modelOf(live.spec);
+    this.#options.onMoved({ jobId, kind, model, from, to, elapsedMs: nowMs - live.sinceMs, error });
+    live.sinceMs = nowMs;
+    if (!isTerminal(to)) live.state = to;
+  }
+
   async #setState(live: Live, state: Live['state'], message: string): Promise<void> {
-    live.state = state;
+    this.#move(live, state);
     await this.#services.events.emit(live.jobId, { type: 'log', data: { message } }, { state: state as JobState });
   }
 }

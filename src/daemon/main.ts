@@ -6,15 +6,17 @@ import { isIPv6 } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
-import { errorData, GptdError } from '../model/errors.ts';
+import { GptdError } from '../model/errors.ts';
 import type { PreparerCalls } from '../workers/messages.ts';
 import { checkAccess, loadToken } from './access.ts';
 import { EventLog } from './event-log.ts';
 import type { Services } from './job-context.ts';
 import { Jobs } from './jobs.ts';
+import { logError, openLog, type Logger } from './log.ts';
 import { makeHandlers } from './methods.ts';
+import { Metrics, type JobTransition } from './metrics.ts';
 import { complete } from './openai.ts';
-import { EXIT, LIMITS, VERSION, type DaemonFile } from './protocol.ts';
+import { EXIT, LIMITS, VERSION, type DaemonFile, type LogLevel } from './protocol.ts';
 import { ServedModels } from './served-models.ts';
 import { Server } from './server.ts';
 import { startStages } from './start-stages.ts';
@@ -34,6 +36,7 @@ export interface DaemonOptions {
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
   readonly allowOrigins: readonly string[];
   readonly queueLimit: number;
+  readonly logLevel: LogLevel;
   /** Replaces the token of the data directory. */
   readonly token: string | undefined;
   readonly onReady?: (info: DaemonFile) => void;
@@ -65,6 +68,8 @@ async function run(options: DaemonOptions): Promise<number> {
   }
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   checkAccess(options);
+  const log = openLog({ level: options.logLevel, dataDir });
+  const { logger } = log;
   const stopping = new AbortController();
   let failure: unknown = null;
   const onFatal = (error: unknown): void => {
@@ -72,7 +77,7 @@ async function run(options: DaemonOptions): Promise<number> {
     stopping.abort();
   };
 
-  const unlisten = onStopSignal(stopping);
+  const unlisten = onStopSignal(stopping, logger);
   const opened: { close(): Promise<void> }[] = [];
   const keep = <P extends { close(): Promise<void> }>(part: P): P => {
     opened.push(part);
@@ -85,28 +90,41 @@ async function run(options: DaemonOptions): Promise<number> {
     const preparer = keep(new WorkerThread<PreparerCalls>('preparer', { dataDir, engine: options.engine }));
     const { stages, engine } = await startStages(workers, { dataDir, choice: options.engine, keep });
     const memoryBudgetBytes = Math.floor(memoryBytes() * MEMORY_SHARE);
-    const events = new EventLog(store, onFatal);
+    const metrics = new Metrics({ dataDir, version: VERSION, engine, workers, memoryBudgetBytes });
+    const events = new EventLog(store, { onFatal, onStored: (event) => metrics.eventStored(event) });
     const served = new ServedModels(stages, memoryBudgetBytes);
     for (const thread of [...stages, preparer]) {
+      const worker = thread === preparer ? 'preparer' : 'stage';
       thread.onDeath((error) => {
-        report(error);
+        logger.error({ worker, err: error }, 'worker thread died and is replaced');
+        metrics.workerDied(worker);
         served.forget();
       });
     }
+    const report = (error: unknown): void => logError(logger, error);
     const tidying = keep(new Tidying(store, report));
-    const services: Services = { store, events, stages, preparer, served, tidying, engine, memoryBudgetBytes };
-    const jobs = keep(new Jobs(services, { queueLimit: options.queueLimit, onFatal }));
+    const services: Services = { store, events, metrics, stages, preparer, served, tidying, engine, memoryBudgetBytes };
+    const onMoved = (transition: JobTransition): void => {
+      metrics.jobMoved(transition);
+      logTransition(logger, transition);
+    };
+    const jobs = keep(new Jobs(services, { queueLimit: options.queueLimit, onFatal, onMoved }));
     const handlers = makeHandlers(services, jobs, { queueLimit: options.queueLimit, startedAt });
     const server = keep(
       new Server(
         {
-          ...{ store, events, handlers },
+          ...{ store, events, handlers, metrics, logger },
           complete: (exchange) => complete({ services, handlers }, exchange),
           onError: report,
         },
         { token, host: urlHost, allowOrigins: options.allowOrigins },
       ),
     );
+    metrics.watch({
+      servedBytes: () => served.bytes,
+      eventBacklog: () => events.backlog,
+      socketCount: () => server.socketCount,
+    });
     await jobs.recover();
     const port = await listen(server, options);
     jobs.start();
@@ -116,6 +134,7 @@ async function run(options: DaemonOptions): Promise<number> {
     const file = path.join(dataDir, 'daemon.json');
     writeFileSync(`${file}.new`, `${JSON.stringify(ready)}\n`, { mode: 0o600 });
     renameSync(`${file}.new`, file);
+    logger.info({ ...ready, workers, engine: engine.fingerprint }, 'ready');
     options.onReady?.(ready);
 
     if (!stopping.signal.aborted) {
@@ -123,12 +142,13 @@ async function run(options: DaemonOptions): Promise<number> {
     }
     rmSync(file, { force: true });
   } finally {
-    await closeAll(opened);
+    await closeAll(opened, logger);
     unlisten();
+    if (failure !== null) logError(logger, failure);
+    logger.info('stopped');
+    log.flush();
   }
-  if (failure === null) return EXIT.ok;
-  report(failure);
-  return EXIT.jobFailed;
+  return failure === null ? EXIT.ok : EXIT.jobFailed;
 }
 
 async function listen(server: Server, { host, port }: DaemonOptions): Promise<number> {
@@ -142,9 +162,10 @@ async function listen(server: Server, { host, port }: DaemonOptions): Promise<nu
 }
 
 /** The first signal asks for a stop, the second one ends the process without a word: everything told is durable anyway. */
-function onStopSignal(stopping: AbortController): () => void {
-  const onSignal = (): void => {
+function onStopSignal(stopping: AbortController, logger: Logger): () => void {
+  const onSignal = (signal: NodeJS.Signals): void => {
     if (stopping.signal.aborted) process.exit(EXIT.cancelled);
+    logger.info({ signal }, 'stopping');
     stopping.abort();
   };
   process.on('SIGINT', onSignal);
@@ -155,12 +176,12 @@ function onStopSignal(stopping: AbortController): () => void {
   };
 }
 
-async function closeAll(parts: { close(): Promise<void> }[]): Promise<void> {
+async function closeAll(parts: { close(): Promise<void> }[], logger: Logger): Promise<void> {
   for (const part of parts.splice(0).reverse()) {
     try {
       await part.close();
     } catch (error) {
-      report(error);
+      logError(logger, error);
     }
   }
 }
@@ -168,7 +189,10 @@ async function closeAll(parts: { close(): Promise<void> }[]): Promise<void> {
 /** What the machine has, or what the container that it runs in may use. */
 const memoryBytes = (): number => Math.min(os.totalmem(), process.constrainedMemory() || Infinity);
 
-function report(error: unknown): void {
-  const { code, message } = errorData(error);
-  process.stderr.write(`gptd: ${code}: ${message}\n`);
+/** One line a change: nothing of the spec but the model's name. */
+function logTransition(logger: Logger, { jobId, kind, model, from, to, elapsedMs, error }: JobTransition): void {
+  const seconds = Math.round(elapsedMs) / 1000;
+  const fields = { jobId, kind, model, from, seconds, ...(error === undefined ? {} : { error }) };
+  if (to === 'failed') logger.warn(fields, 'job failed');
+  else logger.info(fields, `job ${to}`);
 }

@@ -77,6 +77,10 @@ export const DEFAULT_HOST = '127.0.0.1';
 export const DEFAULT_PORT = 7433;
 export const WEBSOCKET_PATH = '/v1/ws';
 
+/** How much the daemon's log tells: everything from this level up. */
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
 /** Exit codes of the CLI and of the daemon. */
 export const EXIT = {
   ok: 0,

@@ -92,6 +92,11 @@ export class ServedModels {
     this.#wake();
   }
 
+  /** Estimate of what the loaded models hold. */
+  get bytes(): number {
+    return [...this.#entries.values()].reduce((sum, { model }) => sum + servingBytes(model.config), 0);
+  }
+
   /** After a thread's death: its part of every model is gone, so the rest is dropped too and loaded again when asked for. */
   forget(): void {
     for (const [lease, { model }] of [...this.#entries]) {

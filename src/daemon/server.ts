@@ -6,10 +6,12 @@ import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocketServer, type WebSocket } from 'ws';
 import { GptdError } from '../model/errors.ts';
-import { refuseSource, refuseToken, type AccessRules } from './access.ts';
+import { refuseSource, refuseToken, type AccessRules, type Refusal } from './access.ts';
 import { receiveBlob, sendBlob } from './blobs.ts';
 import { Connection, type ConnectionParts } from './connection.ts';
 import { errorBody, HTTP_STATUS } from './http-errors.ts';
+import type { Logger } from './log.ts';
+import type { Metrics } from './metrics.ts';
 import type { Exchange } from './openai.ts';
 import { LIMITS, METHODS, SUBPROTOCOL, VERSION, WEBSOCKET_PATH, type ModelRecord } from './protocol.ts';
 
@@ -38,6 +40,8 @@ const WEBSOCKET_OPTIONS = {
 export interface ServerParts extends ConnectionParts {
   /** Answers POST /v1/completions. */
   readonly complete: (exchange: Exchange) => Promise<void>;
+  readonly metrics: Metrics;
+  readonly logger: Logger;
 }
 
 export class Server {
@@ -86,6 +90,10 @@ export class Server {
     this.#ready = true;
   }
 
+  get socketCount(): number {
+    return this.#sockets.clients.size;
+  }
+
   async close(): Promise<void> {
     this.#ready = false;
     clearInterval(this.#heartbeat);
@@ -106,6 +114,7 @@ export class Server {
     const open = pathname === '/healthz';
     const refusal = refuseSource(request, this.#rules) ?? (open ? null : refuseToken(request, this.#rules));
     if (refusal !== null) {
+      this.#refused(request, refusal);
       // Whatever else a stranger sends is not read: Node ends the connection with the reply.
       response.setHeader('connection', 'close');
       this.#reply(response, refusal.status, errorBody(new GptdError('unauthorized', refusal.message)));
@@ -130,6 +139,9 @@ export class Server {
     else if (pathname === '/healthz' && reading) this.#reply(response, 200, { status: 'ok', version: VERSION });
     else if (pathname === '/readyz' && reading) {
       this.#reply(response, this.#ready ? 200 : 503, { status: this.#ready ? 'ready' : 'not ready' });
+    } else if (pathname === '/metrics' && reading) {
+      const { metrics } = this.#parts;
+      response.writeHead(200, { 'content-type': metrics.contentType }).end(await metrics.render());
     } else if (pathname === '/v1/models' && reading) {
       const { models } = await this.#parts.handlers['model.list']({});
       this.#reply(response, 200, { object: 'list', data: models.map((model) => openaiModel(model, model.name)) });
@@ -151,12 +163,23 @@ export class Server {
     response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
   }
 
+  /** For who watches the door. The path has no query, the reason no token. */
+  #refused(request: IncomingMessage, { status, message }: Refusal): void {
+    const { remoteAddress } = request.socket;
+    this.#parts.logger.warn(
+      { status, remoteAddress, path: pathOf(request).slice(0, 200) },
+      `refused: ${message.slice(0, 300)}`,
+    );
+  }
+
   #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
     socket.on('error', () => socket.destroy());
     const pathname = pathOf(request);
     const refusal = refuseSource(request, this.#rules) ?? refuseToken(request, this.#rules);
-    if (refusal !== null) refuseUpgrade(socket, refusal.status, refusal.message);
-    else if (pathname !== WEBSOCKET_PATH) refuseUpgrade(socket, 404, `The WebSocket is at ${WEBSOCKET_PATH}.`);
+    if (refusal !== null) {
+      this.#refused(request, refusal);
+      refuseUpgrade(socket, refusal.status, refusal.message);
+    } else if (pathname !== WEBSOCKET_PATH) refuseUpgrade(socket, 404, `The WebSocket is at ${WEBSOCKET_PATH}.`);
     else {
       this.#sockets.handleUpgrade(request, socket, head, (accepted) => {
         this.#connections.set(accepted, new Connection(accepted, request.socket, this.#parts));

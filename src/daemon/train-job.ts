@@ -9,7 +9,7 @@ import type { CheckpointMeta, StoredCheckpoint, StoredModel, TrainingMeta } from
 import { BackgroundCheckpoint } from './background-checkpoint.ts';
 import { checkpointDue, writeCheckpoint } from './checkpoints.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
-import { admitTraining } from './memory.ts';
+import { admitTraining, trainingBytes } from './memory.ts';
 import { resolveModel } from './model-reference.ts';
 import { NotFinite, Pipeline, type StepResult } from './pipeline.ts';
 import { planStages } from './plan.ts';
@@ -79,11 +79,8 @@ async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): P
   const { config } = model;
   const { contextLength, microBatchSize } = trainingShape(spec, config.context_length);
   const plan = planStages(config, stages.length);
-  admitTraining(
-    config,
-    { batchSize: spec.batchSize, microBatchSize, contextLength, stageCount: plan.length },
-    { budgetBytes: services.memoryBudgetBytes, what: `Training ${model.name}` },
-  );
+  const shape = { batchSize: spec.batchSize, microBatchSize, contextLength, stageCount: plan.length };
+  admitTraining(config, shape, { budgetBytes: services.memoryBudgetBytes, what: `Training ${model.name}` });
 
   const { from, own } = await startingPoint(context, { named: checkpoint, damaged });
   const dataset = await prepareData(context, model);
@@ -97,6 +94,7 @@ async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): P
   const sampler = await openSampler(context, { model, dataset });
   announce(context, { from, own, windows, steps, report });
 
+  services.metrics.trainingHolds(trainingBytes(config, shape));
   const opening = Pipeline.open(stages, {
     lease: jobId,
     plan,
@@ -125,6 +123,7 @@ async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): P
     return await loop(run, from);
   } finally {
     await pipeline.close();
+    services.metrics.trainingHolds(0);
   }
 }
 
@@ -232,9 +231,12 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
         eps,
       };
       const starts = windows.batch(index);
+      const startMs = performance.now();
       const stepped = pipeline.step({ step, starts, adamw, gradClip, decayAll: spec.decay === 'all' }, cancelled);
       const result = await explained(stepped, { writing, starts });
       run.loss = result.loss;
+      const ms = performance.now() - startMs;
+      services.metrics.trainStep({ ms, tokens: spec.batchSize * contextLength, loss: result.loss });
       run.chain = run.chain === null ? null : nextLink(run.chain, { step, ...result });
       const tokens = (index + 1) * spec.batchSize * contextLength;
       const tokensPerSecond = rate.add(spec.batchSize * contextLength);
@@ -367,7 +369,11 @@ async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promi
           meta,
           keepLast: spec.keepLast,
         },
-        { chunks: snapshot.chunks, signal: cancelled },
+        {
+          chunks: snapshot.chunks,
+          signal: cancelled,
+          onStored: (stored) => services.metrics.checkpointStored(stored),
+        },
       );
       sayCheckpoint(context, saved);
       return saved;

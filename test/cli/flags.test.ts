@@ -159,6 +159,7 @@ describe('start', () => {
         port: 0,
         engine: 'onnx',
         queueLimit: 5,
+        logLevel: 'warn',
         workers: 2,
         allowOrigin: ['http://a', 'http://b'],
         token: 'secret',
@@ -178,6 +179,8 @@ describe('start', () => {
         'onnx',
         '--queue-limit',
         '5',
+        '--log-level',
+        'warn',
       ],
       ...['--workers', '2', '--allow-origin', 'http://a', '--allow-origin', 'http://b'],
     ]);

@@ -3,7 +3,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 
-const MAIN_FILE = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+export const MAIN_FILE = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
 export interface CliRun {
   readonly exitCode: number | null;
