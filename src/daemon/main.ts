@@ -71,6 +71,7 @@ async function run(options: DaemonOptions): Promise<number> {
   const log = openLog({ level: options.logLevel, dataDir });
   const { logger } = log;
   const stopping = new AbortController();
+  let isReady = false;
   let failure: unknown = null;
   const onFatal = (error: unknown): void => {
     failure ??= error;
@@ -134,6 +135,7 @@ async function run(options: DaemonOptions): Promise<number> {
     const file = path.join(dataDir, 'daemon.json');
     writeFileSync(`${file}.new`, `${JSON.stringify(ready)}\n`, { mode: 0o600 });
     renameSync(`${file}.new`, file);
+    isReady = true;
     logger.info({ ...ready, workers, engine: engine.fingerprint }, 'ready');
     options.onReady?.(ready);
 
@@ -145,7 +147,8 @@ async function run(options: DaemonOptions): Promise<number> {
     await closeAll(opened, logger);
     unlisten();
     if (failure !== null) logError(logger, failure);
-    logger.info('stopped');
+    // A daemon that never was ready says why not, and nothing else.
+    if (isReady) logger.info('stopped');
     log.flush();
   }
   return failure === null ? EXIT.ok : EXIT.jobFailed;

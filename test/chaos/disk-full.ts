@@ -13,7 +13,8 @@ import { checkSame, essence, makeModel, submit, wholeLog } from './training.ts';
 const DISK_MEGABYTES = 160;
 const PAUSE_MS_MAX = 5000;
 const POLL_MS = 20;
-const STEPS = 60;
+/** So many steps that the job still runs when the disk is full, and every checkpoint kept, so that each needs room. */
+const RUN = { steps: 150, keepLast: 100 };
 
 const isRoot = process.getuid?.() === 0;
 
@@ -35,12 +36,12 @@ export const diskFullRows: readonly Row[] = [
       try {
         await home.start({ workers: 2 });
         await makeModel(home, 'reference');
-        const reference = essence(await wholeLog(home, (await submit(home, 'reference', { steps: STEPS }))!));
+        const reference = essence(await wholeLog(home, (await submit(home, 'reference', RUN))!));
         for (let i = 0; i < tries; i++) {
           await tally.try(async () => {
             const model = `m${i}`;
             await makeModel(home, model);
-            const jobId = (await submit(home, model, { steps: STEPS }))!;
+            const jobId = (await submit(home, model, RUN))!;
             await fillAndFree(home, { jobId, atStep: random.integer(1, 10) });
             checkSame(await wholeLog(home, jobId), reference);
             await home.json(['models', 'rm', model]);

@@ -78,9 +78,9 @@ const FAULTS: readonly Fault[] = [
   },
   {
     what: 'a draw that follows the layout',
-    file: 'workers/train-stage.js',
+    file: 'workers/train-masks.js',
     from: 'block * batchSize',
-    to: '(block - this.#setup.stage.firstBlock) * batchSize',
+    to: '(block - arguments[0].stage.firstBlock) * batchSize',
     failing: ['workers'],
   },
   {

@@ -1,0 +1,57 @@
+// The plain data of a step that generates: whose rows it takes, how their tokens are sampled, and what came of it. Threads reach it
+// through messages.ts.
+
+export interface SamplingOptions {
+  readonly temperature: number;
+  readonly topK?: number | undefined;
+  readonly topP?: number | undefined;
+  readonly minP?: number | undefined;
+  readonly repetitionPenalty?: number | undefined;
+  readonly presencePenalty?: number | undefined;
+  readonly frequencyPenalty?: number | undefined;
+  /** By token id. */
+  readonly logitBias?: ReadonlyMap<number, number> | undefined;
+  readonly bannedIds?: readonly number[] | undefined;
+  /** Likeliest tokens to list with each token. */
+  readonly logprobs?: number | undefined;
+  readonly seed: number;
+}
+
+/** A sampled token. `text` is what can be shown now; `stopped` says that a stop string or a stop id has been reached. */
+export interface SampledToken {
+  readonly id: number;
+  readonly logprob: number;
+  readonly text: string;
+  readonly stopped: boolean;
+  /** With `logprobs`: the token's own text, and the likeliest tokens with theirs. */
+  readonly piece?: string;
+  readonly top?: readonly { readonly id: number; readonly text: string; readonly logprob: number }[];
+}
+
+/** Rows of one sequence in a step, at positions from `position` on. */
+export interface ServePart {
+  readonly sequence: string;
+  readonly position: number;
+  readonly rowCount: number;
+  /** Begin with the first `length` positions of another sequence's cache. */
+  readonly fork: { readonly from: string; readonly length: number } | null;
+  /** What to sample after the last rows; null while the prompt goes in. */
+  readonly sample: ServeSample | null;
+}
+
+export interface ServeSample {
+  /** Of the next token among those generated. */
+  readonly index: number;
+  /** The sequence ends with the token of this index whatever it is: all of its text is shown. */
+  readonly lastIndex: number;
+  /** Ids of the part's last rows that are guesses; the row before them is the newest token. */
+  readonly drafts: readonly number[];
+  /** How many ids to guess for the next step, at the most. */
+  readonly draftMax: number;
+}
+
+/** What a part's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */
+export interface SampledRows {
+  readonly tokens: readonly SampledToken[];
+  readonly draft: readonly number[];
+}
