@@ -6,6 +6,7 @@ import type { TokenizerSpec } from '../model/tokenizer.ts';
 import { assert } from '../model/errors.ts';
 import type { StoredCheckpoint, StoredModel } from '../workers/messages.ts';
 import type { Quantization } from '../model/quantize.ts';
+import { SERVING_THREADS } from '../model/serving.ts';
 import { Batcher } from './batcher.ts';
 import { admit, cachedTokensMax, servingBytes } from './memory.ts';
 import type { StageCaller, StageThread } from './pipeline.ts';
@@ -44,6 +45,7 @@ export class ServedModels {
   readonly #budgetBytes: number;
   /** By lease, least recently used first. */
   readonly #entries = new Map<string, Entry>();
+  #loadCount = 0;
   #roomWaiters: (() => void)[] = [];
 
   constructor(threads: readonly StageThread[], budgetBytes: number) {
@@ -115,10 +117,14 @@ export class ServedModels {
       bytes,
     }: { config: GptConfig; tokenizer: TokenizerSpec | null; request: ServeRequest; bytes: number },
   ): Entry {
-    const stages = planStages(config, this.#threads.length).map((plan) => ({
-      thread: this.#threads[plan.worker].bound(),
-      plan,
-    }));
+    // A stage computes on several threads by itself, and the stages of one step work in turn: more of them only add hops.
+    const stageCount = Math.ceil(this.#threads.length / SERVING_THREADS);
+    const first = this.#loadCount++;
+    const stages = planStages(config, stageCount).map((plan) => {
+      // The next model begins on the next thread.
+      const worker = (first + plan.worker) % this.#threads.length;
+      return { thread: this.#threads[worker].bound(), plan: { ...plan, worker } };
+    });
     const { checkpointId } = checkpoint;
     const load = async (): Promise<void> => {
       const loads = stages.map(({ thread, plan }) =>

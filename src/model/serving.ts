@@ -14,6 +14,9 @@ import { tensorTable, type BlockTensorName } from './tensors.ts';
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
 export const CACHE_STEP = 64;
 
+/** Threads that compute one program of a wide model: reading its weights takes the machine's memory, not one core's. */
+export const SERVING_THREADS = 2;
+
 /** The tensors of the blocks and the head, by their names in the table. */
 export type Weights = ReadonlyMap<string, Float32Array>;
 

@@ -17,6 +17,7 @@ import {
   logitsProgram,
   qkvProgram,
   qkvTensorNames,
+  SERVING_THREADS,
   type Weights,
 } from '../model/serving.ts';
 import type { Tokenizer } from '../model/tokenizer.ts';
@@ -25,11 +26,10 @@ import { KvCache } from './kv-cache.ts';
 import type { SampledRows, ServePart, StageCalls, StageRange } from './messages.ts';
 import { SequenceOutput } from './sequence-output.ts';
 
-/**
- * One step keeps one stage busy at a time, so a program may use a core that another stage leaves idle. Rows have the same
- * bits on one thread and on two. Narrow models are done before a second thread is awake.
- */
-const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({ threadCount: D < 512 ? 1 : 2 });
+/** Rows have the same bits on any number of threads. Narrow models are done before a second thread is awake. */
+const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({
+  threadCount: D < 512 ? 1 : SERVING_THREADS,
+});
 
 /** Groups of query rows that one run of attention takes, largest first: programs are compiled when they are first needed. */
 const ATTEND_GROUPS = [8, 4, 2, 1];
