@@ -39,6 +39,7 @@ const EXCEPTIONS = [
   { from: 'src/cli/inspect-command.ts', to: 'src/daemon/inspect.ts' },
   { from: 'src/cli/data-command.ts', to: 'src/daemon/token-export.ts' },
   { from: 'src/cli/selftest-command.ts', to: 'src/daemon/selftest.ts' },
+  { from: 'src/cli/doctor-command.ts', to: 'src/workers/doctor.ts' },
 ];
 
 /** Node's modules that a pure layer may use: hashing is arithmetic. */

@@ -5,6 +5,7 @@ import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol.ts';
 import type { CliContext } from './context.ts';
 import { addDataCommand } from './data-command.ts';
+import { addDoctorCommand } from './doctor-command.ts';
 import { addEvaluateCommand } from './evaluate-command.ts';
 import { addExportCommand } from './export-command.ts';
 import { addGenerateCommand } from './generate-command.ts';
@@ -46,6 +47,7 @@ export function buildProgram(context: CliContext): Command {
   addStartCommand(program, context);
   addStopAndStatusCommands(program, context);
   addSelftestCommand(program, context);
+  addDoctorCommand(program, context);
   addModelCommands(program, context);
   addExportCommand(program, context);
   addInspectCommand(program, context);

@@ -234,7 +234,8 @@ const FIELDS: readonly { readonly kind: string; readonly base: object; readonly 
   {
     kind: 'create',
     base: { model: 'absurd' },
-    fields: ['model', 'config', 'seed', 'init', 'tokenizer', 'nonsense'],
+    // An empty configuration is the default one: `config` has a case of its own.
+    fields: ['model', 'seed', 'init', 'tokenizer', 'nonsense'],
   },
   {
     kind: 'train',

@@ -9,6 +9,8 @@ import { portOf } from './raw-socket.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 
 const TOKENS = 500;
+/** What leaks ends a daemon with so small a heap. */
+const SMALL_HEAP = { NODE_OPTIONS: '--max-old-space-size=128' };
 const LONG = { context_length: 640 };
 
 const generation = (seed: number, maxTokens = TOKENS): object => ({
@@ -56,6 +58,8 @@ async function manyReaders({ tries, tally, home: makeHome }: Context): Promise<O
 /** Twice ten seconds without a byte taken, and the grace of a goodbye. */
 const STALLED_MS_MAX = 25_000;
 const GROWTH_MIB_MAX = 16;
+/** Their answers are more than the kernel's own buffers hold, some 4 MB. */
+const QUESTIONS = 4000;
 /** What may wait for one reader, and once more in frames. */
 const READER_MIB_MAX = 4;
 
@@ -66,7 +70,7 @@ async function stoppedReaders(home: DataHome, jobIds: readonly string[], count: 
     for (const jobId of jobIds) await reader.subscribe(jobId);
     await reader.until(({ seq }) => seq === 100);
     reader.socket.pause();
-    for (let i = 0; i < 200; i++) {
+    for (let i = 0; i < QUESTIONS; i++) {
       for (const jobId of jobIds) reader.socket.send(request('job.subscribe', { jobId, after: 0 }));
       reader.socket.send(request('job.list', {}));
     }
@@ -76,7 +80,7 @@ async function stoppedReaders(home: DataHome, jobIds: readonly string[], count: 
 
 async function readerThatStops({ tries, tally, home: makeHome }: Context): Promise<Outcome> {
   const home = makeHome();
-  const daemon = await home.start({ workers: 2 });
+  const daemon = await home.start({ workers: 2, env: SMALL_HEAP });
   await makeModel(home, LONG);
   const honest = await home.connect();
   const jobIds: string[] = [];
