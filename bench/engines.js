@@ -81,19 +81,21 @@ const WORK = [
     rate: { count: tokenCount, unit: 'tokens/s' },
     prepare: async (engine) => {
       const load = (names) => new Map(names.map((name) => [name, tensors.get(name)]));
-      const stage = await ServeStage.load(engine, { config, stage: range, tokenizer: null }, load);
+      const stage = await ServeStage.load(engine, { config, stage: range, tokenizer: null, quantization: null }, load);
       let sequences = 0;
       return async () => {
         sequences += 1;
         const sequence = `bench-${sequences}`;
         const sampling = { temperature: 0, seed: 1 };
-        stage.begin({ lease: '', sequence, prompt: [1], continued: [], stop: [], sampling });
+        stage.begin({ lease: '', sequence, prompt: [1], continued: [], stop: [], stopIds: [], sampling, sample: 0 });
         let id = 1;
         for (let position = 0; position < tokenCount; position++) {
-          const request = { lease: '', sequence, position, input: [id], sampleIndex: position, last: false };
-          id = (await stage.step(request)).token.id;
+          const sample = { index: position, lastIndex: tokenCount - 1, drafts: [], draftMax: 0 };
+          const part = { sequence, position, rowCount: 1, fork: null, sample };
+          const { sampled } = await stage.step({ input: [id], parts: [part] });
+          id = sampled[0].tokens[0].id;
         }
-        stage.end(sequence);
+        stage.end({ sequences: [sequence], keepCaches: false });
       };
     },
   },

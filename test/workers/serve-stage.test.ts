@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
 import type { Quantization } from '../../src/model/quantize.ts';
-import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import { loadEngine } from '../../src/workers/load-engine.ts';
 import { ServeStage } from '../../src/workers/serve-stage.ts';
 import type { SampledToken, SamplingOptions, ServePart, StageRange } from '../../src/workers/messages.ts';
 
@@ -23,10 +23,12 @@ const CONFIG: GptConfig = {
 };
 const ONE: StageRange[] = [{ firstBlock: 0, endBlock: 3, embeds: true, head: true }];
 
+const [onnx, tensorflow] = [await loadEngine('onnx'), await loadEngine('tensorflow-wasm')];
+
 async function loadStages(
   config: GptConfig,
   ranges: readonly StageRange[],
-  quantization: Quantization | null = null,
+  { quantization = null, engine = onnx }: { quantization?: Quantization | null; engine?: typeof onnx } = {},
 ): Promise<ServeStage[]> {
   const tensors = new Map(
     [...initialTensors(config, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
@@ -34,7 +36,7 @@ async function loadStages(
   return await Promise.all(
     ranges.map((stage) =>
       ServeStage.load(
-        onnxEngine,
+        engine,
         { config, stage, tokenizer: null, quantization },
         (names) => new Map(names.map((name) => [name, tensors.get(name)!])),
       ),
@@ -124,18 +126,24 @@ async function generate(
   return stream.tokens;
 }
 
-describe.each([
+const MODELS = [
   ['untied', { qkv_bias: false, tie_weights: false }, null],
   ['tied', { qkv_bias: true, tie_weights: true }, null],
   ['int8', { qkv_bias: true, tie_weights: false }, 'int8'],
   ['int4', { qkv_bias: false, tie_weights: true }, 'int4'],
-] as const)('a model: %s', (_, flags, quantization) => {
+] as const;
+
+describe.each(
+  [onnx, tensorflow].flatMap((engine) =>
+    MODELS.map(([name, flags, quantization]) => [name, engine.name, { engine, flags, quantization }] as const),
+  ),
+)('a model: %s, on %s', (_, __, { engine, flags, quantization }) => {
   const config: GptConfig = { ...CONFIG, ...flags };
   let stages: ServeStage[];
   let reference: SampledToken[];
 
   beforeAll(async () => {
-    stages = await loadStages(config, ONE, quantization);
+    stages = await loadStages(config, ONE, { quantization, engine });
     reference = await generate(stages, { chunks: [64, 6], count: 80 });
   });
   afterAll(async () => {
@@ -253,7 +261,10 @@ test.each([null, 'int8', 'int4'] as const)('three stages give the bits of one: %
     embeds: block === 0,
     head: block === 2,
   }));
-  const [whole, parts] = [await loadStages(config, ONE, quantization), await loadStages(config, split, quantization)];
+  const [whole, parts] = [
+    await loadStages(config, ONE, { quantization }),
+    await loadStages(config, split, { quantization }),
+  ];
   expect(await generate(parts, { chunks: [64, 6], count: 40 })).toEqual(
     await generate(whole, { chunks: [70], count: 40 }),
   );
@@ -262,7 +273,7 @@ test.each([null, 'int8', 'int4'] as const)('three stages give the bits of one: %
 
 test('a quantized model says nearly what the model says', async () => {
   const logprobs = async (quantization: Quantization | null): Promise<number[]> => {
-    const stages = await loadStages(CONFIG, ONE, quantization);
+    const stages = await loadStages(CONFIG, ONE, { quantization });
     const tokens = await generate(stages, { chunks: [70], count: 1, sampling: GREEDY });
     for (const stage of stages) await stage.close();
     return tokens.map(({ logprob }) => logprob);
