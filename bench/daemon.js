@@ -16,7 +16,7 @@ const run = promisify(execFile);
 export async function startDaemon(workers) {
   const folder = mkdtempSync(path.join(tmpdir(), 'gptd-bench-'));
   const dataDir = path.join(folder, 'data');
-  const args = ['start', '--data-dir', dataDir, '--port', '0', '--workers', String(workers)];
+  const args = ['start', '--data-dir', dataDir, '--port', '0', '--workers', String(workers), '--log-level', 'warn'];
   const daemon = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'ignore', 'inherit'] });
   const ended = new Promise((resolve) => daemon.once('exit', resolve));
   while (!existsSync(path.join(dataDir, 'daemon.json'))) {

@@ -141,7 +141,7 @@ function startGptd(args) {
 }
 
 async function startDaemon() {
-  const daemon = startGptd(['start', '--port', '0', '--engine', engine]);
+  const daemon = startGptd(['start', '--port', '0', '--engine', engine, '--log-level', 'warn']);
   owned.daemon = daemon;
   const deadlineMs = performance.now() + START_MS_MAX;
   while (!existsSync(join(owned.folder ?? '', 'daemon.json'))) {
