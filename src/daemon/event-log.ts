@@ -61,7 +61,11 @@ export class EventLog {
     // A caller that does not wait learns of a failure from `flush`; the rejection is not an unhandled one.
     emitted.catch(() => undefined);
     this.#newest = emitted;
-    if (!this.#writing) void this.#write();
+    if (!this.#writing) {
+      this.#writing = true;
+      // What is emitted in one go is one group; and whoever emits goes on with its own work first.
+      queueMicrotask(() => void this.#write());
+    }
     return emitted;
   }
 
@@ -97,7 +101,6 @@ export class EventLog {
   }
 
   async #write(): Promise<void> {
-    this.#writing = true;
     while (this.#pending.length > 0) {
       const group = this.#pending.splice(0, GROUP_MAX);
       try {

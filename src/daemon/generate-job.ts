@@ -22,13 +22,13 @@ interface SampleResult extends Logged {
 
 export async function runGenerate(context: GenerateContext): Promise<GenerateResult> {
   const { services, spec, emit, jobId } = context;
-  const pinned = await pinnedModel(context);
+  const [pinned, logged] = await Promise.all([pinnedModel(context), loggedTokens(context)]);
   const loading = performance.now();
   const served = await services.served.acquire({ ...pinned, quantization: spec.quantize ?? null });
   try {
     const loadMs = performance.now() - loading;
     void emit({ type: 'progress', data: { phase: 'load', done: 1, total: 1, unit: 'model' } }, { key: 'load' });
-    const samples = await generateSamples(context, served);
+    const samples = await generateSamples(context, { served, logged });
     await services.events.flush();
     const { createdAt, startedAt } = await services.store.call('getJob', { jobId });
     return resultOf(samples, { loadMs, waitedMs: (startedAt ?? createdAt) - createdAt });
@@ -38,8 +38,10 @@ export async function runGenerate(context: GenerateContext): Promise<GenerateRes
 }
 
 /** The first sample goes ahead until its prompt is in the cache, where the others find it. */
-async function generateSamples(context: GenerateContext, served: ServedModel): Promise<SampleResult[]> {
-  const logged = await loggedTokens(context);
+async function generateSamples(
+  context: GenerateContext,
+  { served, logged }: { served: ServedModel; logged: readonly Logged[] },
+): Promise<SampleResult[]> {
   let begun = (): void => undefined;
   const ahead = new Promise<void>((resolve) => (begun = resolve));
   const first = generateSample(context, { served, sample: 0, logged: logged[0], onBegun: begun });
@@ -110,7 +112,7 @@ async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): Re
   const held = await holdModel(services.store, { jobId, reference: spec.model });
   const { step, digest } = held.checkpoint;
   const message = `Generating with ${held.model.name} at step ${step}.`;
-  await emit({ type: 'log', data: { message, step, digest } }, { key: 'model' });
+  void emit({ type: 'log', data: { message, step, digest } }, { key: 'model' });
   return held;
 }
 

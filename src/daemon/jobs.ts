@@ -275,9 +275,10 @@ export class Jobs {
       ? { type: 'log', data: { message: 'Started again.' } }
       : { type: 'started', data: { workers: stages.length, engine: `${engine.name} ${engine.version}` } };
     live.ranBefore = true;
+    // The log keeps the order, so the work need not wait until this is durable.
+    void events.emit(jobId, started, { state: 'running' });
     let outcome: JobEventBody;
     try {
-      await events.emit(jobId, started, { state: 'running' });
       outcome = { type: 'succeeded', data: { result: await this.#runHealing(live) } };
     } catch (error) {
       if (error instanceof JobHalted && !live.cancel.signal.aborted) {

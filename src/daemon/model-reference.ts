@@ -23,8 +23,11 @@ export async function holdModel(
   { jobId, reference }: { readonly jobId: string; readonly reference: string },
 ): Promise<{ model: StoredModel; checkpoint: StoredCheckpoint }> {
   const { name, which } = parseReference(reference);
-  const checkpoint = await store.call('holdCheckpoint', { jobId, model: name, which });
-  return { model: await store.call('getModel', { name }), checkpoint };
+  const [checkpoint, model] = await Promise.all([
+    store.call('holdCheckpoint', { jobId, model: name, which }),
+    store.call('getModel', { name }),
+  ]);
+  return { model, checkpoint };
 }
 
 function parseReference(reference: string): { name: string; which: number | 'best' | 'latest' } {
