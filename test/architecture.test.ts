@@ -40,6 +40,7 @@ const EXCEPTIONS = [
   { from: 'src/cli/data-command.ts', to: 'src/daemon/token-export.ts' },
   { from: 'src/cli/selftest-command.ts', to: 'src/daemon/selftest.ts' },
   { from: 'src/cli/doctor-command.ts', to: 'src/workers/doctor.ts' },
+  { from: 'src/cli/backup-command.ts', to: 'src/workers/backup.ts' },
 ];
 
 /** Node's modules that a pure layer may use: hashing is arithmetic. */

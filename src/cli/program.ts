@@ -3,6 +3,7 @@
 
 import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol.ts';
+import { addBackupCommand } from './backup-command.ts';
 import type { CliContext } from './context.ts';
 import { addDataCommand } from './data-command.ts';
 import { addDoctorCommand } from './doctor-command.ts';
@@ -48,6 +49,7 @@ export function buildProgram(context: CliContext): Command {
   addStopAndStatusCommands(program, context);
   addSelftestCommand(program, context);
   addDoctorCommand(program, context);
+  addBackupCommand(program, context);
   addModelCommands(program, context);
   addExportCommand(program, context);
   addInspectCommand(program, context);
