@@ -43,8 +43,15 @@ function torchSeconds({ vocab, context, width, heads, layers, batch, steps }) {
   }
 }
 
-/** Times `turns` turns of each side and resolves to the medians. */
-export async function benchTraining(daemon, work, turns) {
+/**
+ * Floating-point operations of a step's matrix products: three products forward and backward for each weight but the
+ * embeddings', and attention's two over the whole square of positions, as they are computed.
+ */
+export const stepFlops = ({ vocab, context, width, layers, batch }) =>
+  batch * context * (6 * (12 * width * width * layers + vocab * width) + 12 * context * width * layers);
+
+/** Times `turns` turns of each side, PyTorch's with `peer`, and resolves to the medians. */
+export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
   const { name, vocab, context, width, heads, layers, batch, steps } = work;
   const data = path.join(daemon.folder, `${name}.bin`);
   const tokens = Uint16Array.from(
@@ -92,7 +99,7 @@ export async function benchTraining(daemon, work, turns) {
     );
     const times = events.filter(({ type }) => type === 'step').map(({ at }) => at);
     ours.push(...times.slice(1).map((at, i) => (at - times[i]) / 1000));
-    theirs.push(...(torchSeconds(work) ?? []));
+    if (peer) theirs.push(...(torchSeconds(work) ?? []));
   }
   const seconds = median(ours);
   const torch = theirs.length > 0 ? median(theirs) : null;

@@ -1,0 +1,105 @@
+// Where the time of a training step goes: one stage with the whole model, its programs under ONNX Runtime's profiler. What the
+// programs do not account for is the stage's own JavaScript, the engine's calls and the copies between.
+
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import ort from 'onnxruntime-node';
+import { initialTensors } from '../dist/model/init.js';
+import { encodeOnnx } from '../dist/model/onnx.js';
+import { TrainStage } from '../dist/workers/train-stage.js';
+
+const PRODUCTS = new Set(['Gemm', 'MatMul', 'FusedMatMul', 'FusedGemm']);
+const MOVES = new Set(['Transpose', 'Reshape', 'Split', 'Concat', 'Gather', 'GatherElements', 'Cast']);
+
+/** What a node of a program counts as. The head's products are told apart by their program: they are the loss. */
+function kindOf(program, op) {
+  if (program === 'adamw') return 'optimizer';
+  if (program.startsWith('head')) return PRODUCTS.has(op) ? 'matmul' : 'loss';
+  if (op === 'FusedMatMul' || op === 'Softmax') return 'attention';
+  if (PRODUCTS.has(op)) return 'matmul';
+  return MOVES.has(op) ? 'copies' : 'elementwise';
+}
+
+/** An engine whose programs keep the time of every node; `take()` gives microseconds by kind and ends all programs. */
+function profilingEngine(folder) {
+  const sessions = [];
+  const compile = async (graph, { threadCount = 1 } = {}) => {
+    const profileFilePrefix = path.join(folder, String(sessions.length));
+    const session = await ort.InferenceSession.create(encodeOnnx(graph), {
+      ...{ intraOpNumThreads: threadCount, executionMode: 'sequential', graphOptimizationLevel: 'all' },
+      ...{ enableProfiling: true, profileFilePrefix, logSeverityLevel: 3 },
+    });
+    sessions.push({ session, program: graph.name, profileFilePrefix });
+    const toOrt = ({ data, dims }) => {
+      const type = { Float32Array: 'float32', BigInt64Array: 'int64', Uint8Array: 'uint8' }[data.constructor.name];
+      return new ort.Tensor(type, data, dims);
+    };
+    const all = (tensors) => Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, toOrt(tensor)]));
+    return {
+      run: async (inputs, into = {}) => {
+        await session.run(all(inputs), all(into));
+        return {};
+      },
+      release: () => session.release(),
+    };
+  };
+  const take = () => {
+    const kinds = {};
+    for (const { session, program, profileFilePrefix } of sessions) {
+      session.endProfiling();
+      const file = readdirSync(folder).find((name) => path.join(folder, name).startsWith(`${profileFilePrefix}_`));
+      for (const { cat, dur, args } of JSON.parse(readFileSync(path.join(folder, file), 'utf8'))) {
+        if (cat !== 'Node' || args?.op_name === undefined) continue;
+        const kind = kindOf(program, args.op_name);
+        kinds[kind] = (kinds[kind] ?? 0) + dur;
+      }
+    }
+    return kinds;
+  };
+  return { engine: { name: 'onnx', backend: 'cpu', version: '', fingerprint: '', compile }, take };
+}
+
+/** Runs two steps of `work` on one thread; the share of each kind in the time of all programs' nodes. */
+export async function profileStep({ vocab, context: T, width, heads, layers, batch, modelContext = T }) {
+  const config = {
+    ...{ vocab_size: vocab, context_length: modelContext, emb_dim: width, n_heads: heads, n_layers: layers },
+    ...{ drop_rate: 0, qkv_bias: false, tie_weights: false },
+  };
+  const tensors = new Map();
+  for (const { name, data } of initialTensors(config, { seed: 1, scheme: 'gpt2' })) tensors.set(name, data);
+  const tokens = new SharedArrayBuffer(2 * batch * (T + 1));
+  new Uint16Array(tokens).forEach((_, i, ids) => (ids[i] = (i * 7919) % vocab));
+  const microBatchSize = Math.max(1, batch / 4);
+  const folder = mkdtempSync(path.join(tmpdir(), 'gptd-profile-'));
+  const { engine, take } = profilingEngine(folder);
+  const range = { firstBlock: 0, endBlock: layers, embeds: true, head: true };
+  const setup = { config, stage: range, batchSize: batch, microBatchSize, contextLength: T, seed: 1 };
+  const stage = new TrainStage(engine, { ...setup, tokens, wideTokens: false, optimizerState: false }, ({ name }) =>
+    tensors.get(name),
+  );
+  const adamw = { lr: 1e-4, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.95, eps: 1e-8 };
+  const micros = Array.from({ length: batch / microBatchSize }, (_, index) => {
+    const first = index * microBatchSize;
+    const starts = Array.from({ length: microBatchSize }, (_, row) => (first + row) * (T + 1));
+    return { index, firstSequence: first, starts };
+  });
+  for (let step = 1; step <= 2; step++) {
+    for (const at of micros) {
+      const micro = { ...at, step };
+      await stage.forward(micro, stage.embed(micro, { train: true }));
+      const dx = await stage.backward(micro, null);
+      await stage.weights(micro);
+      stage.embedBackward(micro, dx);
+    }
+    stage.finish();
+    await stage.update({ step, ...adamw }, { decayAll: false });
+  }
+  const kinds = take();
+  await stage.close();
+  rmSync(folder, { recursive: true });
+  const total = Object.values(kinds).reduce((sum, microseconds) => sum + microseconds, 0);
+  return Object.entries(kinds)
+    .sort(([, a], [, b]) => b - a)
+    .map(([kind, microseconds]) => ({ kind, share: microseconds / total }));
+}
