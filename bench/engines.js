@@ -8,8 +8,8 @@ import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram } from '
 import { initialTensors } from '../dist/model/init.js';
 import { loadEngine } from '../dist/workers/load-engine.js';
 import { ServeStage } from '../dist/workers/serve-stage.js';
-import { TrainStage } from '../dist/workers/train-stage.js';
 import { median } from './daemon.js';
+import { trainingStage } from './stage.js';
 
 const { values } = parseArgs({
   options: { tiny: { type: 'boolean', default: false }, turns: { type: 'string', default: '5' } },
@@ -55,25 +55,11 @@ const WORK = [
     name: `training step, ${config.n_layers} blocks`,
     prepare: async (engine) => {
       const { B, T } = batch;
-      const tokens = new SharedArrayBuffer(2 * B * (T + 1));
-      new Uint16Array(tokens).set(Array.from({ length: B * (T + 1) }, (_, i) => (i * 31) % config.vocab_size));
-      const setup = { config, stage: range, batchSize: B, microBatchSize: B, contextLength: T, seed: 1 };
-      const stage = new TrainStage(engine, { ...setup, tokens, wideTokens: false, optimizerState: false }, ({ name }) =>
-        tensors.get(name).slice(),
-      );
-      const adamw = { lr: 1e-4, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.95, eps: 1e-8 };
-      const starts = Array.from({ length: B }, (_, row) => row * (T + 1));
+      const own = new Map([...tensors].map(([name, data]) => [name, data.slice()]));
+      const shape = { batchSize: B, microBatchSize: B, contextLength: T };
+      const stage = trainingStage(engine, { config, tensors: own, ...shape });
       let step = 0;
-      return async () => {
-        step += 1;
-        const micro = { index: 0, step, firstSequence: 0, starts };
-        await stage.forward(micro, stage.embed(micro, { train: true }));
-        const dx = await stage.backward(micro, null);
-        await stage.weights(micro);
-        stage.embedBackward(micro, dx);
-        stage.finish();
-        await stage.update({ step, ...adamw }, { decayAll: false });
-      };
+      return () => stage.step(++step);
     },
   },
   {

@@ -1,0 +1,34 @@
+// One stage with a whole model in training, for benchmarks of what it runs: no daemon, no pipeline.
+
+import { TrainStage } from '../dist/workers/train-stage.js';
+
+/** `tensors` by name are trained in place. `step(n)` is one update over `batchSize` sequences, micro-batch by micro-batch. */
+export function trainingStage(engine, { config, tensors, batchSize, microBatchSize, contextLength: T }) {
+  const tokens = new SharedArrayBuffer(2 * batchSize * (T + 1));
+  new Uint16Array(tokens).forEach((_, i, ids) => (ids[i] = (i * 31) % config.vocab_size));
+  const range = { firstBlock: 0, endBlock: config.n_layers, embeds: true, head: true };
+  const setup = { config, stage: range, batchSize, microBatchSize, contextLength: T, seed: 1 };
+  const stage = new TrainStage(engine, { ...setup, tokens, wideTokens: false, optimizerState: false }, ({ name }) =>
+    tensors.get(name),
+  );
+  const adamw = { lr: 1e-4, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.95, eps: 1e-8 };
+  const micros = Array.from({ length: batchSize / microBatchSize }, (_, index) => {
+    const firstSequence = index * microBatchSize;
+    const starts = Array.from({ length: microBatchSize }, (_, row) => (firstSequence + row) * (T + 1));
+    return { index, firstSequence, starts };
+  });
+  return {
+    step: async (step) => {
+      for (const at of micros) {
+        const micro = { ...at, step };
+        await stage.forward(micro, stage.embed(micro, { train: true }));
+        const dx = await stage.backward(micro, null);
+        await stage.weights(micro);
+        stage.embedBackward(micro, dx);
+      }
+      stage.finish();
+      await stage.update({ step, ...adamw }, { decayAll: false });
+    },
+    close: () => stage.close(),
+  };
+}
