@@ -2,11 +2,11 @@
 // moment of the database, without its free pages; the daemon writes on meanwhile, into a write-ahead log that grows until the
 // copy is done. The file gets its name when it is whole, checked and on the disk, and never takes the place of another one.
 
-import { closeSync, existsSync, fsyncSync, linkSync, openSync, rmSync, statSync } from 'node:fs';
+import { closeSync, existsSync, linkSync, openSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { GptdError } from '../model/errors.ts';
-import { databasePath, DAMAGED_ADVICE, distrustFile } from './store-schema.ts';
+import { databasePath, DAMAGED_ADVICE, distrustFile, isDamage, syncPath } from './store-schema.ts';
 
 export interface Backup {
   /** Absolute. */
@@ -28,11 +28,11 @@ export function backUp(dataDir: string, file: string): Backup {
     closeSync(openSync(partial, 'wx', 0o600));
     copy(source, partial);
     const counts = check(partial);
-    sync(partial);
+    syncPath(partial);
     // Unlike a renaming it fails when somebody else has taken the name meanwhile.
     linkSync(partial, target);
     rmSync(partial);
-    sync(path.dirname(target));
+    syncPath(path.dirname(target));
     return { file: target, bytes: statSync(target).size, ...counts };
   } finally {
     rmSync(partial, { force: true });
@@ -62,13 +62,4 @@ function check(file: string): Pick<Backup, 'models' | 'jobs'> {
   } finally {
     db.close();
   }
-}
-
-const isDamage = (error: unknown): boolean =>
-  error instanceof Database.SqliteError && /^SQLITE_(CORRUPT|NOTADB)/.test(error.code);
-
-function sync(file: string): void {
-  const handle = openSync(file, 'r');
-  fsyncSync(handle);
-  closeSync(handle);
 }

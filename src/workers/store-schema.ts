@@ -17,6 +17,10 @@ export type Calls<K extends keyof StoreCalls> = { readonly [P in K]: (input: Sto
 export const SQLITE_VERSION_MIN = '3.51.3';
 /** What whoever meets a damaged database is told. */
 export const DAMAGED_ADVICE = 'It was left as it is: "gptd doctor" says what to do.';
+/** Whether SQLite says that what it reads is no whole database. */
+export const isDamage = (error: unknown): error is Database.SqliteError =>
+  error instanceof Database.SqliteError && /^SQLITE_(CORRUPT|NOTADB)/.test(error.code);
+
 const PAGE_BYTES = 32 << 10;
 const WAL_PAGES_BEFORE_CHECKPOINT = 128;
 const WAL_BYTES_KEPT_MAX = 64 << 20;
@@ -140,7 +144,8 @@ function copyDatabase(db: Database.Database, file: string): void {
   syncPath(path.dirname(file));
 }
 
-function syncPath(file: string): void {
+/** Puts a file, or a directory's names, on the disk. */
+export function syncPath(file: string): void {
   const handle = openSync(file, 'r');
   try {
     fsyncSync(handle);

@@ -13,7 +13,7 @@ import { holdTable } from './store-holds.ts';
 import { metricsCalls } from './store-metrics.ts';
 import { datasetCalls, modelCalls } from './store-models.ts';
 import { diskSpace } from './store-reserve.ts';
-import { DAMAGED_ADVICE, openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
+import { DAMAGED_ADVICE, isDamage, openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
 import { blobCollector, pageReturner } from './store-space.ts';
 
 type StoreValue = StoreCalls[keyof StoreCalls][1];
@@ -162,7 +162,7 @@ function answer(request: StoreRequest): StoreValue {
 function translated(error: unknown): unknown {
   if (!(error instanceof Database.SqliteError)) return error;
   const cause = { cause: error };
-  if (/^SQLITE_(CORRUPT|NOTADB)/.test(error.code)) {
+  if (isDamage(error)) {
     return new GptdError('corrupt', `The database gptd.db is damaged (${error.message}). ${DAMAGED_ADVICE}`, cause);
   }
   if (error.code === 'SQLITE_FULL') return store?.diskFull(error) ?? error;
