@@ -1,6 +1,6 @@
 // Text for people about trainings that are over: evaluations, histories, verifications. Pure, like render.ts.
 
-import type { EvaluateResult, HistoryPoint, JobEvent, VerifyResult } from '../daemon/protocol.ts';
+import type { EvaluateResult, Evaluation, HistoryPoint, JobEvent, VerifyResult } from '../daemon/protocol.ts';
 import { formatCount, formatTable } from './render.ts';
 
 /** One line, whatever the text holds. */
@@ -8,13 +8,16 @@ export const formatSample = ({ step, prompt, text }: Extract<JobEvent, { type: '
   `sample at step ${formatCount(step)}: ${JSON.stringify(prompt + text)}`;
 
 export function formatEvaluated(result: EvaluateResult): string {
-  const { model, step, loss, perplexity, bitsPerByte, tokens, windows, contextLength, stride } = result;
-  const bits = bitsPerByte === null ? '' : `, ${bitsPerByte.toFixed(4)} bits per byte`;
-  return (
-    `${model}@${step}: loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(2)}${bits} over ${formatCount(tokens)} tokens ` +
-    `(${formatCount(windows)} windows of ${contextLength}, stride ${stride})`
-  );
+  const { model, step, tokens, windows, contextLength, stride, quantized } = result;
+  const line =
+    `${model}@${step}: ${formatEvaluation(result)} over ${formatCount(tokens)} tokens ` +
+    `(${formatCount(windows)} windows of ${contextLength}, stride ${stride})`;
+  if (quantized === undefined) return line;
+  return `${line}\n${quantized.quantize}: ${formatEvaluation(quantized)}, ${quantized.ratio.toFixed(5)} times the perplexity of float32`;
 }
+
+const formatEvaluation = ({ loss, perplexity, bitsPerByte }: Evaluation): string =>
+  `loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(2)}${bitsPerByte === null ? '' : `, ${bitsPerByte.toFixed(4)} bits per byte`}`;
 
 interface NamedHistory {
   readonly name: string;

@@ -3,11 +3,12 @@
 // step with one chunk takes. Sequences join and leave between steps. Rows do not know their neighbours, so nothing here changes a bit.
 
 import { assert, GptdError } from '../model/errors.ts';
-import type { SampledRows, SampledToken, SamplingOptions, ServePart, StageCalls } from '../workers/messages.ts';
+import type { SampledRows, SampledToken, SamplingOptions, ServePart } from '../workers/messages.ts';
 import { JobHalted } from './job-context.ts';
 import type { GenerateSpec } from './protocol.ts';
 import { commonLength, Retained } from './retained.ts';
 import { Sequence } from './sequence.ts';
+import { serveRows } from './serve-rows.ts';
 import type { LoadedModel } from './served-models.ts';
 import { PRIORITY } from './worker-thread.ts';
 
@@ -195,22 +196,10 @@ export class Batcher {
   async #advance(
     steps: readonly { part: ServePart; rows: readonly number[] }[],
   ): Promise<readonly (SampledRows | null)[]> {
-    const { lease, stages } = this.#model;
     const parts = steps.map(({ part }) => part);
     const ids = steps.flatMap(({ rows }) => rows);
-    const embedder = stages.find(({ plan }) => plan.embeds)!;
-    const options = { priority: PRIORITY.interactive };
-    let input: readonly number[] | Float32Array = ids;
-    if (embedder.plan.firstBlock !== 0) {
-      // A tied wte lives with the head: its stage looks the rows up for the first one.
-      input = (await embedder.thread.call('serveEmbed', { lease, ids, parts }, options)).x;
-    }
-    for (const { thread } of stages) {
-      const reply: StageCalls['serveStep'][1] = await thread.call('serveStep', { lease, input, parts }, options);
-      if (reply.sampled !== null) return reply.sampled;
-      input = reply.x!;
-    }
-    assert(false, 'no stage has the head');
+    const { sampled } = await serveRows(this.#model, { ids, parts, priority: PRIORITY.interactive });
+    return sampled!;
   }
 
   #settle(

@@ -54,6 +54,7 @@ export {
   trainSpec,
   type DatasetReport,
   type EvaluateResult,
+  type Evaluation,
   type HistoryPoint,
   type HistoryResult,
   type TrainResult,

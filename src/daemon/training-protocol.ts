@@ -3,6 +3,7 @@
 
 import { z } from 'zod';
 import { CONFIG_MAX } from '../model/config.ts';
+import { QUANTIZATIONS, type Quantization } from '../model/quantize.ts';
 import { SCHEDULES } from '../model/schedule.ts';
 import { dataFile, integer, LIMITS, modelName, modelReference, seed, TOKENIZERS } from './spec-fields.ts';
 
@@ -98,22 +99,30 @@ export const evaluateSpec = z.strictObject({
   batchSize: integer(1, LIMITS.batchSizeMax).default(8),
   /** Evaluate only the first batches. */
   maxBatches: integer(1, 1e9).optional(),
+  /** Evaluate the weights as they are served with this too. */
+  quantize: z.enum(QUANTIZATIONS).optional(),
 });
 
-export interface EvaluateResult {
-  readonly model: string;
-  readonly step: number;
-  readonly digest: string;
-  /** Mean over `tokens`, in nats. */
+/** How well a text is predicted: `loss` is a mean, in nats. */
+export interface Evaluation {
   readonly loss: number;
   readonly perplexity: number;
   /** null for files of token ids. */
   readonly bitsPerByte: number | null;
+}
+
+/** Of the float32 weights, and of the quantized ones beside them. */
+export interface EvaluateResult extends Evaluation {
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
   /** Tokens that were predicted: each but the first once. */
   readonly tokens: number;
   readonly windows: number;
   readonly contextLength: number;
   readonly stride: number;
+  /** With `quantize`; `ratio` is its perplexity divided by that of the float32 weights. */
+  readonly quantized?: Evaluation & { readonly quantize: Quantization; readonly ratio: number };
 }
 
 /** One step of a model's training, an evaluation, or both; what was not measured is null. Times are milliseconds since 1970. */

@@ -85,6 +85,12 @@ export function sample(logits: Float32Array, options: SampleOptions): Sample {
   return logprobs === 0 ? of(id) : { ...of(id), top: largestIds(logits, logprobs).map(of) };
 }
 
+/** The model's own logprob of a token, to the bit what `sample` says of it. Throws `engine_failed` when a logit is not finite. */
+export function logprobOf(logits: Float32Array, id: number): number {
+  const max = logits[finiteArgmax(logits)];
+  return logits[id] - max - Math.log(sumExp(logits, max));
+}
+
 function grow(V: number): void {
   adjusted = new Float64Array(V);
   ids = new Uint32Array(V);

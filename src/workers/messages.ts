@@ -433,14 +433,22 @@ export interface StageCalls {
     { readonly lease: string; readonly ids: readonly number[]; readonly parts: readonly ServePart[] },
     { readonly x: Float32Array },
   ];
-  /** The ids of all parts' rows, or x (rows, D) from the stage before -> x for the next stage, or an entry a part. */
+  /**
+   * The ids of all parts' rows, or x (rows, D) from the stage before -> x for the next stage, or what the head's stage says: an
+   * entry a part, and of the last rows, as many as there are `targets`, the loss of these as next tokens, in nats.
+   */
   serveStep: [
     {
       readonly lease: string;
       readonly input: readonly number[] | Float32Array;
       readonly parts: readonly ServePart[];
+      readonly targets?: readonly number[] | undefined;
     },
-    { readonly x: Float32Array | null; readonly sampled: readonly (SampledRows | null)[] | null },
+    {
+      readonly x: Float32Array | null;
+      readonly sampled: readonly (SampledRows | null)[] | null;
+      readonly losses: readonly number[] | null;
+    },
   ];
   /** Frees sequences. With `keepCaches` others can still fork from them, until they are ended without it. */
   serveEnd: [

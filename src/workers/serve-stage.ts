@@ -8,6 +8,7 @@ import { embedAt } from '../model/embedding.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { headTensorNames } from '../model/head.ts';
 import type { Quantization } from '../model/quantize.ts';
+import { logprobOf } from '../model/sampling.ts';
 import {
   ATTEND_ROWS_MAX,
   ATTEND_ROWS_MIN,
@@ -144,7 +145,11 @@ export class ServeStage {
   }
 
   /** Runs rows through the stage's blocks; see StageCalls.serveStep. */
-  async step({ input, parts }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
+  async step({
+    input,
+    parts,
+    targets = [],
+  }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
     const { emb_dim: D } = this.#setup.config;
     let x = input instanceof Float32Array ? input : this.embed(input, parts);
     const dims = [x.length / D, D];
@@ -159,8 +164,8 @@ export class ServeStage {
       x = fed['y'];
       qkv = fed['qkv'];
     }
-    if (!this.#setup.stage.head) return { x, sampled: null };
-    return { x: null, sampled: await this.#sample(x, parts) };
+    if (!this.#setup.stage.head) return { x, sampled: null, losses: null };
+    return { x: null, sampled: await this.#sample(x, parts), losses: await this.#losses(x, targets) };
   }
 
   /** The parts with their caches, which have room for the parts' rows. */
@@ -244,21 +249,12 @@ export class ServeStage {
 
   /** One entry a part: null for a part that asks for no token. */
   async #sample(x: Float32Array, parts: readonly ServePart[]): Promise<(SampledRows | null)[]> {
-    const { emb_dim: D } = this.#setup.config;
     const wanted: number[] = [];
     for (const { part, first, count } of this.#cached(parts)) {
       const rows = part.sample === null ? 0 : part.sample.drafts.length + 1;
       for (let row = count - rows; row < count; row++) wanted.push(first + row);
     }
-    const logits: Float32Array[] = [];
-    for (let done = 0; done < wanted.length; done += LOGITS_ROWS_MAX) {
-      const some = wanted.slice(done, done + LOGITS_ROWS_MAX);
-      const rows = new Float32Array(some.length * D);
-      for (const [i, row] of some.entries()) rows.set(x.subarray(row * D, (row + 1) * D), i * D);
-      const run = await this.#logits!.run({ x: { data: rows, dims: [some.length, D] } });
-      const V = run['logits'].length / some.length;
-      for (let i = 0; i < some.length; i++) logits.push(run['logits'].subarray(i * V, (i + 1) * V));
-    }
+    const logits = await this.#logitRows(x, wanted);
     let done = 0;
     return parts.map(({ sequence, sample }) => {
       if (sample === null) return null;
@@ -267,6 +263,28 @@ export class ServeStage {
       const tokens = output.sample(rows, sample);
       return { tokens, draft: output.draft(sample.draftMax) };
     });
+  }
+
+  /** Of the last rows: how unlikely each finds its target. */
+  async #losses(x: Float32Array, targets: readonly number[]): Promise<number[]> {
+    const first = x.length / this.#setup.config.emb_dim - targets.length;
+    const rows = targets.map((_, i) => first + i);
+    return (await this.#logitRows(x, rows)).map((logits, i) => -logprobOf(logits, targets[i]));
+  }
+
+  /** The logits of some rows of x (M, D), in that order: (V) each. */
+  async #logitRows(x: Float32Array, wanted: readonly number[]): Promise<Float32Array[]> {
+    const { emb_dim: D } = this.#setup.config;
+    const all: Float32Array[] = [];
+    for (let done = 0; done < wanted.length; done += LOGITS_ROWS_MAX) {
+      const some = wanted.slice(done, done + LOGITS_ROWS_MAX);
+      const rows = new Float32Array(some.length * D);
+      for (const [i, row] of some.entries()) rows.set(x.subarray(row * D, (row + 1) * D), i * D);
+      const { logits } = await this.#logits!.run({ x: { data: rows, dims: [some.length, D] } });
+      const V = logits.length / some.length;
+      for (let i = 0; i < some.length; i++) all.push(logits.subarray(i * V, (i + 1) * V));
+    }
+    return all;
   }
 
   /** Frees sequences; unknown ones too. */

@@ -1,0 +1,82 @@
+// Weights in fewer bits on the built daemon: how much they lose on a trained model, told by `evaluate` with the programs that
+// `generate` runs.
+
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { EvaluateResult } from '../../src/daemon/protocol.ts';
+import { flagsOf, generateResult, ofType, startedHome, type DataHome } from './daemon-fixture.ts';
+
+const T = 64;
+const MODEL = { vocab_size: 256, context_length: T, emb_dim: 64, n_heads: 2, n_layers: 2, drop_rate: 0, seed: 5 };
+const TEXT = Array.from({ length: 900 }, (_, i) => `Verse ${i} of ${(i * 37) % 89} says so.`).join('\n');
+
+let home: DataHome;
+let whole: EvaluateResult;
+
+beforeAll(async () => {
+  home = await startedHome({ workers: 2 });
+  home.write('text.txt', TEXT);
+  await home.json(['create', 'm', ...flagsOf(MODEL), '--tokenizer', 'byte', '--init', 'gpt2']);
+  const flags = flagsOf({ steps: 120, batch_size: 8, lr: 5e-3, warmup_steps: 10, val_split: 0 });
+  await home.events(['train', 'm', '--data', `${home.dir}/text.txt`, ...flags]);
+  whole = await evaluate('--data', `${home.dir}/text.txt`);
+});
+afterAll(() => home.close());
+
+const evaluate = (...args: string[]): Promise<EvaluateResult> => home.json<EvaluateResult>(['evaluate', 'm', ...args]);
+
+describe('evaluate --quantize', () => {
+  test.each([
+    ['int8', 0.005],
+    ['int4', 0.05],
+  ])('%s loses at most %d of the perplexity, and says what float32 reaches', async (quantize, most) => {
+    // A model that has learned nothing would lose nothing: this one is far from 256, which is what chance reaches.
+    expect(whole.perplexity).toBeLessThan(4);
+    const { quantized, ...float32 } = await evaluate('--data', `${home.dir}/text.txt`, '--quantize', quantize);
+    expect(float32).toEqual(whole);
+    expect(quantized!.quantize).toBe(quantize);
+    expect(quantized!.loss).not.toBe(whole.loss);
+    expect(quantized!.ratio).toBeCloseTo(Math.exp(quantized!.loss - whole.loss), 10);
+    expect(Math.abs(quantized!.ratio - 1)).toBeLessThan(most);
+    expect(quantized!.bitsPerByte).toBeCloseTo(quantized!.loss / Math.LN2, 10);
+  });
+
+  test('int4 loses more than int8', async () => {
+    const losses = [];
+    for (const quantize of ['int8', 'int4']) {
+      const { quantized } = await evaluate('--data', `${home.dir}/text.txt`, '--quantize', quantize);
+      losses.push(Math.abs(quantized!.loss - whole.loss));
+    }
+    expect(losses[1]).toBeGreaterThan(3 * losses[0]);
+  });
+
+  test('does not depend on batches, windows at once or workers', async () => {
+    const data = ['--data', `${home.dir}/text.txt`, '--quantize', 'int4', '--stride', '48', '--max-batches'];
+    const { quantized } = await evaluate(...data, '2', '--batch-size', '6');
+    expect((await evaluate(...data, '4', '--batch-size', '3')).quantized).toEqual(quantized);
+    await home.restart('SIGTERM', { workers: 4 });
+    expect((await evaluate(...data, '12', '--batch-size', '1')).quantized).toEqual(quantized);
+  });
+
+  test('judges what generate samples from, to the last bit of every logprob', async () => {
+    const first = 'V'.charCodeAt(0);
+    const flags = flagsOf({ max_tokens: T - 1, temperature: 1, seed: 9, quantize: 'int4' });
+    const events = await home.events(['generate', 'm', '--prompt-ids', String(first), ...flags]);
+    const file = home.write('said.bin', new Uint8Array(Uint16Array.of(first, ...generateResult(events).ids).buffer));
+    const { quantized } = await evaluate('--data', file, '--tokenizer', 'none', '--quantize', 'int4');
+    const sum = ofType(events, 'token').reduce((total, { data }) => total - data.logprob, 0);
+    expect(quantized!.loss).toBe(sum / (T - 1));
+    expect(quantized!.bitsPerByte).toBeNull();
+  });
+
+  test('refuses other formats', async () => {
+    const { exitCode, stderr } = await home.cli([
+      'evaluate',
+      'm',
+      '--data',
+      `${home.dir}/text.txt`,
+      '--quantize',
+      'int3',
+    ]);
+    expect([exitCode, stderr]).toEqual([2, expect.stringMatching(/--quantize.*int8/)]);
+  });
+});
