@@ -7,12 +7,9 @@ import { GptdError } from '../model/errors.ts';
 import { GGUF_MAGIC } from '../model/gguf.ts';
 import { configFromHuggingFace } from '../model/hf-config.ts';
 import { parseSafetensorsHeader, SAFETENSORS_HEADER_BYTES_MAX } from '../model/safetensors.ts';
+import { LLMC_HEADER_BYTES, readTokenFile } from '../model/token-files.ts';
 import { readGgufHeader, readOnnxHeader, type HeaderTensor } from '../model/weights-header.ts';
 import type { InspectedFile, Inspection } from './protocol.ts';
-
-/** The first numbers of llm.c's files of token ids. */
-export const LLMC_MAGIC = 20240520;
-export const LLMC_HEADER_BYTES = 1024;
 
 const EXTENSIONS = ['.safetensors', '.gguf', '.onnx', '.bin'];
 
@@ -49,7 +46,9 @@ function inspectFile(file: string): InspectedFile {
     return { path: file, bytes, ...contentOf(file, { read, bytes }) };
   } catch (error) {
     if (!(error instanceof GptdError)) throw error;
-    throw new GptdError(error.code, `${file}: ${error.message}`, { cause: error });
+    // What would make a training job's request invalid is here a fault of the file.
+    const code = error.code === 'invalid_spec' ? 'corrupt' : error.code;
+    throw new GptdError(code, `${file}: ${error.message}`, { cause: error });
   } finally {
     closeSync(descriptor);
   }
@@ -71,18 +70,10 @@ function contentOf(
     case '.onnx':
       return weights('onnx', readOnnxHeader(read, bytes));
     case '.bin': {
-      const isLlmc = start?.getUint32(0, true) === LLMC_MAGIC && bytes >= LLMC_HEADER_BYTES;
-      const tokens = (bytes - (isLlmc ? LLMC_HEADER_BYTES : 0)) / 2;
-      if (!Number.isInteger(tokens)) {
-        throw new GptdError('corrupt', `${bytes} bytes are no whole number of uint16 token ids.`);
-      }
-      const announced = isLlmc ? { version: start.getUint32(4, true), announcedTokens: start.getUint32(8, true) } : {};
-      return {
-        format: isLlmc ? 'llm.c tokens' : 'tokens',
-        tensors: [],
-        parameters: 0,
-        metadata: { tokens, ...announced },
-      };
+      const prefix = read(0, Math.min(bytes, LLMC_HEADER_BYTES));
+      const { headerBytes, tokenCount: tokens } = readTokenFile(prefix, { fileBytes: bytes });
+      const format = headerBytes > 0 ? 'llm.c tokens' : 'tokens';
+      return { format, tensors: [], parameters: 0, metadata: { tokens } };
     }
     default:
       throw new GptdError('incompatible', `The format is unknown: ${EXTENSIONS.join(', ')} are read.`);

@@ -5,10 +5,8 @@ import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { GptdError } from '../model/errors.ts';
+import { llmcHeader } from '../model/token-files.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
-import { LLMC_HEADER_BYTES, LLMC_MAGIC } from './inspect.ts';
-
-const LLMC_VERSION = 1;
 
 export interface TokenExport {
   readonly files: readonly string[];
@@ -25,7 +23,7 @@ export async function exportTokens({ files, tokenizer: name, out, llmc }: TokenE
   const descriptor = openSync(part, 'w', 0o644);
   try {
     let tokens = 0;
-    if (llmc) writeSync(descriptor, new Uint8Array(LLMC_HEADER_BYTES));
+    if (llmc) writeSync(descriptor, llmcHeader(tokens));
     for (const file of files) {
       for (const document of await documentsOf(file)) {
         for (const ids of [tokens === 0 ? new Uint32Array() : parting, tokenizer.encode(document)]) {
@@ -35,11 +33,7 @@ export async function exportTokens({ files, tokenizer: name, out, llmc }: TokenE
         }
       }
     }
-    if (llmc) {
-      const header = new Uint32Array(LLMC_HEADER_BYTES / 4);
-      header.set([LLMC_MAGIC, LLMC_VERSION, tokens]);
-      writeSync(descriptor, new Uint8Array(header.buffer), 0, LLMC_HEADER_BYTES, 0);
-    }
+    if (llmc) writeSync(descriptor, llmcHeader(tokens), 0, undefined, 0);
     renameSync(part, out);
     return { tokens };
   } finally {

@@ -159,11 +159,14 @@ function checkDtypes(
   config: GptConfig,
   { model, byName }: { model: HuggingFaceModel; byName: ReadonlyMap<string, PlacedTensor> },
 ): void {
-  for (const { name } of tensorTable(config)) {
-    const { dtype } = byName.get(model.rename.get(name)!)!;
-    if (!isWeightDtype(dtype)) {
-      throw new GptdError('incompatible', `Tensor ${name} has type ${dtype}: weights must be F32, F16 or BF16.`);
-    }
+  const names = tensorTable(config).map(({ name }) => model.rename.get(name)!);
+  for (const name of model.spareHead === null ? names : [...names, model.spareHead]) {
+    const { dtype, shape } = byName.get(name)!;
+    if (isWeightDtype(dtype)) continue;
+    throw new GptdError(
+      'incompatible',
+      `Tensor ${name} of shape (${shape.join(', ')}) has type ${dtype}: weights must be F32, F16 or BF16.`,
+    );
   }
 }
 
@@ -174,7 +177,6 @@ function checkSpareHead(
 ): void {
   if (model.spareHead === null) return;
   const [head, embedding] = [byName.get(model.spareHead)!, byName.get(model.rename.get('wte.weight')!)!];
-  if (!isWeightDtype(head.dtype)) return;
   const shapes = [head, embedding].map(({ shape }) => `(${shape.join(', ')})`);
   const isCopy = shapes[0] === shapes[1] && isSame(piecesOf(reader, head), piecesOf(reader, embedding));
   if (isCopy) return;

@@ -3,16 +3,13 @@
 // uint16, little-endian: nanoGPT's, or llm.c's with its header of 256 int32.
 
 import { GptdError } from '../model/errors.ts';
+import { LLMC_HEADER_BYTES, readTokenFile } from '../model/token-files.ts';
 import { charAlphabet, createTokenizer, type TokenizerSpec } from '../model/tokenizer.ts';
 import type { ChunkReader } from './chunk-reader.ts';
 import type { TokenizedData, TokenizeProgress, TokenizeRequest } from './messages.ts';
 import { textPieces } from './text-pieces.ts';
 
 const UINT16_IDS_MAX = 65536;
-/** llm.c's `.bin`: 256 int32, of which the first three are this magic, the version and the number of tokens. */
-const HEADER_BYTES = 1024;
-const HEADER_MAGIC = 20240520;
-const HEADER_VERSION = 1;
 
 /** Yields after every piece; the last one brings the dataset. Throws `invalid_spec` for data that cannot be read that way. */
 export async function* tokenize(reader: ChunkReader, request: TokenizeRequest): AsyncGenerator<TokenizeProgress> {
@@ -138,27 +135,10 @@ function checkIds(
   }
 }
 
-/** The length of the file's header, 0 without one. Throws `invalid_spec` for a file that cannot be uint16 ids. */
 function headerBytes(reader: ChunkReader, digest: string): number {
-  const sizeBytes = reader.blobSize(digest);
-  if (sizeBytes % 2 !== 0) {
-    throw new GptdError('invalid_spec', `A .bin file has ${sizeBytes} bytes: uint16 ids need an even number.`);
-  }
-  if (sizeBytes < HEADER_BYTES) return 0;
-  const header = new DataView(reader.readBlobRange({ hash: digest, offset: 0, length: HEADER_BYTES }).buffer);
-  if (header.getInt32(0, true) !== HEADER_MAGIC) return 0;
-  const [version, count] = [header.getInt32(4, true), header.getInt32(8, true)];
-  if (version !== HEADER_VERSION) {
-    throw new GptdError(
-      'invalid_spec',
-      `A .bin file has a header of version ${version}: version ${HEADER_VERSION} with uint16 ids was wanted.`,
-    );
-  }
-  const held = (sizeBytes - HEADER_BYTES) / 2;
-  if (count !== held) {
-    throw new GptdError('invalid_spec', `A .bin file's header promises ${count} tokens and ${held} follow it.`);
-  }
-  return HEADER_BYTES;
+  const fileBytes = reader.blobSize(digest);
+  const prefix = reader.readBlobRange({ hash: digest, offset: 0, length: Math.min(fileBytes, LLMC_HEADER_BYTES) });
+  return readTokenFile(prefix, { fileBytes }).headerBytes;
 }
 
 /** Token ids of a stored dataset, in shared memory. */

@@ -16,6 +16,7 @@ import { encodeOnnxInPieces } from '../../src/model/onnx.ts';
 import { cachedModelGraph } from '../../src/model/onnx-export.ts';
 import { safetensorsHeader } from '../../src/model/safetensors.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
+import { llmcHeader } from '../../src/model/token-files.ts';
 import { createTokenizer } from '../../src/model/tokenizer.ts';
 import { readGgufHeader, readOnnxHeader, type WeightsHeader } from '../../src/model/weights-header.ts';
 
@@ -122,7 +123,7 @@ test('text becomes the ids that training would see, with and without the header 
   expect(headed.subarray(1024).equals(plain)).toBe(true);
   expect((await inspectPath(out)).files[0]).toMatchObject({
     format: 'llm.c tokens',
-    metadata: { tokens: 8, announcedTokens: 8 },
+    metadata: { tokens: 8 },
   });
 
   const bytes = { files: [text, lines], tokenizer: 'byte' as const, out, llmc: false };
@@ -141,7 +142,12 @@ test('text becomes the ids that training would see, with and without the header 
 test('what is not there, not known or cut off is refused', async () => {
   await expect(inspectPath(path.join(folder, 'none'))).rejects.toThrow('There is no file');
   await expect(inspectPath(write('a.pt', 'PK and the rest'))).rejects.toMatchObject({ code: 'incompatible' });
-  await expect(inspectPath(write('odd.bin', new Uint8Array(3)))).rejects.toThrow('no whole number');
+  await expect(inspectPath(write('odd.bin', new Uint8Array(3)))).rejects.toMatchObject({
+    code: 'corrupt',
+    message: expect.stringMatching(/odd\.bin: .*uint16 ids need an even number/) as string,
+  });
+  const short = Buffer.concat([llmcHeader(5), new Uint8Array(8)]);
+  await expect(inspectPath(write('short.bin', short))).rejects.toThrow('promises 5 tokens and 4 follow it');
   await expect(inspectPath(write('cut.gguf', (await gguf()).subarray(0, 1000)))).rejects.toThrow(
     'The file ends at byte',
   );

@@ -213,7 +213,7 @@ describe('refused by name:', () => {
       replaced(tensors, fc, (tensor) => ({ ...tensor, dtype: 'I32' })),
       config,
       'incompatible',
-      'Tensor h.1.mlp.c_fc.weight has type I32',
+      'Tensor transformer.h.1.mlp.c_fc.weight of shape (8, 32) has type I32: weights must be F32, F16 or BF16',
     ],
     [
       'doubles',
@@ -221,6 +221,13 @@ describe('refused by name:', () => {
       { ...config },
       'incompatible',
       '(8, 16)',
+    ],
+    [
+      'a tied head of integers',
+      [...tensors, { ...f32('lm_head.weight', [40, 8], new Float32Array(320)), dtype: 'I32' }],
+      config,
+      'incompatible',
+      'Tensor lm_head.weight of shape (40, 8) has type I32: weights must be F32, F16 or BF16',
     ],
     [
       'a head that is tied and differs',
