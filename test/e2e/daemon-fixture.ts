@@ -16,6 +16,9 @@ import type {
 } from '../../src/daemon/protocol.ts';
 import { startCli, type CliRun, type RunningCli } from '../cli/run-cli.ts';
 
+/** The engine of daemons whose test does not choose one: all that is promised is promised for each of them. */
+const ENGINE = ['--engine', process.env['GPTD_TEST_ENGINE'] ?? 'auto'];
+
 export interface Daemon {
   readonly url: string;
   readonly pid: number;
@@ -48,7 +51,7 @@ export class DataHome {
 
   /** Resolves when the daemon has said that it is ready. */
   async start({ workers = 1, flags = [], ...how }: StartOptions = {}): Promise<Daemon> {
-    const process = this.run(['start', '--port', '0', '--workers', String(workers), ...flags], how);
+    const process = this.run(['start', '--port', '0', '--workers', String(workers), ...ENGINE, ...flags], how);
     await process.said('is ready at');
     const { url, pid } = JSON.parse(this.read('daemon.json')) as DaemonFile;
     this.#daemon = { url, pid, token: this.read('token').trim(), process };

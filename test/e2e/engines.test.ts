@@ -12,7 +12,7 @@ const TRAIN = ['--batch-size', '2', '--val-split', '0', '--seed', '5', '--eval-e
 let home: DataHome;
 
 beforeAll(async () => {
-  home = await startedHome({ workers: 2 });
+  home = await startedHome({ workers: 2, flags: ['--engine', 'onnx'] });
 });
 afterAll(() => home.close());
 
