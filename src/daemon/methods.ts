@@ -48,6 +48,7 @@ export function makeHandlers(
         throw new GptdError('conflict', `A job that has not ended uses ${model}: cancel it first.`);
       }
       const deleted = await store.call('deleteModel', { name: model });
+      services.served.drop(model);
       services.tidying.soon({ thorough: true });
       return deleted;
     },

@@ -37,7 +37,11 @@ interface Entry {
   readonly model: ServedModel;
   readonly loaded: Promise<void>;
   readonly bytes: number;
+  /** The model's name in the store. */
+  readonly name: string;
   users: number;
+  /** Its model is gone from the store: whoever uses it last takes it along. */
+  isDeleted: boolean;
 }
 
 export class ServedModels {
@@ -91,20 +95,28 @@ export class ServedModels {
     if (entry === undefined) return;
     assert(entry.users > 0, `${lease} is not in use`);
     entry.users -= 1;
+    if (entry.isDeleted && entry.users === 0) this.#remove(entry);
+    this.#wake();
+  }
+
+  /** The model was deleted: what is loaded of it goes when nothing uses it. */
+  drop(name: string): void {
+    for (const entry of [...this.#entries.values()]) {
+      if (entry.name !== name) continue;
+      entry.isDeleted = true;
+      if (entry.users === 0) this.#remove(entry);
+    }
     this.#wake();
   }
 
   /** Estimate of what the loaded models hold. */
   get bytes(): number {
-    return [...this.#entries.values()].reduce((sum, { model }) => sum + servingBytes(model.config), 0);
+    return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
   /** After a thread's death: its part of every model is gone, so the rest is dropped too and loaded again when asked for. */
   forget(): void {
-    for (const [lease, { model }] of [...this.#entries]) {
-      this.#entries.delete(lease);
-      void this.#unload(model.stages, lease);
-    }
+    for (const entry of [...this.#entries.values()]) this.#remove(entry);
     this.#wake();
   }
 
@@ -137,20 +149,29 @@ export class ServedModels {
     };
     const limits = { sequencesMax: SEQUENCES_MAX, cachedTokensMax: cachedTokensMax(config, this.#budgetBytes) };
     const model = { lease, config, stages };
-    return { model: { ...model, batcher: new Batcher(model, limits) }, loaded: load(), bytes, users: 0 };
+    return {
+      model: { ...model, batcher: new Batcher(model, limits) },
+      loaded: load(),
+      bytes,
+      name: checkpoint.model,
+      users: 0,
+      isDeleted: false,
+    };
   }
 
   /** Unloads what nobody uses, the least recently used first, until `bytes` more fit; whether they do. */
   #makeRoom(bytes: number): boolean {
-    let used = [...this.#entries.values()].reduce((sum, entry) => sum + entry.bytes, 0);
-    for (const [lease, { model, users, bytes: freed }] of [...this.#entries]) {
-      if (used + bytes <= this.#budgetBytes) break;
-      if (users > 0) continue;
-      used -= freed;
-      this.#entries.delete(lease);
-      void this.#unload(model.stages, lease);
+    const isRoom = (): boolean => this.bytes + bytes <= this.#budgetBytes;
+    for (const entry of [...this.#entries.values()]) {
+      if (isRoom()) break;
+      if (entry.users === 0) this.#remove(entry);
     }
-    return used + bytes <= this.#budgetBytes;
+    return isRoom();
+  }
+
+  #remove({ model: { lease, stages } }: Entry): void {
+    this.#entries.delete(lease);
+    void this.#unload(stages, lease);
   }
 
   #wake(): void {

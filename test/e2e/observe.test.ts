@@ -84,6 +84,28 @@ test('metrics count jobs, tokens, steps, checkpoints and memory, and keep names 
   expect((await fetch(`${home.daemon.url}/healthz`)).status).toBe(200);
 });
 
+test('a deleted model leaves the memory for served models at once', async () => {
+  const home = await running();
+  const client = await home.connect();
+  const servedBytes = async (): Promise<number | undefined> =>
+    (await scrape(home.daemon)).get('gptd_memory_bytes{part="served_models"}');
+  for (const model of ['kept', 'deleted']) {
+    await client.follow('create', { model, config: TINY });
+    await client.follow('generate', { model, promptIds: [1, 2, 3], maxTokens: 2 });
+  }
+  const both = (await servedBytes())!;
+  await client.request('model.delete', { model: 'deleted' });
+  expect(await servedBytes()).toBe(both / 2);
+  await client.request('model.delete', { model: 'kept' });
+  expect(await servedBytes()).toBe(0);
+  // The name is free, and what is made under it is another model.
+  await client.follow('create', { model: 'deleted', config: TINY, seed: 7 });
+  const generated = await client.follow('generate', { model: 'deleted', promptIds: [1, 2, 3], maxTokens: 2 });
+  expect(generated.at(-1)?.type).toBe('succeeded');
+  expect(await servedBytes()).toBe(both / 2);
+  client.close();
+});
+
 test('the log tells each transition once, in JSON, and no secret', async () => {
   const home = await running({ flags: ['--log-level', 'trace'] });
   const { url, token } = home.daemon;
