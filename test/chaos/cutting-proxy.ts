@@ -6,14 +6,17 @@ import net from 'node:net';
 export class CuttingProxy {
   readonly #server: net.Server;
   readonly #sockets = new Set<net.Socket>();
+  /** Bytes from the client that the next connection lets through. */
+  bytesUpLeft = Infinity;
   /** Bytes from the daemon that the next connection lets through. */
   bytesLeft = Infinity;
   cuts = 0;
+  /** Bytes that the newest connection has let through. */
+  passed = { up: 0, down: 0 };
 
   constructor(targetPort: number) {
     this.#server = net.createServer((client) => {
       const daemon = net.connect(targetPort, '127.0.0.1');
-      let left = this.bytesLeft;
       for (const socket of [client, daemon]) {
         this.#sockets.add(socket);
         socket.on('error', () => undefined);
@@ -23,18 +26,32 @@ export class CuttingProxy {
           daemon.destroy();
         });
       }
-      client.on('data', (data) => daemon.write(data));
-      daemon.on('data', (data) => {
-        if (data.length < left) {
-          left -= data.length;
-          client.write(data);
-          return;
-        }
-        daemon.destroy();
-        this.cuts += 1;
-        client.end(data.subarray(0, left));
-        left = 0;
-      });
+      const passed = { up: 0, down: 0 };
+      this.passed = passed;
+      this.#pass('up', { from: client, to: daemon, most: this.bytesUpLeft, passed });
+      this.#pass('down', { from: daemon, to: client, most: this.bytesLeft, passed });
+    });
+  }
+
+  #pass(
+    direction: 'up' | 'down',
+    {
+      from,
+      to,
+      most,
+      passed,
+    }: { from: net.Socket; to: net.Socket; most: number; passed: { up: number; down: number } },
+  ): void {
+    from.on('data', (data) => {
+      const left = most - passed[direction];
+      passed[direction] += Math.min(data.length, left);
+      if (data.length < left) {
+        to.write(data);
+        return;
+      }
+      from.destroy();
+      this.cuts += 1;
+      to.end(data.subarray(0, left));
     });
   }
 

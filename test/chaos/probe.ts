@@ -1,8 +1,9 @@
-// What an operator sees of a daemon from outside, in /proc: resident memory, descriptors, the size of its files. And the tiny
-// model that most rows work with.
+// What an operator sees of a daemon from outside, in /proc: resident memory, descriptors, the size of its files; and in its
+// database. And the tiny model that most rows work with.
 
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
+import Database from 'better-sqlite3';
 import { flagsOf, type DataHome } from '../e2e/daemon-fixture.ts';
 
 export const MIB = 1 << 20;
@@ -17,6 +18,16 @@ export const descriptorCount = (pid: number): number => readdirSync(`/proc/${pid
 /** 0 for a file that is not there. */
 export const fileBytes = (home: DataHome, name: string): number =>
   statSync(path.join(home.dir, name), { throwIfNoEntry: false })?.size ?? 0;
+
+/** What a query of one value says, over a connection of its own that only reads. */
+export function queried(home: DataHome, sql: string): unknown {
+  const db = new Database(path.join(home.dir, 'gptd.db'), { readonly: true });
+  try {
+    return db.prepare(sql).pluck().get();
+  } finally {
+    db.close();
+  }
+}
 
 export const TINY = { vocab_size: 256, context_length: 64, emb_dim: 16, n_heads: 2, n_layers: 1, drop_rate: 0 };
 

@@ -6,6 +6,7 @@ import { killSweepRows } from './kill-sweep.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { streamRows } from './streams.ts';
+import { submitOnceRows } from './submit-once.ts';
 import type { Row } from './row.ts';
 
 export const ROWS: readonly Row[] = [
@@ -15,4 +16,5 @@ export const ROWS: readonly Row[] = [
   ...corruptionRows,
   ...hostileInputRows,
   ...streamRows,
+  ...submitOnceRows,
 ];
