@@ -3,6 +3,7 @@
 import { corruptionRows } from './corruption.ts';
 import { diskFullRows } from './disk-full.ts';
 import { killSweepRows } from './kill-sweep.ts';
+import { browserRows } from './browser-strangers.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { streamRows } from './streams.ts';
@@ -15,6 +16,7 @@ export const ROWS: readonly Row[] = [
   ...diskFullRows,
   ...corruptionRows,
   ...hostileInputRows,
+  ...browserRows,
   ...streamRows,
   ...submitOnceRows,
 ];
