@@ -1,8 +1,9 @@
-// What gptd exports, in the programs that it is exported for: llama.cpp (through node-llama-cpp) and transformers.js give
-// the tokens that gptd gives, for each of its tokenizers. Run it with `npm run test:interop`, which installs both.
+// What gptd exports, in the programs that it is exported for: llama.cpp (through node-llama-cpp), transformers.js and
+// PyTorch give the tokens that gptd gives, for each of its tokenizers. Run it with `npm run test:interop`, which installs the
+// first two; PyTorch is Debian's python3-torch, and where it is missing its tests say that they did not run.
 
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -14,6 +15,8 @@ import { env, pipeline } from '@huggingface/transformers';
 import { getLlama } from 'node-llama-cpp';
 
 const run = promisify(execFile);
+const PYTHON = '/usr/bin/python3';
+const GPT2_FILE = fileURLToPath(new URL('gpt2.py', import.meta.url));
 const MAIN_FILE = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 const home = mkdtempSync(path.join(tmpdir(), 'gptd-interop-'));
 const TOKENS = 50;
@@ -110,6 +113,23 @@ describe('transformers.js', () => {
       const [{ generated_text: theirs }] = await generator(PROMPT, options);
       assert.equal(theirs, text);
       await generator.dispose();
+    });
+  }
+});
+
+const hasTorch = spawnSync(PYTHON, ['-c', 'import torch']).status === 0;
+describe('PyTorch', { skip: hasTorch ? false : 'did not run: python3-torch is not installed' }, () => {
+  for (const name of Object.keys(MODELS)) {
+    test(`${name} as safetensors`, async () => {
+      const directory = path.join(home, `${name}-hf`);
+      await gptd('export', name, '--format', 'safetensors', directory);
+      const prompt = '3,1,4,1,5,9';
+      const flags = ['--prompt-ids', prompt, '--max-tokens', String(TOKENS), '--json'];
+      const events = (await gptd('generate', name, ...flags)).trim().split('\n');
+      const { ids } = JSON.parse(events.at(-1)).data.result;
+      const { stdout } = await run(PYTHON, [GPT2_FILE, directory, prompt, String(ids.length)]);
+      assert.deepEqual(JSON.parse(stdout), ids);
+      assert.equal(ids.length, TOKENS);
     });
   }
 });
