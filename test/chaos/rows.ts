@@ -4,6 +4,7 @@ import { corruptionRows } from './corruption.ts';
 import { diskFullRows } from './disk-full.ts';
 import { killSweepRows } from './kill-sweep.ts';
 import { browserRows } from './browser-strangers.ts';
+import { networkRows } from './network-strangers.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { streamRows } from './streams.ts';
@@ -17,6 +18,7 @@ export const ROWS: readonly Row[] = [
   ...corruptionRows,
   ...hostileInputRows,
   ...browserRows,
+  ...networkRows,
   ...streamRows,
   ...submitOnceRows,
 ];
