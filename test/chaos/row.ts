@@ -18,8 +18,6 @@ export interface Context {
   readonly tries: number;
   /** Draws of this row alone: its name and the seed decide them. */
   readonly random: Random;
-  /** How long the soak lasts. */
-  readonly soakMs: number;
   readonly tally: Tally;
   /** A data directory that is closed with its daemon when the row ends; a daemon that fails by itself fails the row. */
   readonly home: () => DataHome;
@@ -95,7 +93,7 @@ export function check(condition: boolean, what: string): asserts condition {
 /** Runs a row in a context of its own. What it throws is one more failure. */
 export async function runRow(
   row: Row,
-  { tries, random, soakMs }: { readonly tries: number; readonly random: Random; readonly soakMs: number },
+  { tries, random }: { readonly tries: number; readonly random: Random },
 ): Promise<Outcome> {
   const homes: DataHome[] = [];
   const tally = new Tally();
@@ -105,7 +103,7 @@ export async function runRow(
     return made;
   };
   try {
-    await row.run({ tries, random, soakMs, tally, home });
+    await row.run({ tries, random, tally, home });
   } catch (error) {
     tally.failed(error);
   }

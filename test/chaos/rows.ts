@@ -7,6 +7,7 @@ import { browserRows } from './browser-strangers.ts';
 import { networkRows } from './network-strangers.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import { hostileInputRows } from './hostile-input.ts';
+import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
 import { submitOnceRows } from './submit-once.ts';
 import type { Row } from './row.ts';
@@ -21,4 +22,5 @@ export const ROWS: readonly Row[] = [
   ...networkRows,
   ...streamRows,
   ...submitOnceRows,
+  ...soakRows,
 ];

@@ -6,7 +6,6 @@ import { missingPrograms, runRow } from './row.ts';
 import { ROWS } from './rows.ts';
 
 const SEED = 1;
-const SOAK_MS = 3000;
 
 test.each(ROWS.filter(({ short }) => short > 0).map((row) => [row.name, row.title, row] as const))(
   '%s: %s',
@@ -19,7 +18,6 @@ test.each(ROWS.filter(({ short }) => short > 0).map((row) => [row.name, row.titl
     const { tries, failures, notes } = await runRow(row, {
       tries: row.short,
       random: new Random(SEED, row.name),
-      soakMs: SOAK_MS,
     });
     expect(failures, notes.join('\n')).toBe(0);
     expect(tries).toBeGreaterThan(0);

@@ -8,20 +8,17 @@ import { writeResults, type Line } from './results.ts';
 import { missingPrograms, runRow, type Row } from './row.ts';
 import { ROWS } from './rows.ts';
 
-const SOAK_MINUTES = 5;
-
 interface Plan {
   readonly rows: readonly Row[];
   readonly scale: number;
   readonly seed: number;
-  readonly soakMs: number;
   readonly write: boolean;
 }
 
 export async function main(argv: readonly string[]): Promise<number> {
   const plan = readPlan(argv);
   if (plan === null) return 2;
-  const { rows, scale, seed, soakMs, write } = plan;
+  const { rows, scale, seed, write } = plan;
   console.log(`seed ${seed}; the same again: npm run test:chaos -- --seed ${seed}`);
   const lines: Line[] = [];
   for (const row of rows) {
@@ -32,7 +29,7 @@ export async function main(argv: readonly string[]): Promise<number> {
       const tries = Math.max(1, Math.round(row.tries * scale));
       process.stdout.write(`${row.name}  ${row.title}: ${tries} of ${row.tries} tries ...\n`);
       const startedAt = performance.now();
-      const outcome = await runRow(row, { tries, random: new Random(seed, row.name), soakMs: soakMs * scale });
+      const outcome = await runRow(row, { tries, random: new Random(seed, row.name) });
       lines.push({ row, ran: true, seed, outcome, seconds: (performance.now() - startedAt) / 1000 });
     }
     tell(lines[lines.length - 1]);
@@ -64,7 +61,6 @@ function readPlan(argv: readonly string[]): Plan | null {
       only: { type: 'string' },
       scale: { type: 'string', default: '1' },
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-      'soak-minutes': { type: 'string', default: String(SOAK_MINUTES) },
       write: { type: 'boolean', default: false },
       list: { type: 'boolean', default: false },
     },
@@ -75,15 +71,15 @@ function readPlan(argv: readonly string[]): Plan | null {
   }
   const names = values.only?.split(',').map((name) => name.trim());
   const unknown = names?.filter((name) => !ROWS.some((row) => row.name === name)) ?? [];
-  const [scale, seed, soakMinutes] = [values.scale, values.seed, values['soak-minutes']].map(Number);
-  if (unknown.length > 0 || !(scale > 0) || !Number.isSafeInteger(seed) || !(soakMinutes > 0)) {
+  const [scale, seed] = [values.scale, values.seed].map(Number);
+  if (unknown.length > 0 || !(scale > 0) || !Number.isSafeInteger(seed)) {
     console.error(
       unknown.length > 0
         ? `There is no row ${unknown.join(', ')}: --list names them all.`
-        : '--scale and --soak-minutes are numbers above 0, --seed is an integer.',
+        : '--scale is a number above 0, --seed is an integer.',
     );
     return null;
   }
   const rows = names === undefined ? ROWS : ROWS.filter(({ name }) => names.includes(name));
-  return { rows, scale, seed, soakMs: soakMinutes * 60_000, write: values.write || scale === 1 };
+  return { rows, scale, seed, write: values.write || scale === 1 };
 }

@@ -9,7 +9,15 @@ import { flagsOf, ofType, RpcRefusal, trainResult, type DataHome } from '../e2e/
 import { check } from './row.ts';
 
 export const STEPS = 12;
-const MODEL = { vocab_size: 256, context_length: 32, emb_dim: 32, n_heads: 2, n_layers: 4, drop_rate: 0.1, seed: 5 };
+export const MODEL = {
+  vocab_size: 256,
+  context_length: 32,
+  emb_dim: 32,
+  n_heads: 2,
+  n_layers: 4,
+  drop_rate: 0.1,
+  seed: 5,
+};
 const TEXT = Array.from({ length: 300 }, (_, i) => `Line ${i} says ${(i * i) % 97} and ${(i * 31) % 53}.`).join('\n');
 
 /** Loads a file into a daemon's process before the daemon. */
@@ -24,9 +32,13 @@ export const trainSpec = (model: string): object => ({
   ...{ valSplit: 0.2, lr: 1e-3, seed: 9, evalEvery: 4, evalBatches: 1, checkpointEvery: 3 },
 });
 
-/** Makes a model; the training text is in the store after the first one. */
+/** Makes a model, and brings the training text. */
 export async function makeModel(home: DataHome, name: string): Promise<void> {
   await home.json(['create', name, ...flagsOf(MODEL), '--tokenizer', 'byte', '--init', 'gpt2']);
+  await uploadText(home);
+}
+
+export async function uploadText(home: DataHome): Promise<void> {
   const { url, token } = home.daemon;
   const digest = createHash('sha256').update(TEXT).digest('hex');
   const response = await fetch(`${url}/v1/blobs/sha256:${digest}`, {
