@@ -72,11 +72,14 @@ export async function importFilesOf(path: string): Promise<Readonly<Record<strin
     );
   }
   const indexFile = isIndex ? path : join(directory, WEIGHTS_INDEX_FILE);
-  const takesIndex =
-    isIndex ||
-    (stats.isDirectory() &&
-      (await statIfThere(join(directory, WEIGHTS_FILE))) === undefined &&
-      (await statIfThere(indexFile)) !== undefined);
+  const isThere = async (name: string): Promise<boolean> => (await statIfThere(join(directory, name))) !== undefined;
+  const hasWeights = !stats.isDirectory() || (await isThere(WEIGHTS_FILE));
+  const takesIndex = isIndex || (!hasWeights && (await isThere(WEIGHTS_INDEX_FILE)));
+  if (!hasWeights && !takesIndex) {
+    throw usageError(
+      `${path} has no ${WEIGHTS_FILE} and no ${WEIGHTS_INDEX_FILE}: weights are read as safetensors, not as PyTorch's .bin or .pt.`,
+    );
+  }
   const files: Record<string, SourceFile> = {};
   if (takesIndex) {
     files[WEIGHTS_INDEX_FILE] = await checkSourceFile(indexFile);

@@ -70,6 +70,9 @@ function contentOf(
     case '.onnx':
       return weights('onnx', readOnnxHeader(read, bytes));
     case '.bin': {
+      if (path.basename(file).startsWith('pytorch_model')) {
+        throw new GptdError('incompatible', "PyTorch's pickled weights are not read: convert them to safetensors.");
+      }
       const prefix = read(0, Math.min(bytes, LLMC_HEADER_BYTES));
       const { headerBytes, tokenCount: tokens } = readTokenFile(prefix, { fileBytes: bytes });
       const format = headerBytes > 0 ? 'llm.c tokens' : 'tokens';

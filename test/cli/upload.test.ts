@@ -90,7 +90,9 @@ it('finds the shards that an index names, and the files of the tokenizer', async
   const source = join(folder, 'shards');
   await mkdir(source);
   const index = join(source, 'model.safetensors.index.json');
-  await expect(importFilesOf(source)).rejects.toThrow(`There is no file ${join(source, 'model.safetensors')}.`);
+  await expect(importFilesOf(source)).rejects.toThrow(
+    `${source} has no model.safetensors and no model.safetensors.index.json: weights are read as safetensors`,
+  );
   const shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'];
   await writeFile(index, JSON.stringify({ weight_map: { a: shards[0], b: shards[1], c: shards[0] } }));
   await writeFile(join(source, shards[0]), 'w');

@@ -142,6 +142,8 @@ test('text becomes the ids that training would see, with and without the header 
 test('what is not there, not known or cut off is refused', async () => {
   await expect(inspectPath(path.join(folder, 'none'))).rejects.toThrow('There is no file');
   await expect(inspectPath(write('a.pt', 'PK and the rest'))).rejects.toMatchObject({ code: 'incompatible' });
+  const pickled = inspectPath(write('pytorch_model.bin', 'PK and the rest'));
+  await expect(pickled).rejects.toMatchObject({ code: 'incompatible' });
   await expect(inspectPath(write('odd.bin', new Uint8Array(3)))).rejects.toMatchObject({
     code: 'corrupt',
     message: expect.stringMatching(/odd\.bin: .*uint16 ids need an even number/) as string,
