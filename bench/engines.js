@@ -66,8 +66,11 @@ const WORK = [
     name: `decode ${tokenCount} tokens, one stream`,
     rate: { count: tokenCount, unit: 'tokens/s' },
     prepare: async (engine) => {
-      const load = (names) => new Map(names.map((name) => [name, tensors.get(name)]));
-      const stage = await ServeStage.load(engine, { config, stage: range, tokenizer: null, quantization: null }, load);
+      const stage = await ServeStage.load(
+        engine,
+        { config, stage: range, tokenizer: null, quantization: null },
+        tensors,
+      );
       let sequences = 0;
       return async () => {
         sequences += 1;

@@ -93,7 +93,8 @@ async function run(options: DaemonOptions): Promise<number> {
     const memoryBudgetBytes = Math.floor(memoryBytes() * MEMORY_SHARE);
     const metrics = new Metrics({ dataDir, version: VERSION, engine, workers, memoryBudgetBytes });
     const events = new EventLog(store, { onFatal, onStored: (event) => metrics.eventStored(event) });
-    const served = new ServedModels(stages, memoryBudgetBytes);
+    const report = (error: unknown): void => logError(logger, error);
+    const served = new ServedModels(stages, { store, budgetBytes: memoryBudgetBytes, onError: report });
     for (const thread of [...stages, preparer]) {
       const worker = thread === preparer ? 'preparer' : 'stage';
       thread.onDeath((error) => {
@@ -102,7 +103,6 @@ async function run(options: DaemonOptions): Promise<number> {
         served.forget();
       });
     }
-    const report = (error: unknown): void => logError(logger, error);
     const tidying = keep(new Tidying(store, report));
     const services: Services = { store, events, metrics, stages, preparer, served, tidying, engine, memoryBudgetBytes };
     const onMoved = (transition: JobTransition): void => {

@@ -42,7 +42,7 @@ export function servingBytes(config: GptConfig, quantization: Quantization | nul
   const cache = C * positionBytes(config);
   if (quantization === null) return weightsBytes(config) + cache + (tied ? V * D * FLOAT_BYTES : 0);
   const matrices = L * 12 * D * D + V * D;
-  const bytesPerWeight = quantizedBytes(quantization, { K: BLOCK_SIZE, N: 1 }) / BLOCK_SIZE;
+  const bytesPerWeight = quantizedBytes({ quantization, K: BLOCK_SIZE, N: 1 }) / BLOCK_SIZE;
   const rest = countParameters(config).total_params - matrices + (tied ? V * D : 0);
   return Math.ceil(matrices * bytesPerWeight) + rest * FLOAT_BYTES + cache;
 }

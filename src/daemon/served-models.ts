@@ -3,8 +3,8 @@
 
 import type { GptConfig } from '../model/config.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
-import { assert } from '../model/errors.ts';
-import type { StoredCheckpoint, StoredModel } from '../workers/messages.ts';
+import { assert, GptdError } from '../model/errors.ts';
+import type { StoredCheckpoint, StoredModel, TensorChunk } from '../workers/messages.ts';
 import type { Quantization } from '../model/quantize.ts';
 import { SERVING_THREADS } from '../model/serving.ts';
 import { Batcher } from './batcher.ts';
@@ -12,6 +12,7 @@ import { admit, cachedTokensMax, servingBytes } from './memory.ts';
 import type { StageCaller, StageThread } from './pipeline.ts';
 import { planStages } from './plan.ts';
 import type { PlanStage } from './protocol.ts';
+import type { StoreClient } from './store-client.ts';
 
 /** Sequences of one model that run at once. */
 const SEQUENCES_MAX = 64;
@@ -44,17 +45,29 @@ interface Entry {
   isDeleted: boolean;
 }
 
+export interface ServedModelsOptions {
+  readonly store: StoreClient;
+  /** Bytes that the loaded models may take together. */
+  readonly budgetBytes: number;
+  /** Told when quantized weights cannot be stored. */
+  readonly onError: (error: unknown) => void;
+}
+
 export class ServedModels {
   readonly #threads: readonly StageThread[];
+  readonly #store: StoreClient;
   readonly #budgetBytes: number;
+  readonly #onError: (error: unknown) => void;
   /** By lease, least recently used first. */
   readonly #entries = new Map<string, Entry>();
   #loadCount = 0;
   #roomWaiters: (() => void)[] = [];
 
-  constructor(threads: readonly StageThread[], budgetBytes: number) {
+  constructor(threads: readonly StageThread[], { store, budgetBytes, onError }: ServedModelsOptions) {
     this.#threads = threads;
+    this.#store = store;
     this.#budgetBytes = budgetBytes;
+    this.#onError = onError;
   }
 
   /**
@@ -142,10 +155,15 @@ export class ServedModels {
       const loads = stages.map(({ thread, plan }) =>
         thread.call('serveLoad', { lease, checkpointId, config, stage: plan, tokenizer, quantization }),
       );
-      const failed = (await Promise.allSettled(loads)).find((result) => result.status === 'rejected');
-      if (failed === undefined) return;
-      await this.#unload(stages, lease);
-      throw failed.reason;
+      const settled = await Promise.allSettled(loads);
+      const failed = settled.find((result) => result.status === 'rejected');
+      if (failed !== undefined) {
+        await this.#unload(stages, lease);
+        throw failed.reason;
+      }
+      const made = settled.flatMap((result) => (result.status === 'fulfilled' ? result.value.made : []));
+      // Nobody has to wait for it.
+      void this.#keep(checkpointId, made);
     };
     const limits = { sequencesMax: SEQUENCES_MAX, cachedTokensMax: cachedTokensMax(config, this.#budgetBytes) };
     const model = { lease, config, stages };
@@ -157,6 +175,15 @@ export class ServedModels {
       users: 0,
       isDeleted: false,
     };
+  }
+
+  /** Stores what was made of a checkpoint's weights; what cannot be stored is made again at the next load. */
+  async #keep(checkpointId: number, made: readonly TensorChunk<Quantization>[]): Promise<void> {
+    try {
+      for (const chunk of made) await this.#store.call('putMade', { checkpointId, chunks: [chunk] });
+    } catch (error) {
+      if (!(error instanceof GptdError && error.code === 'shutting_down')) this.#onError(error);
+    }
   }
 
   /** Unloads what nobody uses, the least recently used first, until `bytes` more fit; whether they do. */

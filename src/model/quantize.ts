@@ -10,8 +10,22 @@ export type Quantization = (typeof QUANTIZATIONS)[number];
 /** Weights that share a scale. */
 export const BLOCK_SIZE = 32;
 
+/** A matrix of K inputs and N outputs. */
+export interface QuantizedShape {
+  readonly quantization: Quantization;
+  readonly K: number;
+  readonly N: number;
+}
+
+/** Also how the weights lie that it is made of: (K, N), or (N, K) when `transposed`. */
+export interface QuantizedSource extends QuantizedShape {
+  readonly transposed: boolean;
+}
+
 export interface QuantizedMatrix {
   readonly bits: 4 | 8;
+  /** The three arrays, one behind the other: all that there is to keep. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
   /** (N, S, BLOCK_SIZE * bits / 8): an output's weights are contiguous; of two 4-bit weights the first is the low half. */
   readonly data: Uint8Array;
   /** (N * S). */
@@ -20,24 +34,40 @@ export interface QuantizedMatrix {
   readonly zeroPoints: Uint8Array;
 }
 
-/** Bytes of a quantized matrix of K inputs and N outputs. */
-export function quantizedBytes(quantization: Quantization, { K, N }: { K: number; N: number }): number {
+/** Bytes of a quantized matrix. */
+export function quantizedBytes({ quantization, K, N }: QuantizedShape): number {
   const S = Math.ceil(K / BLOCK_SIZE);
   return quantization === 'int8' ? N * S * (BLOCK_SIZE + 4) : N * (S * (BLOCK_SIZE / 2 + 4) + Math.ceil(S / 2));
 }
 
-/** weight (K, N), or (N, K) when `transposed`, is only read. */
-export function quantize(
-  weight: Float32Array,
-  { quantization, K, N, transposed }: { quantization: Quantization; K: number; N: number; transposed: boolean },
+/** The matrix whose `bytes` these are: a buffer of their own, which the arrays share. */
+export function quantizedMatrix(
+  bytes: Uint8Array<ArrayBuffer>,
+  { quantization, K, N }: QuantizedShape,
 ): QuantizedMatrix {
-  assert(weight.length === K * N, `${weight.length} weights are a ${K} x ${N} matrix`);
-  const S = Math.ceil(K / BLOCK_SIZE);
+  const { length } = bytes;
+  assert(
+    length === quantizedBytes({ quantization, K, N }),
+    `${length} bytes are a ${K} x ${N} matrix in ${quantization}`,
+  );
+  const blocks = N * Math.ceil(K / BLOCK_SIZE);
   const bits = quantization === 'int8' ? 8 : 4;
-  const data = new Uint8Array((N * S * BLOCK_SIZE * bits) / 8);
-  const scales = new Float32Array(N * S);
+  const dataBytes = (blocks * BLOCK_SIZE * bits) / 8;
+  return {
+    ...{ bits, bytes, data: bytes.subarray(0, dataBytes) },
+    scales: new Float32Array(bytes.buffer, bytes.byteOffset + dataBytes, blocks),
+    zeroPoints: bytes.subarray(dataBytes + 4 * blocks),
+  };
+}
+
+/** `weight` is only read. */
+export function quantize(weight: Float32Array, { quantization, K, N, transposed }: QuantizedSource): QuantizedMatrix {
+  assert(weight.length === K * N, `${weight.length} weights are a ${K} x ${N} matrix`);
+  const bytes = new Uint8Array(quantizedBytes({ quantization, K, N }));
+  const matrix = quantizedMatrix(bytes, { quantization, K, N });
+  const { bits, data, scales, zeroPoints } = matrix;
+  const S = Math.ceil(K / BLOCK_SIZE);
   const zeroRow = Math.ceil(S / 2);
-  const zeroPoints = new Uint8Array(bits === 4 ? N * zeroRow : 0);
   const [inputStride, outputStride] = transposed ? [1, K] : [N, 1];
   const block = new Float32Array(BLOCK_SIZE);
   for (let n = 0; n < N; n++) {
@@ -61,7 +91,7 @@ export function quantize(
       zeroPoints[n * zeroRow + (s >> 1)] |= zero << (4 * (s & 1));
     }
   }
-  return { bits, data, scales, zeroPoints };
+  return matrix;
 }
 
 /** Writes round(value / scale) + 128 and returns the scale. */

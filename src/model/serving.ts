@@ -8,7 +8,7 @@ import type { GptConfig } from './config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
 import { gelu, layerNorm, product } from './layers.ts';
 import { headTensorNames } from './head.ts';
-import { BLOCK_SIZE, quantize, type Quantization } from './quantize.ts';
+import { BLOCK_SIZE, quantize, type Quantization, type QuantizedMatrix, type QuantizedSource } from './quantize.ts';
 import { tensorTable, type BlockTensorName } from './tensors.ts';
 
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
@@ -17,8 +17,12 @@ export const CACHE_STEP = 64;
 /** Threads that compute one program of a wide model: reading its weights takes the machine's memory, not one core's. */
 export const SERVING_THREADS = 2;
 
-/** The tensors of the blocks and the head, by their names in the table. */
-export type Weights = ReadonlyMap<string, Float32Array>;
+/** The tensors of the blocks and the head, by their names in the table; each is asked for when it is compiled in. */
+export interface Weights {
+  get(name: string): Float32Array | undefined;
+  /** A matrix in few bits, where somebody keeps those; else it is made of the tensor. */
+  quantized?(name: string, shape: QuantizedSource): QuantizedMatrix;
+}
 
 export interface ServingOptions {
   /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */
@@ -51,13 +55,13 @@ class ServingBuilder {
     x: Value,
     { weight, bias, transposed = false }: { weight: string; bias: string | null; transposed?: boolean },
   ): Value {
-    const [data, shape] = this.#tensor(weight);
     const added = bias === null ? [] : [this.constant(bias)];
     if (this.#quantization === null) {
       return this.g.node('Gemm', [x, this.constant(weight), ...added], transposed ? { transB: 1 } : {});
     }
-    const [N, K] = transposed ? shape : [...shape].reverse();
-    const matrix = quantize(data, { quantization: this.#quantization, K, N, transposed });
+    const [rows, columns] = this.#shapes.get(weight)!;
+    const [K, N] = transposed ? [columns, rows] : [rows, columns];
+    const matrix = this.#matrix(weight, { K, N, transposed, quantization: this.#quantization });
     const S = Math.ceil(K / BLOCK_SIZE);
     const zeroPoints = matrix.bits === 4 ? [this.g.constant(matrix.zeroPoints, [matrix.zeroPoints.length])] : [];
     const y = this.g.node(
@@ -75,6 +79,10 @@ class ServingBuilder {
     return bias === null ? y : this.g.node('Add', [y, ...added]);
   }
 
+  #matrix(name: string, shape: QuantizedSource): QuantizedMatrix {
+    return this.#weights.quantized?.(name, shape) ?? quantize(this.#tensor(name)[0], shape);
+  }
+
   #tensor(name: string): [data: Float32Array, shape: readonly number[]] {
     const data = this.#weights.get(name);
     const shape = this.#shapes.get(name);
@@ -87,27 +95,6 @@ const blockName =
   (block: number) =>
   (name: BlockTensorName): string =>
     `h.${block}.${name}`;
-
-const tensorsBeforeAttention = (config: GptConfig): BlockTensorName[] => [
-  'ln_1.weight',
-  'ln_1.bias',
-  'attn.c_attn.weight',
-  ...(config.qkv_bias ? (['attn.c_attn.bias'] as const) : []),
-];
-const TENSORS_AFTER_ATTENTION: readonly BlockTensorName[] = [
-  ...(['attn.c_proj.weight', 'attn.c_proj.bias', 'ln_2.weight', 'ln_2.bias'] as const),
-  ...(['mlp.c_fc.weight', 'mlp.c_fc.bias', 'mlp.c_proj.weight', 'mlp.c_proj.bias'] as const),
-];
-
-/** Names of the tensors that `qkvProgram` of a block takes. */
-export const qkvTensorNames = (config: GptConfig, block: number): string[] =>
-  tensorsBeforeAttention(config).map(blockName(block));
-
-/** Names of the tensors that `feedProgram` takes: the block's own, and those before the next block's attention. */
-export const feedTensorNames = (config: GptConfig, { block, next }: { block: number; next: boolean }): string[] => [
-  ...TENSORS_AFTER_ATTENTION.map(blockName(block)),
-  ...(next ? qkvTensorNames(config, block + 1) : []),
-];
 
 function emitQkv(b: ServingBuilder, x: Value, { config, block }: { config: GptConfig; block: number }): void {
   const name = blockName(block);

@@ -4,7 +4,8 @@
 import Database from 'better-sqlite3';
 import type { ChainStep } from '../model/chain.ts';
 import { assert, GptdError } from '../model/errors.ts';
-import type { TensorPart } from './messages.ts';
+import type { Quantization } from '../model/quantize.ts';
+import type { StoredPart, TensorPart } from './messages.ts';
 import { hashFromHex, selectChunk, verified } from './store-chunks.ts';
 import { databasePath, distrustFile } from './store-schema.ts';
 
@@ -30,6 +31,16 @@ export interface ChunkReader {
     readonly offsetBytes: number;
     readonly sizeBytes: number;
   }): Float32Array<ArrayBuffer>;
+  /**
+   * What was made of a checkpoint's weight, freshly allocated; null when it is not there whole: `sizeBytes` long and undamaged.
+   * Throws `not_found` when the checkpoint was dropped.
+   */
+  readMade(request: {
+    readonly checkpointId: number;
+    readonly tensor: string;
+    readonly part: Quantization;
+    readonly sizeBytes: number;
+  }): Uint8Array<ArrayBuffer> | null;
   /** Whether the committed checkpoint has that part: 'm' and 'v' are there with optimizer state only. */
   hasPart(request: { readonly checkpointId: number; readonly part: TensorPart }): boolean;
   /** Bytes of the blob. This and the three below throw `not_found` for an unknown blob, `corrupt` for a damaged one. */
@@ -48,6 +59,15 @@ export interface ChunkReader {
   readSteps(request: { readonly jobId: string; readonly after: number; readonly limit: number }): ChainStep[];
   /** May be called twice. */
   close(): void;
+}
+
+/** Of one of a tensor's arrays. */
+interface PartRange {
+  readonly checkpointId: number;
+  readonly tensor: string;
+  readonly part: StoredPart;
+  readonly offsetBytes: number;
+  readonly sizeBytes: number;
 }
 
 interface Piece {
@@ -130,12 +150,12 @@ export function openReader(dataDir: string): ChunkReader {
     return blob;
   }
 
-  const readTensorRange: ChunkReader['readTensorRange'] = ({ checkpointId, tensor, part, offsetBytes, sizeBytes }) => {
+  // In one read transaction, so that a purge in the middle cannot pass for damage.
+  const readPart = db.transaction(({ checkpointId, tensor, part, offsetBytes, sizeBytes }: PartRange) => {
     if (isCommitted.get(checkpointId) === undefined) {
       throw new GptdError('not_found', `There is no checkpoint ${checkpointId} any more: load the newest one.`);
     }
-    const array = new Float32Array(sizeBytes / Float32Array.BYTES_PER_ELEMENT);
-    const target = new Uint8Array(array.buffer);
+    const target = new Uint8Array(sizeBytes);
     const end = offsetBytes + sizeBytes;
     const pieces = selectPieces
       .all(checkpointId, part, tensor)
@@ -145,10 +165,18 @@ export function openReader(dataDir: string): ChunkReader {
       offset: offsetBytes,
       owner: `tensor ${tensor} (${part}) of checkpoint ${checkpointId}`,
     });
-    return array;
-  };
-  // In one read transaction, so that a purge in the middle cannot pass for damage.
-  const readInTransaction = db.transaction(readTensorRange);
+    return target;
+  });
+  const readTensorRange: ChunkReader['readTensorRange'] = (range) => new Float32Array(readPart(range).buffer);
+
+  function readMade(request: Parameters<ChunkReader['readMade']>[0]): Uint8Array<ArrayBuffer> | null {
+    try {
+      return readPart({ ...request, offsetBytes: 0 });
+    } catch (error) {
+      if (error instanceof GptdError && error.code === 'corrupt') return null;
+      throw error;
+    }
+  }
 
   function readBlobRange({
     hash,
@@ -167,8 +195,9 @@ export function openReader(dataDir: string): ChunkReader {
   }
 
   return {
-    readTensor: (request) => readInTransaction({ ...request, offsetBytes: 0 }),
-    readTensorRange: readInTransaction,
+    readTensor: (request) => readTensorRange({ ...request, offsetBytes: 0 }),
+    readTensorRange,
+    readMade,
     hasPart: ({ checkpointId, part }) => selectPart.get(checkpointId, part) !== undefined,
     blobSize: (hash) => requireBlob(hash).size_bytes,
     readBlob: (hash) => {

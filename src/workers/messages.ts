@@ -25,10 +25,13 @@ export type { SampledRows, SampledToken, SamplingOptions, ServePart, ServeSample
 /** Which of a tensor's arrays a chunk belongs to: the weight, or AdamW's first and second moments. */
 export type TensorPart = 'w' | 'm' | 'v';
 
-/** Bytes of one tensor from `offsetBytes` on. A chunk never crosses a tensor's end; at most CHUNK_BYTES_MAX long. */
-export interface TensorChunk {
+/** Also what was made of a weight to be served faster: see quantize.ts. It can be made again at any time. */
+export type StoredPart = TensorPart | Quantization;
+
+/** Bytes of one array from `offsetBytes` on. A chunk never crosses its end; at most CHUNK_BYTES_MAX long. */
+export interface TensorChunk<Part extends StoredPart = TensorPart> {
   readonly tensor: string;
-  readonly part: TensorPart;
+  readonly part: Part;
   readonly offsetBytes: number;
   readonly bytes: Uint8Array;
 }
@@ -234,6 +237,14 @@ export interface StoreCalls {
     { readonly checkpoint: StoredCheckpoint },
   ];
   abortCheckpoint: [{ readonly checkpointId: number }, Record<string, never>];
+  /**
+   * Keeps what was made of a checkpoint's weights for as long as the checkpoint is there; when it is gone already, nothing happens.
+   * Throws DiskFull when there is no room.
+   */
+  putMade: [
+    { readonly checkpointId: number; readonly chunks: readonly TensorChunk<Quantization>[] },
+    Record<string, never>,
+  ];
 
   getModel: [{ readonly name: string }, StoredModel];
   listModels: [Record<string, never>, { readonly models: readonly StoredModel[] }];
@@ -409,7 +420,8 @@ export interface StageCalls {
       readonly tokenizer: TokenizerSpec | null;
       readonly quantization: Quantization | null;
     },
-    Record<string, never>,
+    /** Quantized matrices that the store did not have: to be kept there. */
+    { readonly made: readonly TensorChunk<Quantization>[] },
   ];
   /** On the head's stage: token ids of a prompt; the stream decoder starts behind them. */
   serveBegin: [

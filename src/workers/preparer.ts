@@ -10,7 +10,6 @@ import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { exportedBytes, openExport } from './export-source.ts';
 import { openImport } from './import-source.ts';
 import {
-  CHUNK_BYTES_MAX,
   type ExportPiece,
   type PreparerCalls,
   type PreparerRequest,
@@ -20,6 +19,7 @@ import {
   type WorkerSettings,
 } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
+import { chunksOf } from './tensor-chunks.ts';
 import { loadTokens, tokenize } from './tokenize.ts';
 import { chainSteps, digestOf } from './verify.ts';
 
@@ -42,12 +42,9 @@ function reader(): ChunkReader {
 }
 
 /** Weights as chunks, each in a buffer of its own. */
-function* chunksOf(tensors: Iterable<{ name: string; data: Float32Array }>): Generator<TensorChunk> {
+function* weightChunks(tensors: Iterable<{ name: string; data: Float32Array }>): Generator<TensorChunk> {
   for (const { name, data } of tensors) {
-    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    for (let offsetBytes = 0; offsetBytes < bytes.length; offsetBytes += CHUNK_BYTES_MAX) {
-      yield { tensor: name, part: 'w', offsetBytes, bytes: bytes.slice(offsetBytes, offsetBytes + CHUNK_BYTES_MAX) };
-    }
+    yield* chunksOf(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), { tensor: name, part: 'w' });
   }
 }
 
@@ -93,7 +90,7 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
   switch (request.type) {
     case 'initBegin': {
       const { source, config, seed, scheme } = request;
-      sources.set(source, chunksOf(initialTensors(config, { seed, scheme })));
+      sources.set(source, weightChunks(initialTensors(config, { seed, scheme })));
       return {};
     }
     case 'importBegin': {

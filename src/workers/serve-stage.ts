@@ -6,7 +6,6 @@
 import type { GptConfig } from '../model/config.ts';
 import { embedAt } from '../model/embedding.ts';
 import { assert, GptdError } from '../model/errors.ts';
-import { headTensorNames } from '../model/head.ts';
 import type { Quantization } from '../model/quantize.ts';
 import { logprobOf } from '../model/sampling.ts';
 import {
@@ -14,10 +13,8 @@ import {
   ATTEND_ROWS_MIN,
   attendProgram,
   feedProgram,
-  feedTensorNames,
   logitsProgram,
   qkvProgram,
-  qkvTensorNames,
   SERVING_THREADS,
   type Weights,
 } from '../model/serving.ts';
@@ -72,15 +69,11 @@ export class ServeStage {
     this.#setup = setup;
   }
 
-  /** Compiles the stage's programs. `load` is asked for few tensors at a time; what is compiled in is not kept twice. */
-  static async load(
-    engine: Engine,
-    setup: ServeSetup,
-    load: (names: readonly string[]) => Weights,
-  ): Promise<ServeStage> {
+  /** Compiles the stage's programs. What `weights` gives is compiled in, and not kept but for the embeddings. */
+  static async load(engine: Engine, setup: ServeSetup, weights: Weights): Promise<ServeStage> {
     const self = new ServeStage(engine, setup);
     try {
-      await self.#compile(load);
+      await self.#compile(weights);
     } catch (error) {
       await self.close();
       throw error;
@@ -88,25 +81,21 @@ export class ServeStage {
     return self;
   }
 
-  async #compile(load: (names: readonly string[]) => Weights): Promise<void> {
+  async #compile(weights: Weights): Promise<void> {
     const { config, stage, quantization } = this.#setup;
     const threads = threadsFor(config);
     const { firstBlock, endBlock } = stage;
-    const first = load(qkvTensorNames(config, firstBlock));
-    this.#qkv = await this.#engine.compile(qkvProgram(config, first, { block: firstBlock, quantization }), threads);
+    this.#qkv = await this.#engine.compile(qkvProgram(config, weights, { block: firstBlock, quantization }), threads);
     for (let block = firstBlock; block < endBlock; block++) {
       const next = block + 1 < endBlock;
-      const weights = load(feedTensorNames(config, { block, next }));
       this.#feeds.push(
         await this.#engine.compile(feedProgram(config, weights, { block, next, quantization }), threads),
       );
     }
     if (stage.embeds) {
-      const tables = load(['wte.weight', 'wpe.weight']);
-      this.#embeddings = { wte: tables.get('wte.weight')!, wpe: tables.get('wpe.weight')! };
+      this.#embeddings = { wte: weights.get('wte.weight')!, wpe: weights.get('wpe.weight')! };
     }
     if (stage.head) {
-      const weights = load(headTensorNames(config));
       this.#logits = await this.#engine.compile(logitsProgram(config, weights, { quantization }), threads);
     }
   }

@@ -3,13 +3,14 @@
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
-import { tensorTable, type TensorSpec } from '../model/tensors.ts';
+import type { TensorSpec } from '../model/tensors.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { loadEngine, sameChoice } from './load-engine.ts';
 import type { StageCalls, StageRequest, TensorPart, WorkerSettings } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { ServeStage } from './serve-stage.ts';
+import { servedWeights } from './served-weights.ts';
 import { decodeEmbed, decodeForward } from './train-decode.ts';
 import { TrainStage } from './train-stage.ts';
 
@@ -21,9 +22,13 @@ const trainings = new Map<string, TrainStage>();
 const served = new Map<string, ServeStage>();
 let reader: ChunkReader | null = null;
 
-function readTensor(checkpointId: number, spec: TensorSpec, part: TensorPart): Float32Array {
+function opened(): ChunkReader {
   reader ??= openReader(dataDir);
-  return reader.readTensor({ checkpointId, tensor: spec.name, part, sizeBytes: spec.size * 4 });
+  return reader;
+}
+
+function readTensor(checkpointId: number, spec: TensorSpec, part: TensorPart): Float32Array {
+  return opened().readTensor({ checkpointId, tensor: spec.name, part, sizeBytes: spec.size * 4 });
 }
 
 function training(lease: string): TrainStage {
@@ -38,14 +43,12 @@ function serving(lease: string): ServeStage {
   return stage;
 }
 
-async function loadServing(request: StageCalls['serveLoad'][0]): Promise<void> {
-  const { lease, checkpointId, config, stage, quantization } = request;
-  const specs = new Map(tensorTable(config).map((spec) => [spec.name, spec]));
+async function loadServing(request: StageCalls['serveLoad'][0]): Promise<StageCalls['serveLoad'][1]> {
+  const { lease, config, stage, quantization } = request;
   const tokenizer = stage.head && request.tokenizer !== null ? await createTokenizer(request.tokenizer) : null;
-  const loaded = await ServeStage.load(await engine, { config, stage, tokenizer, quantization }, (names) => {
-    return new Map(names.map((name) => [name, readTensor(checkpointId, specs.get(name)!, 'w')]));
-  });
-  served.set(lease, loaded);
+  const weights = servedWeights(opened(), request);
+  served.set(lease, await ServeStage.load(await engine, { config, stage, tokenizer, quantization }, weights));
+  return { made: weights.made() };
 }
 
 async function unload(lease: string): Promise<void> {
@@ -96,8 +99,7 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       trainings.get(request.lease)?.endSnapshot();
       return {};
     case 'serveLoad':
-      await loadServing(request);
-      return {};
+      return await loadServing(request);
     case 'serveBegin':
       return serving(request.lease).begin(request);
     case 'serveEmbed':

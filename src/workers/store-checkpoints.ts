@@ -8,7 +8,7 @@ import type { GptConfig } from '../model/config.ts';
 import { weightsDigest, type WeightsDigest } from '../model/digest.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { tensorTable } from '../model/tensors.ts';
-import type { CheckpointMeta, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
+import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
 import { chunkTable, hashFromHex } from './store-chunks.ts';
 import { holdTable } from './store-holds.ts';
 import type { Calls } from './store-schema.ts';
@@ -127,6 +127,7 @@ type CheckpointCalls = Calls<
   | 'putChunks'
   | 'commitCheckpoint'
   | 'abortCheckpoint'
+  | 'putMade'
   | 'getCheckpoint'
   | 'holdCheckpoint'
   | 'listCheckpoints'
@@ -146,6 +147,14 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
   const insertChunk = db.prepare<[number, string, string, number, number, Buffer]>(
     'INSERT INTO checkpoint_chunks (checkpoint_id, tensor, part, offset_bytes, size_bytes, hash) VALUES (?, ?, ?, ?, ?, ?)',
   );
+  const isVisible = db
+    .prepare<[number], number>('SELECT 1 FROM checkpoints WHERE checkpoint_id = ? AND model IS NOT NULL')
+    .pluck();
+  const removeChunk = db
+    .prepare<[number, string, string, number], Buffer>(
+      'DELETE FROM checkpoint_chunks WHERE checkpoint_id = ? AND part = ? AND tensor = ? AND offset_bytes = ? RETURNING hash',
+    )
+    .pluck();
   const selectConfig = db.prepare<[string], string>('SELECT config FROM models WHERE name = ?').pluck();
   const insertModel = db.prepare<[string, string, string, number]>(
     'INSERT INTO models (name, config, tokenizer, created_at) VALUES (?, ?, ?, ?)',
@@ -205,6 +214,16 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
   const putChunks = db.transaction((id: number, items: readonly TensorChunk[]): void => {
     for (const { tensor, part, offsetBytes, bytes } of items) {
       insertChunk.run(id, tensor, part, offsetBytes, bytes.length, chunks.put(bytes));
+    }
+  });
+
+  const putMade = db.transaction(({ checkpointId: id, chunks: items }: StoreCalls['putMade'][0]): void => {
+    if (isVisible.get(id) === undefined) return;
+    for (const { tensor, part, offsetBytes, bytes } of items) {
+      // What is there was damaged: it is replaced.
+      const old = removeChunk.get(id, part, tensor, offsetBytes);
+      insertChunk.run(id, tensor, part, offsetBytes, bytes.length, chunks.put(bytes));
+      if (old !== undefined) chunks.free(old);
     }
   });
 
@@ -287,6 +306,10 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
     abortCheckpoint: ({ checkpointId }) => {
       stagings.delete(checkpointId);
       purge();
+      return {};
+    },
+    putMade: (input) => {
+      putMade.immediate(input);
       return {};
     },
     getCheckpoint: ({ model, which }) => find(model, which),

@@ -154,6 +154,23 @@ export const MIGRATIONS: readonly string[] = [
   ALTER TABLE metrics ADD COLUMN train_loss REAL;
   ALTER TABLE metrics ADD COLUMN val_loss REAL;
   `,
+  `
+  -- Quantized matrices are parts of the checkpoint that they were made of: they go with it. When the same weights begin to give
+  -- other bytes, a migration has to remove them.
+  CREATE TABLE chunks_of_checkpoints (
+    checkpoint_id INTEGER NOT NULL REFERENCES checkpoints (checkpoint_id),
+    tensor TEXT NOT NULL,
+    part TEXT NOT NULL CHECK (part IN ('w', 'm', 'v', 'int8', 'int4')),
+    offset_bytes INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    hash BLOB NOT NULL REFERENCES chunks (hash),
+    PRIMARY KEY (checkpoint_id, part, tensor, offset_bytes)
+  ) STRICT, WITHOUT ROWID;
+  INSERT INTO chunks_of_checkpoints SELECT * FROM checkpoint_chunks;
+  DROP TABLE checkpoint_chunks;
+  ALTER TABLE chunks_of_checkpoints RENAME TO checkpoint_chunks;
+  CREATE INDEX checkpoint_chunks_by_hash ON checkpoint_chunks (hash);
+  `,
 ];
 
 /** Version of the schema that this program reads and writes. */

@@ -55,6 +55,11 @@ export function openStore(dataDir: string): Store {
         if (input.sizeBytes !== undefined) disk.admit(input.sizeBytes, `a checkpoint of ${input.model}`);
         return checkpoints.beginCheckpoint(input);
       },
+      putMade: (input) => {
+        const sizeBytes = input.chunks.reduce((sum, { bytes }) => sum + bytes.length, 0);
+        disk.admit(sizeBytes, 'a part of quantized weights');
+        return checkpoints.putMade(input);
+      },
       diskSpace: () => {
         disk.restore();
         return { freeBytes: disk.freeBytes() };
@@ -115,6 +120,8 @@ function answer(request: StoreRequest): StoreValue {
       return store.commitCheckpoint(request);
     case 'abortCheckpoint':
       return store.abortCheckpoint(request);
+    case 'putMade':
+      return store.putMade(request);
     case 'getModel':
       return store.getModel(request);
     case 'listModels':

@@ -1,6 +1,8 @@
 // Weights in fewer bits on the built daemon: how much they lose on a trained model, told by `evaluate` with the programs that
 // `generate` runs.
 
+import path from 'node:path';
+import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { EvaluateResult } from '../../src/daemon/protocol.ts';
 import { flagsOf, generateResult, ofType, startedHome, type DataHome } from './daemon-fixture.ts';
@@ -78,5 +80,46 @@ describe('evaluate --quantize', () => {
       'int3',
     ]);
     expect([exitCode, stderr]).toEqual([2, expect.stringMatching(/--quantize.*int8/)]);
+  });
+});
+
+describe('quantized weights', () => {
+  /** Runs on the database of a daemon that has stopped; the value of the last query. */
+  const query = (sql: string): number => {
+    const db = new Database(path.join(home.dir, 'gptd.db'));
+    try {
+      for (const statement of sql.split(';').slice(0, -1)) db.exec(statement);
+      return db.prepare<[], number>(sql.split(';').at(-1)!).pluck().get()!;
+    } finally {
+      db.close();
+    }
+  };
+  const ROWS = `SELECT count(*) FROM checkpoint_chunks WHERE part = 'int8'`;
+  const MATRICES = 4 * MODEL.n_layers + 1;
+  const serve = async (): Promise<readonly number[]> => {
+    const flags = flagsOf({ max_tokens: 40, quantize: 'int8' });
+    return generateResult(await home.events(['generate', 'm', '--prompt', 'Verse', ...flags])).ids;
+  };
+
+  test('are served from what the checkpoint keeps, after a restart too, and leave nothing behind', async () => {
+    const said = await serve();
+    await home.signal('SIGTERM');
+    expect(query(ROWS)).toBe(MATRICES);
+    // One block's matrices in the place of the other's: nobody who quantizes the weights could say what comes of it.
+    const swapped = `UPDATE checkpoint_chunks SET tensor = replace(tensor, 'h.0.', 'x.') WHERE part = 'int8' AND tensor LIKE 'h.0.%';
+      UPDATE checkpoint_chunks SET tensor = replace(tensor, 'h.1.', 'h.0.') WHERE part = 'int8' AND tensor LIKE 'h.1.%';
+      UPDATE checkpoint_chunks SET tensor = replace(tensor, 'x.', 'h.1.') WHERE part = 'int8' AND tensor LIKE 'x.%';`;
+    expect(query(swapped + ROWS)).toBe(MATRICES);
+    await home.start({ workers: 1 });
+    expect(await serve()).not.toEqual(said);
+    await home.signal('SIGTERM');
+    expect(query(`DELETE FROM checkpoint_chunks WHERE part = 'int8' AND tensor LIKE 'h.%';${ROWS}`)).toBe(1);
+    await home.start({ workers: 3 });
+    expect(await serve()).toEqual(said);
+    await home.cli(['models', 'rm', 'm']);
+    await home.signal('SIGTERM');
+    expect(query(ROWS)).toBe(0);
+    expect(query('SELECT count(*) FROM checkpoint_chunks')).toBe(0);
+    await home.start();
   });
 });

@@ -34,13 +34,7 @@ async function loadStages(
     [...initialTensors(config, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
   );
   return await Promise.all(
-    ranges.map((stage) =>
-      ServeStage.load(
-        engine,
-        { config, stage, tokenizer: null, quantization },
-        (names) => new Map(names.map((name) => [name, tensors.get(name)!])),
-      ),
-    ),
+    ranges.map((stage) => ServeStage.load(engine, { config, stage, tokenizer: null, quantization }, tensors)),
   );
 }
 
