@@ -163,12 +163,13 @@ export class Server {
     response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
   }
 
-  /** For who watches the door. The path has no query, the reason no token. */
+  /** For who watches the door. The path has no query, and a token that a client has put elsewhere is left out. */
   #refused(request: IncomingMessage, { status, message }: Refusal): void {
     const { remoteAddress } = request.socket;
+    const withoutToken = (text: string): string => text.replaceAll(this.#rules.token, '[token]');
     this.#parts.logger.warn(
-      { status, remoteAddress, path: pathOf(request).slice(0, 200) },
-      `refused: ${message.slice(0, 300)}`,
+      { status, remoteAddress, path: withoutToken(pathOf(request)).slice(0, 200) },
+      `refused: ${withoutToken(message).slice(0, 300)}`,
     );
   }
 

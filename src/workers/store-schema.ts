@@ -66,6 +66,8 @@ export function openDatabase(dataDir: string): Database.Database {
     // better-sqlite3 is compiled with NORMAL in this mode, which may lose acknowledged commits when the power fails.
     db.pragma('synchronous = FULL');
     db.pragma('foreign_keys = ON');
+    // What a statement sets aside for its own undoing would be a file outside the data directory.
+    db.pragma('temp_store = MEMORY');
     db.pragma(`wal_autocheckpoint = ${WAL_PAGES_BEFORE_CHECKPOINT}`);
     db.pragma(`journal_size_limit = ${WAL_BYTES_KEPT_MAX}`);
     migrate(db, dataDir);

@@ -5,7 +5,9 @@ import { diskFullRows } from './disk-full.ts';
 import { killSweepRows } from './kill-sweep.ts';
 import { browserRows } from './browser-strangers.ts';
 import { networkRows } from './network-strangers.ts';
+import { nameRows } from './hostile-names.ts';
 import { oneDaemonRows } from './one-daemon.ts';
+import { secretRows } from './secrets.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
@@ -20,6 +22,8 @@ export const ROWS: readonly Row[] = [
   ...hostileInputRows,
   ...browserRows,
   ...networkRows,
+  ...nameRows,
+  ...secretRows,
   ...streamRows,
   ...submitOnceRows,
   ...soakRows,
