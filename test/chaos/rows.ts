@@ -8,6 +8,7 @@ import { networkRows } from './network-strangers.ts';
 import { nameRows } from './hostile-names.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import { secretRows } from './secrets.ts';
+import { fuzzedWeightsRows } from './fuzzed-weights.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
@@ -24,6 +25,7 @@ export const ROWS: readonly Row[] = [
   ...networkRows,
   ...nameRows,
   ...secretRows,
+  ...fuzzedWeightsRows,
   ...streamRows,
   ...submitOnceRows,
   ...soakRows,
