@@ -95,12 +95,15 @@ async function run(options: DaemonOptions): Promise<number> {
     const events = new EventLog(store, { onFatal, onStored: (event) => metrics.eventStored(event) });
     const report = (error: unknown): void => logError(logger, error);
     const served = new ServedModels(stages, { store, budgetBytes: memoryBudgetBytes, onError: report });
-    for (const thread of [...stages, preparer]) {
-      const worker = thread === preparer ? 'preparer' : 'stage';
-      thread.onDeath((error) => {
-        logger.error({ worker, err: error }, 'worker thread died and is replaced');
-        metrics.workerDied(worker);
-        served.forget();
+    const onDeath = (worker: 'preparer' | 'stage', error: unknown): void => {
+      logger.error({ worker, err: error }, 'worker thread died and is replaced');
+      metrics.workerDied(worker);
+    };
+    preparer.onDeath((error) => onDeath('preparer', error));
+    for (const stage of stages) {
+      stage.onDeath((error) => {
+        onDeath('stage', error);
+        served.forget(stage);
       });
     }
     const tidying = keep(new Tidying(store, report));

@@ -35,14 +35,16 @@ export interface ServeRequest {
 }
 
 interface Entry {
+  /** Of what is loaded; entries with the same one are the same weights. */
+  readonly key: string;
   readonly model: ServedModel;
   readonly loaded: Promise<void>;
   readonly bytes: number;
   /** The model's name in the store. */
   readonly name: string;
   users: number;
-  /** Its model is gone from the store: whoever uses it last takes it along. */
-  isDeleted: boolean;
+  /** It finds no new users, and goes with its last one. */
+  isRetired: boolean;
 }
 
 export interface ServedModelsOptions {
@@ -79,23 +81,26 @@ export class ServedModels {
     const { checkpointId, digest, model } = request.checkpoint;
     const complete = completeTokenizer(tokenizer);
     const kept = [request.quantization ?? 'f32', complete?.type ?? 'ids'].join('-');
-    const lease = `serve-${checkpointId}-${digest.slice(0, 8)}-${kept}`;
+    const key = `serve-${checkpointId}-${digest.slice(0, 8)}-${kept}`;
+    const find = (): Entry | undefined =>
+      [...this.#entries.values()].find((entry) => entry.key === key && !entry.isRetired);
     const bytes = servingBytes(config, request.quantization);
     admit(bytes, { budgetBytes: this.#budgetBytes, what: `Generating with ${model}` });
-    let entry = this.#entries.get(lease);
+    let entry = find();
     while (entry === undefined && !this.#makeRoom(bytes)) {
       await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
-      entry = this.#entries.get(lease);
+      entry = find();
     }
-    entry ??= this.#load(lease, { config, tokenizer: complete, request, bytes });
+    entry ??= this.#load(key, { config, tokenizer: complete, request, bytes });
     entry.users += 1;
+    const { lease } = entry.model;
     this.#entries.delete(lease);
     this.#entries.set(lease, entry);
     try {
       await entry.loaded;
     } catch (error) {
       entry.users -= 1;
-      if (this.#entries.get(lease) === entry) this.#entries.delete(lease);
+      this.#entries.delete(lease);
       this.#wake();
       throw error;
     }
@@ -104,22 +109,15 @@ export class ServedModels {
 
   release({ lease }: ServedModel): void {
     const entry = this.#entries.get(lease);
-    // It may have been forgotten meanwhile.
-    if (entry === undefined) return;
-    assert(entry.users > 0, `${lease} is not in use`);
+    assert(entry !== undefined && entry.users > 0, `${lease} is not in use`);
     entry.users -= 1;
-    if (entry.isDeleted && entry.users === 0) this.#remove(entry);
+    if (entry.isRetired) this.#retire(entry);
     this.#wake();
   }
 
   /** The model was deleted: what is loaded of it goes when nothing uses it. */
   drop(name: string): void {
-    for (const entry of [...this.#entries.values()]) {
-      if (entry.name !== name) continue;
-      entry.isDeleted = true;
-      if (entry.users === 0) this.#remove(entry);
-    }
-    this.#wake();
+    this.#retireAll((entry) => entry.name === name);
   }
 
   /** Estimate of what the loaded models hold. */
@@ -127,14 +125,14 @@ export class ServedModels {
     return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** After a thread's death: its part of every model is gone, so the rest is dropped too and loaded again when asked for. */
-  forget(): void {
-    for (const entry of [...this.#entries.values()]) this.#remove(entry);
-    this.#wake();
+  /** The thread died: models with a part on it are loaded again when asked for. Those on other threads are not disturbed. */
+  forget(thread: StageThread): void {
+    const dead = this.#threads.indexOf(thread);
+    this.#retireAll(({ model }) => model.stages.some(({ plan }) => plan.worker === dead));
   }
 
   #load(
-    lease: string,
+    key: string,
     {
       config,
       tokenizer,
@@ -145,6 +143,8 @@ export class ServedModels {
     // A stage computes on several threads by itself, and the stages of one step work in turn: more of them only add hops.
     const stageCount = Math.ceil(this.#threads.length / SERVING_THREADS);
     const first = this.#loadCount++;
+    // A name of its own: what is left of an earlier load is still unloaded under that one's.
+    const lease = `${key}-${first}`;
     const stages = planStages(config, stageCount).map((plan) => {
       // The next model begins on the next thread.
       const worker = (first + plan.worker) % this.#threads.length;
@@ -168,12 +168,13 @@ export class ServedModels {
     const limits = { sequencesMax: SEQUENCES_MAX, cachedTokensMax: cachedTokensMax(config, this.#budgetBytes) };
     const model = { lease, config, stages };
     return {
+      key,
       model: { ...model, batcher: new Batcher(model, limits) },
       loaded: load(),
       bytes,
       name: checkpoint.model,
       users: 0,
-      isDeleted: false,
+      isRetired: false,
     };
   }
 
@@ -194,6 +195,16 @@ export class ServedModels {
       if (entry.users === 0) this.#remove(entry);
     }
     return isRoom();
+  }
+
+  #retireAll(isMeant: (entry: Entry) => boolean): void {
+    for (const entry of [...this.#entries.values()].filter(isMeant)) this.#retire(entry);
+    this.#wake();
+  }
+
+  #retire(entry: Entry): void {
+    entry.isRetired = true;
+    if (entry.users === 0) this.#remove(entry);
   }
 
   #remove({ model: { lease, stages } }: Entry): void {
