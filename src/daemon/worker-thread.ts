@@ -4,6 +4,7 @@
 import { Piscina, queueOptionsSymbol } from 'piscina';
 import type { PiscinaTask, TaskQueue } from 'piscina';
 import { GptdError } from '../model/errors.ts';
+import { endWithProcess, markEnded, noNativeRuns, untilIdle, type NativeRuns } from '../workers/ending.ts';
 import type { WorkerSettings } from '../workers/messages.ts';
 import { arraysOf, transferableBuffers, unwrap, type Reply } from '../workers/reply.ts';
 
@@ -53,6 +54,8 @@ export class WorkerDied extends GptdError {
   }
 }
 
+export type ThreadSettings = Omit<WorkerSettings, 'nativeRuns'>;
+
 type CallsOf<C> = { [K in keyof C]: readonly [object, object] };
 
 /** Whoever takes requests for a thread. */
@@ -71,7 +74,7 @@ export interface Caller<C extends CallsOf<C>> {
  */
 export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   readonly #file: string;
-  readonly #settings: WorkerSettings | undefined;
+  readonly #settings: ThreadSettings | undefined;
   readonly #deathListeners: ((error: unknown) => void)[] = [];
   /** Pools of dead threads, until nothing of them is left. */
   readonly #buried = new Set<Promise<void>>();
@@ -81,7 +84,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   #cause: unknown = null;
   #closed = false;
 
-  constructor(file: string, settings?: WorkerSettings) {
+  constructor(file: string, settings?: ThreadSettings) {
     this.#file = file;
     this.#settings = settings;
     this.#pool = this.#openPool();
@@ -139,9 +142,10 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   }
 
   #openPool(): Piscina {
+    const nativeRuns = noNativeRuns();
     const pool = new Piscina({
       filename: new URL(`../workers/${this.#file}.js`, import.meta.url).href,
-      workerData: this.#settings,
+      workerData: { ...this.#settings, nativeRuns },
       minThreads: 1,
       maxThreads: 1,
       idleTimeout: Infinity,
@@ -152,13 +156,22 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
     });
     // Without a listener for `error` an idle thread's death would end the process.
     pool.on('error', (error: unknown) => (this.#cause ??= error));
-    pool.on('workerDestroy', () => this.#bury(pool));
+    pool.on('workerDestroy', () => this.#bury(pool, nativeRuns));
+    const [thread] = pool.threads;
+    const terminate = thread.terminate.bind(thread);
+    // Whoever terminates the thread, the pool or somebody else, meets it between two native runs.
+    thread.terminate = async () => {
+      await untilIdle(nativeRuns);
+      return await terminate();
+    };
+    thread.once('exit', endWithProcess(nativeRuns).ended);
     return pool;
   }
 
   /** The pool is in the middle of replacing its thread: it is destroyed when it is done with that. */
-  #bury(pool: Piscina): void {
+  #bury(pool: Piscina, nativeRuns: NativeRuns): void {
     if (this.#closed || pool !== this.#pool) return;
+    markEnded(nativeRuns);
     this.#deaths += 1;
     this.#cause = null;
     this.#pool = this.#openPool();

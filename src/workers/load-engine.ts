@@ -2,8 +2,9 @@
 // when they are wanted, so that a machine needs one of them.
 
 import { GptdError } from '../model/errors.ts';
+import { natively } from './ending.ts';
 import type { Engine } from './engine.ts';
-import type { EngineChoice } from './messages.ts';
+import type { EngineChoice, WorkerSettings } from './messages.ts';
 
 /** Throws `engine_failed` when the choice cannot be had, and says what can. */
 export async function loadEngine(choice: EngineChoice): Promise<Engine> {
@@ -32,6 +33,22 @@ export async function loadEngine(choice: EngineChoice): Promise<Engine> {
       choice satisfies never;
       throw new Error('unknown engine');
   }
+}
+
+/** The same for a worker thread, which is ended only between two runs of its engine. */
+export async function loadThreadEngine({ engine: choice, nativeRuns }: WorkerSettings): Promise<Engine> {
+  const within = <T>(work: () => Promise<T>): Promise<T> => natively(nativeRuns, work);
+  const engine = await within(() => loadEngine(choice));
+  return {
+    ...engine,
+    async compile(graph, options) {
+      const program = await within(() => engine.compile(graph, options));
+      return {
+        run: (inputs, into) => within(() => program.run(inputs, into)),
+        release: () => within(() => program.release()),
+      };
+    },
+  };
 }
 
 /** The choice that gives another thread the same engine. */

@@ -6,6 +6,7 @@ import type { AdamwStep } from '../model/adamw.ts';
 import type { ErrorData } from '../model/errors.ts';
 import type { Quantization } from '../model/quantize.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { NativeRuns } from './ending.ts';
 import type { SampledRows, SamplingOptions, ServePart } from './serving-messages.ts';
 
 export type {
@@ -313,6 +314,7 @@ export interface EngineInfo {
 export interface WorkerSettings {
   readonly dataDir: string;
   readonly engine: EngineChoice;
+  readonly nativeRuns: NativeRuns;
 }
 
 // ---- Stages: one thread each, the owner of a contiguous range of blocks -------------------------------------------------

@@ -7,7 +7,7 @@ import type { GptConfig } from '../model/config.ts';
 import { GraphBuilder } from '../model/graph.ts';
 import { initialTensors } from '../model/init.ts';
 import { PURPOSE, uniform } from '../model/philox.ts';
-import { loadEngine } from './load-engine.ts';
+import { loadThreadEngine } from './load-engine.ts';
 import type { MicroBatch, SelftestCalls, SelftestRequest, WorkerSettings } from './messages.ts';
 import { replying } from './reply.ts';
 import { TrainStage } from './train-stage.ts';
@@ -27,7 +27,7 @@ const [B, T] = [2, 7];
 /** How far a tensor moves along its gradient in each direction: far enough for float32, near enough for a straight line. */
 const MOVE = 0.02;
 
-const engine = loadEngine((workerData as WorkerSettings).engine);
+const engine = loadThreadEngine(workerData as WorkerSettings);
 engine.catch(() => undefined);
 
 /** Numbers in [-1, 1). */

@@ -6,7 +6,7 @@ import { assert } from '../model/errors.ts';
 import type { TensorSpec } from '../model/tensors.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
-import { loadEngine, sameChoice } from './load-engine.ts';
+import { loadThreadEngine, sameChoice } from './load-engine.ts';
 import type { StageCalls, StageRequest, TensorPart, WorkerSettings } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { ServeStage } from './serve-stage.ts';
@@ -14,16 +14,16 @@ import { servedWeights } from './served-weights.ts';
 import { decodeEmbed, decodeForward } from './train-decode.ts';
 import { TrainStage } from './train-stage.ts';
 
-const { dataDir, engine: choice } = workerData as WorkerSettings;
+const settings = workerData as WorkerSettings;
 /** Loads while the first request is on its way; every request that needs it meets the same failure. */
-const engine = loadEngine(choice);
+const engine = loadThreadEngine(settings);
 engine.catch(() => undefined);
 const trainings = new Map<string, TrainStage>();
 const served = new Map<string, ServeStage>();
 let reader: ChunkReader | null = null;
 
 function opened(): ChunkReader {
-  reader ??= openReader(dataDir);
+  reader ??= openReader(settings.dataDir);
   return reader;
 }
 

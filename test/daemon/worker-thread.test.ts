@@ -10,8 +10,17 @@ const WORKERS = path.resolve(import.meta.dirname, '../../src/workers');
 
 /** Notes each request; the first one holds the thread until its gate opens, so that the others queue up behind it. */
 const RECORDER = `
+const { nativeRuns } = require('node:worker_threads').workerData;
 const names = [];
 module.exports = ({ type, name, gate, data }) => {
+  // As if it ran natively, until the gate opens.
+  if (type === 'run') {
+    Atomics.add(nativeRuns, 0, 2);
+    Atomics.store(new Int32Array(gate), 1, 1);
+    Atomics.wait(new Int32Array(gate), 0, 0);
+    Atomics.sub(nativeRuns, 0, 2);
+    for (;;);
+  }
   if (type === 'hold') Atomics.wait(new Int32Array(gate), 0, 0);
   if (type === 'fail') return { ok: false, error: { code: 'conflict', message: 'Refused.' } };
   if (type === 'die') process.exit(7);
@@ -28,6 +37,7 @@ interface Noted {
 
 interface RecorderCalls {
   readonly hold: readonly [{ gate: SharedArrayBuffer }, Noted];
+  readonly run: readonly [{ gate: SharedArrayBuffer }, Noted];
   readonly note: readonly [{ name: string }, Noted];
   readonly take: readonly [{ data: Float32Array }, Noted];
   readonly fail: readonly [object, Noted];
@@ -103,6 +113,26 @@ test('closing rejects what waits and what comes later, and may be done twice', a
   await thread.close();
   expect((await settled).map(({ status }) => status)).toEqual(['rejected', 'rejected']);
   await expect(thread.call('note', { name: 'late' })).rejects.toMatchObject({ code: 'shutting_down' });
+});
+
+test('a thread that runs natively is ended when it has done so, and not before', async () => {
+  const thread = recorder();
+  const gate = new Int32Array(new SharedArrayBuffer(8));
+  const running = thread.call('run', { gate: gate.buffer });
+  const rejected = expect(running).rejects.toThrow();
+  while (Atomics.load(gate, 1) === 0) await new Promise((resolve) => setImmediate(resolve));
+  const order: string[] = [];
+  const closed = thread.close().then(() => order.push('closed'));
+  await rejected;
+  // Meanwhile another thread ends from beginning to end.
+  const witness = recorder();
+  await witness.call('note', { name: 'idle' });
+  await witness.close();
+  order.push('run ends');
+  Atomics.store(gate, 0, 1);
+  Atomics.notify(gate, 0);
+  await closed;
+  expect(order).toEqual(['run ends', 'closed']);
 });
 
 describe('a thread that dies', () => {
