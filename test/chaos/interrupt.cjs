@@ -3,35 +3,67 @@
 // an engine's run within `trainForward`, a statement within `putChunks`. The product knows nothing of this file.
 //   GPTD_INTERRUPT='{"point": "trainUpdate:7", "action": "SIGKILL", "times": 1, "log": "/path/of/a/new/file"}'
 // Actions: a signal for the process; `exit`, which ends the thread; `mark`, which only writes the log; `count`, which writes
-// every piece. On the main thread SIGUSR2 terminates one thread of a stage, a different one each time.
+// every piece. Several points in turn, without a new daemon: `{"orders": "/path"}` names a file that says
+// `{"point": "serveStep:3", "afterMs": 1}`; the thread that gets there takes the file away, has itself terminated so much later,
+// and goes on meanwhile. On the main thread SIGUSR2 terminates one thread of a stage, a different one each time.
 
-const { appendFileSync, existsSync, statSync } = require('node:fs');
+const { appendFileSync, existsSync, readFileSync, statSync, unlinkSync } = require('node:fs');
+const { setTimeout } = require('node:timers');
 const threads = require('node:worker_threads');
 
-const { point, action, times = 1, log } = JSON.parse(process.env.GPTD_INTERRUPT ?? '{}');
+const { point, action, times = 1, log, orders } = JSON.parse(process.env.GPTD_INTERRUPT ?? '{}');
 
 if (threads.isMainThread) terminateOnSignal();
 else if (point !== undefined) interruptThread();
+else if (orders !== undefined) obeyOrders();
 
 function interruptThread() {
   const [kind, number] = point.split(':');
   const counts = new Map();
-  let request = null;
-
-  const piece = () => {
-    if (request === null) return;
-    const count = (counts.get(request) ?? 0) + 1;
-    counts.set(request, count);
-    if (action === 'count') appendFileSync(log, `${threads.threadId} ${request}\n`);
-    else if (request === kind && count === Number(number)) interrupt();
-  };
   const interrupt = () => {
     if (existsSync(log) && statSync(log).size >= times) return;
     appendFileSync(log, '.');
     if (action === 'exit') process.exit(1);
     else if (action !== 'mark') process.kill(process.pid, action);
   };
+  watchPieces((request) => {
+    const count = (counts.get(request) ?? 0) + 1;
+    counts.set(request, count);
+    if (action === 'count') appendFileSync(log, `${threads.threadId} ${request}\n`);
+    else if (request === kind && count === Number(number)) interrupt();
+  });
+}
 
+function obeyOrders() {
+  let order = null;
+  let count = 0;
+  watchPieces((request) => {
+    let text;
+    try {
+      text = readFileSync(orders, 'utf8');
+    } catch {
+      return;
+    }
+    if (text !== order) [order, count] = [text, 0];
+    const { point: wanted, afterMs } = JSON.parse(text);
+    const [kind, number] = wanted.split(':');
+    if (request !== kind || ++count !== Number(number)) return;
+    try {
+      unlinkSync(orders);
+    } catch {
+      // Another thread was there first.
+      return;
+    }
+    threads.parentPort.postMessage({ terminateAfterMs: afterMs });
+  });
+}
+
+/** Calls `onPiece` with the kind of request that is under way, at its beginning and at each of its pieces. */
+function watchPieces(onPiece) {
+  let request = null;
+  const piece = () => {
+    if (request !== null) onPiece(request);
+  };
   const receive = threads.receiveMessageOnPort;
   threads.receiveMessageOnPort = (port) => {
     const entry = receive(port);
@@ -42,14 +74,19 @@ function interruptThread() {
     }
     return entry;
   };
-  // The store is the one thread that gets no settings.
-  if (threads.workerData === undefined || threads.workerData === null) countStatements(piece);
+  // The store is the one thread that is not told where the data are.
+  if (threads.workerData?.dataDir === undefined) countStatements(piece);
   else countRuns(piece);
 }
 
 function countRuns(piece) {
   const { InferenceSession } = require('onnxruntime-node');
-  const run = InferenceSession.prototype.run;
+  const { create } = InferenceSession;
+  const { run } = InferenceSession.prototype;
+  InferenceSession.create = function (...args) {
+    piece();
+    return create.apply(this, args);
+  };
   InferenceSession.prototype.run = function (...args) {
     piece();
     return run.apply(this, args);
@@ -80,6 +117,9 @@ function terminateOnSignal() {
       this.number = terminateOnSignal.started++;
       if (this.number < 2) return;
       stages.push(this);
+      this.on('message', ({ terminateAfterMs }) => {
+        if (terminateAfterMs !== undefined) setTimeout(() => void this.terminate(), terminateAfterMs);
+      });
       this.once('exit', () => stages.splice(stages.indexOf(this), 1));
     }
   };

@@ -13,6 +13,7 @@ import { hostileInputRows } from './hostile-input.ts';
 import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
 import { submitOnceRows } from './submit-once.ts';
+import { workerDeathRows } from './worker-deaths.ts';
 import type { Row } from './row.ts';
 
 export const ROWS: readonly Row[] = [
@@ -28,5 +29,6 @@ export const ROWS: readonly Row[] = [
   ...fuzzedWeightsRows,
   ...streamRows,
   ...submitOnceRows,
+  ...workerDeathRows,
   ...soakRows,
 ];
