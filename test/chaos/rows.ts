@@ -10,6 +10,7 @@ import { oneDaemonRows } from './one-daemon.ts';
 import { secretRows } from './secrets.ts';
 import { fuzzedWeightsRows } from './fuzzed-weights.ts';
 import { hostileInputRows } from './hostile-input.ts';
+import { shutdownRows } from './shutdown.ts';
 import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
 import { submitOnceRows } from './submit-once.ts';
@@ -29,6 +30,7 @@ export const ROWS: readonly Row[] = [
   ...fuzzedWeightsRows,
   ...streamRows,
   ...submitOnceRows,
+  ...shutdownRows,
   ...workerDeathRows,
   ...soakRows,
 ];

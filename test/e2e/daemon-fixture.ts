@@ -56,7 +56,9 @@ export class DataHome {
     const { url, pid } = JSON.parse(this.read('daemon.json')) as DaemonFile;
     this.#daemon = { url, pid, token: this.read('token').trim(), process };
     void process.ended.then(({ exitCode, stderr }) => {
-      if (exitCode !== 0 && exitCode !== null) this.#failure = new Error(`A daemon ended with ${exitCode}: ${stderr}`);
+      // Two signals end it with 130.
+      if (exitCode !== 0 && exitCode !== null && exitCode !== 130)
+        this.#failure = new Error(`A daemon ended with ${exitCode}: ${stderr}`);
     });
     return this.#daemon;
   }
