@@ -8,6 +8,7 @@ import { networkRows } from './network-strangers.ts';
 import { nameRows } from './hostile-names.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import { secretRows } from './secrets.ts';
+import { versionRows } from './versions.ts';
 import { fuzzedWeightsRows } from './fuzzed-weights.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { shutdownRows } from './shutdown.ts';
@@ -22,6 +23,7 @@ export const ROWS: readonly Row[] = [
   ...killSweepRows,
   ...diskFullRows,
   ...corruptionRows,
+  ...versionRows,
   ...hostileInputRows,
   ...browserRows,
   ...networkRows,

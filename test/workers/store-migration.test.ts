@@ -5,45 +5,20 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
-import Database from 'better-sqlite3';
 import { expect, it } from 'vitest';
-import { MIGRATIONS, SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
+import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
 import { databasePath, migrationBackupPath } from '../../src/workers/store-schema.ts';
 import { openStore } from '../../src/workers/store.ts';
+import { schemaOf, writeFirstVersion } from './first-version.ts';
 import { countRows, openedStore, temporaryDirectory } from './store-fixture.ts';
 
 const BUILT_STORE = pathToFileURL(path.resolve(import.meta.dirname, '../../dist/workers/store.js')).href;
 
-/** A data directory as the first version left it: a training job with its curve, and some megabytes of chunks. */
 function firstVersion(): string {
   const dataDir = path.join(temporaryDirectory(), 'data');
-  mkdirSync(dataDir);
-  const db = new Database(databasePath(dataDir));
-  db.pragma('page_size = 32768');
-  db.pragma('journal_mode = WAL');
-  db.exec(MIGRATIONS[0]);
-  db.pragma('user_version = 1');
-  db.exec(`
-    INSERT INTO jobs (job_id, key, kind, spec, state, created_at, last_seq)
-      VALUES ('old', 'k', 'train', '{"model":"tiny"}', 'queued', 5, 3);
-    INSERT INTO events VALUES ('old', 1, 5, 'queued', NULL, '{"kind":"train"}'), ('old', 2, 6, 'step', NULL, '{"step":1}'),
-      ('old', 3, 7, 'step', NULL, '{"step":2}');
-    INSERT INTO metrics VALUES ('old', 1, 6, 3.5, 0.1, 1, 64, 10), ('old', 2, 7, 3.25, 0.1, 1, 128, 10);
-    WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 64)
-      INSERT INTO chunks SELECT randomblob(32), randomblob(262144) FROM n;`);
-  db.close();
+  writeFirstVersion(dataDir);
   return dataDir;
 }
-
-const schemaOf = (file: string): number => {
-  const db = new Database(file, { readonly: true });
-  try {
-    expect(db.pragma('integrity_check', { simple: true })).toBe('ok');
-    return Number(db.pragma('user_version', { simple: true }));
-  } finally {
-    db.close();
-  }
-};
 
 it('keeps jobs, events and curves, and copies the database as it was', () => {
   const dataDir = firstVersion();

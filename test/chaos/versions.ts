@@ -1,0 +1,148 @@
+// Databases of other versions under today's daemon: a newer one keeps every byte, an older one is copied and then migrated as
+// a whole. SIGKILL comes at chosen system calls of it, by strace, and the next start has everything.
+
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import Database from 'better-sqlite3';
+import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
+import { databasePath, migrationBackupPath } from '../../src/workers/store-schema.ts';
+import type { DataHome } from '../e2e/daemon-fixture.ts';
+import { schemaOf, writeFirstVersion } from '../workers/first-version.ts';
+import type { Random } from './random.ts';
+import { check, type Context, type Outcome, type Row } from './row.ts';
+
+/** What changes files, and what puts the changes on the disk. */
+const CALLS = ['pwrite64', 'write', 'fdatasync', 'fsync', 'ftruncate', 'rename', 'unlink'];
+const START = ['start', '--port', '0', '--workers', '1'];
+const EXIT_FAILED = 1;
+
+const mayTrace = spawnSync('strace', ['-e', 'trace=none', 'true']).status === 0;
+
+interface Point {
+  readonly call: string;
+  /** The how manieth of the thread that makes it. */
+  readonly number: number;
+}
+
+const older = (home: DataHome): void => writeFirstVersion(home.dir, { state: 'paused', chunkCount: 8 });
+
+/** Every call that the store's thread makes until its daemon is ready. */
+async function pointsOf(home: DataHome): Promise<readonly Point[]> {
+  older(home);
+  const trace = path.join(home.dir, 'trace');
+  const under = ['strace', '-f', '-qq', '--seccomp-bpf', '-e', `trace=${CALLS.join(',')}`, '-o', trace];
+  await home.start({ under });
+  const lines = readFileSync(trace, 'utf8')
+    .split('\n')
+    .map((line) => /^(\d+)\s+(\w+)\((.*)/.exec(line))
+    .filter((found) => found !== null);
+  const thread = lines.find(([, , , text]) => text.includes('gptd.db.v1.bak'))?.[1];
+  check(thread !== undefined, 'no thread has made the copy');
+  const counts = new Map<string, number>();
+  return lines
+    .filter(([, id]) => id === thread)
+    .map(([, , call]) => {
+      counts.set(call, (counts.get(call) ?? 0) + 1);
+      return { call, number: counts.get(call)! };
+    });
+}
+
+async function killed(home: DataHome, { call, number }: Point): Promise<boolean> {
+  const inject = ['-e', `trace=${call}`, '-e', `inject=${call}:signal=SIGKILL:when=${number}`];
+  // Without --seccomp-bpf, under which strace 6.1 injects no signal.
+  const under = ['strace', '-f', '-qq', '-o', '/dev/null', ...inject];
+  const running = home.run(START, { under });
+  const ready = await running.said('is ready at').then(
+    () => true,
+    () => false,
+  );
+  if (ready) process.kill((JSON.parse(home.read('daemon.json')) as { pid: number }).pid, 'SIGKILL');
+  const { stderr } = await running.ended;
+  check(ready || !stderr.includes('"level":"error"'), `the daemon ended by itself: ${stderr}`);
+  return !ready;
+}
+
+/** One of the two versions, whole; and the next daemon has what the older one had. */
+async function migratesLater(home: DataHome): Promise<void> {
+  const [file, backup] = [databasePath(home.dir), migrationBackupPath(home.dir, 1)];
+  const version = schemaOf(file);
+  check([1, SCHEMA_VERSION].includes(version), `the database has version ${version}`);
+  if (existsSync(backup)) check(schemaOf(backup) === 1, 'the copy has another version');
+  else check(version === 1, 'the database was migrated without a copy');
+  await home.start();
+  const client = await home.connect();
+  const { state, lastSeq } = await client.request<{ state: string; lastSeq: number }>('job.get', { jobId: 'old' });
+  check(state === 'paused' && lastSeq >= 3, `the old job is ${state} after ${lastSeq} events`);
+  await client.subscribe('old');
+  await client.until(({ seq }) => seq === 3);
+  check(
+    client.events
+      .slice(0, 3)
+      .map(({ type }) => type)
+      .join() === 'queued,step,step',
+    'events are missing',
+  );
+  client.close();
+  await home.signal('SIGTERM');
+  check(schemaOf(file) === SCHEMA_VERSION && schemaOf(backup) === 1, 'the migration was not made up for');
+}
+
+/** A file of a version that no gptd has yet stays as it is, byte for byte, and alone. */
+async function newerIsKept(home: DataHome, random: Random): Promise<void> {
+  await home.start();
+  await home.signal('SIGTERM');
+  const file = databasePath(home.dir);
+  const db = new Database(file);
+  db.pragma(`user_version = ${SCHEMA_VERSION + random.integer(1, 1000)}`);
+  db.close();
+  const before = readFileSync(file);
+  const { exitCode, stderr } = await home.run(START).ended;
+  check(
+    exitCode === EXIT_FAILED && stderr.includes('Use a newer gptd'),
+    `it ended with ${String(exitCode)}: ${stderr}`,
+  );
+  check(readFileSync(file).equals(before), 'the newer database was changed');
+  check(
+    readdirSync(home.dir).every((name) => !name.endsWith('.bak')),
+    'the newer database was copied',
+  );
+}
+
+async function otherVersions({ tries, random, tally, home: makeHome }: Context): Promise<Outcome> {
+  await tally.try(() => newerIsKept(makeHome(), random));
+  const points = [...(await pointsOf(makeHome()))];
+  const total = points.length;
+  let killedCount = 0;
+  for (let i = 0; i < tries && points.length > 0; i++) {
+    const [point] = points.splice(random.integer(0, points.length - 1), 1);
+    await tally.try(async () => {
+      const home = makeHome();
+      older(home);
+      try {
+        if (await killed(home, point)) killedCount += 1;
+        await migratesLater(home);
+      } catch (error) {
+        throw new Error(`SIGKILL at ${point.call} ${point.number}: ${String(error)}`, { cause: error });
+      } finally {
+        await home.close();
+      }
+    });
+  }
+  check(killedCount > 0, 'no daemon was killed before it was ready');
+  tally.note(
+    `${killedCount} daemons were killed at a system call of the store's thread before they were ready, of ${total} such calls`,
+  );
+  return tally.outcome();
+}
+
+export const versionRows: readonly Row[] = [
+  {
+    name: 'R33',
+    title: 'a newer database is refused untouched; an older one is copied and migrated whole, whenever SIGKILL comes',
+    tries: 170,
+    short: 3,
+    needs: ['strace', ...(mayTrace ? [] : ['the right to trace a process'])],
+    run: otherVersions,
+  },
+];
