@@ -44,12 +44,12 @@ export const importSpec = z.strictObject({
 export const EXPORT_FORMATS = ['safetensors', 'gguf', 'onnx'] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 /** How matrices are written; vectors and positions stay f32. */
-export const EXPORT_TYPES = ['f32', 'f16', 'q8_0'] as const;
+export const EXPORT_TYPES = ['f32', 'f16', 'q8_0', 'q4_0'] as const;
 export type ExportType = (typeof EXPORT_TYPES)[number];
 /** What each format can hold; the first one is its default. */
 export const TYPES_OF_FORMAT: Readonly<Record<ExportFormat, readonly ExportType[]>> = {
   safetensors: ['f32', 'f16'],
-  gguf: ['f32', 'f16', 'q8_0'],
+  gguf: ['f32', 'f16', 'q8_0', 'q4_0'],
   onnx: ['f32'],
 };
 

@@ -17,7 +17,7 @@ export interface GgufExportTensor extends GgufTensor {
 }
 
 /** LLAMA_FTYPE of a file, by the type of its matrices. */
-const FILE_TYPE: Readonly<Record<GgmlType, number>> = { f32: 0, f16: 1, q8_0: 7 };
+const FILE_TYPE: Readonly<Record<GgmlType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7 };
 /** Kinds of tokens: ordinary ones, ones that stand for themselves, and ids without a token. */
 const TOKEN_TYPE = { normal: 1, control: 3, unused: 5 } as const;
 

@@ -13,6 +13,7 @@ export const GGUF_ALIGNMENT = 32;
 export const GGML_TYPES = {
   f32: { id: 0, blockValues: 1, blockBytes: 4 },
   f16: { id: 1, blockValues: 1, blockBytes: 2 },
+  q4_0: { id: 2, blockValues: 32, blockBytes: 18 },
   q8_0: { id: 8, blockValues: 32, blockBytes: 34 },
 } as const;
 export type GgmlType = keyof typeof GGML_TYPES;
@@ -118,6 +119,31 @@ export function toQ8(values: Float32Array): Uint8Array<ArrayBuffer> {
     const inverse = scale[0] === 0 ? 0 : 1 / scale[0];
     view.setUint16(to, halfOf(scaleBits[0]), true);
     for (let i = 0; i < blockValues; i++) view.setInt8(to + 2 + i, Math.round(values[at + i] * inverse));
+  }
+  return out;
+}
+
+/**
+ * Blocks of 32 values: a half-precision scale, then 16 bytes of which value i has the low half of byte i, and value 16 + i the high
+ * one. The value that is farthest from zero becomes -8, so the scale takes the opposite sign. `values` are whole blocks.
+ */
+export function toQ4(values: Float32Array): Uint8Array<ArrayBuffer> {
+  const { blockValues, blockBytes } = GGML_TYPES.q4_0;
+  const out = new Uint8Array((values.length / blockValues) * blockBytes);
+  const view = new DataView(out.buffer);
+  const scale = new Float32Array(1);
+  const scaleBits = new Uint32Array(scale.buffer);
+  const half = blockValues / 2;
+  for (let at = 0, to = 0; at < values.length; at += blockValues, to += blockBytes) {
+    let farthest = 0;
+    for (let i = 0; i < blockValues; i++) {
+      if (Math.abs(values[at + i]) > Math.abs(farthest)) farthest = values[at + i];
+    }
+    scale[0] = farthest === 0 ? 0 : farthest / -8;
+    const inverse = scale[0] === 0 ? 0 : 1 / scale[0];
+    view.setUint16(to, halfOf(scaleBits[0]), true);
+    const code = (i: number): number => Math.min(15, Math.max(0, Math.round(values[at + i] * inverse) + 8));
+    for (let i = 0; i < half; i++) out[to + 2 + i] = code(i) | (code(half + i) << 4);
   }
   return out;
 }

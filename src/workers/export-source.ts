@@ -3,7 +3,7 @@
 // the pieces as blobs.
 
 import { GptdError } from '../model/errors.ts';
-import { aligned, ggufHeader, ggufTensorBytes, toQ8, type GgmlType } from '../model/gguf.ts';
+import { aligned, ggufHeader, ggufTensorBytes, toQ4, toQ8, type GgmlType } from '../model/gguf.ts';
 import { ggufMetadata, ggufTensors } from '../model/gguf-export.ts';
 import { toHalf } from '../model/half.ts';
 import { huggingFaceConfig, tokenizerFiles, type ExportedModel } from '../model/hf-export.ts';
@@ -64,7 +64,7 @@ export async function openExport(reader: ChunkReader, request: Request): Promise
 
 /** About how much it will be: progress is measured by it. */
 export function exportedBytes({ model, valueType }: Pick<Request, 'model' | 'valueType'>): number {
-  const valueBytes = { f32: 4, f16: 2, q8_0: 34 / 32 }[valueType];
+  const valueBytes = { f32: 4, f16: 2, q8_0: 34 / 32, q4_0: 18 / 32 }[valueType];
   return tensorTable(model.config).reduce((sum, { size }) => sum + size * valueBytes, 0);
 }
 
@@ -119,7 +119,8 @@ function createWeights(reader: ChunkReader, { checkpointId, model: { config } }:
 
 const encode = (values: Float32Array<ArrayBuffer>, type: GgmlType): Uint8Array => {
   if (type === 'f32') return bytesOf(values);
-  return type === 'f16' ? bytesOf(toHalf(values)) : toQ8(values);
+  if (type === 'f16') return bytesOf(toHalf(values));
+  return type === 'q8_0' ? toQ8(values) : toQ4(values);
 };
 
 /** Hugging Face's names; its GPT-2 always has a bias of q, k and v, so a model without one gets zeros. */

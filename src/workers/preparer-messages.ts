@@ -75,7 +75,7 @@ export interface PreparerCalls {
       /** The files that came with the model. */
       readonly kept: readonly ModelFile[];
       readonly format: 'safetensors' | 'gguf' | 'onnx';
-      readonly valueType: 'f32' | 'f16' | 'q8_0';
+      readonly valueType: 'f32' | 'f16' | 'q8_0' | 'q4_0';
     },
     Record<string, never>,
   ];

@@ -10,7 +10,7 @@ import { exportTokens } from '../../src/daemon/token-export.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import { countParameters } from '../../src/model/count.ts';
 import { GptdError } from '../../src/model/errors.ts';
-import { aligned, ggufHeader, ggufTensorBytes, toQ8 } from '../../src/model/gguf.ts';
+import { aligned, ggufHeader, ggufTensorBytes, toQ4, toQ8 } from '../../src/model/gguf.ts';
 import { ggufMetadata, ggufTensors } from '../../src/model/gguf-export.ts';
 import { encodeOnnxInPieces } from '../../src/model/onnx.ts';
 import { cachedModelGraph } from '../../src/model/onnx-export.ts';
@@ -182,4 +182,16 @@ test('blocks of 32 keep the largest value and round the others to 127 steps', ()
   const view = new DataView(bytes.buffer);
   expect([view.getInt8(2), view.getInt8(2 + 16), view.getInt8(2 + 31)]).toEqual([-127, 0, 119]);
   expect([...bytes.subarray(34)]).toEqual(new Array(34).fill(0));
+});
+
+test('in 4 bits the value farthest from zero is -8 scales, and the others are within half a scale or at the end', () => {
+  const values = Float32Array.from({ length: 64 }, (_, i) => (i < 32 ? (i - 10) / 4 : 0));
+  const bytes = toQ4(values);
+  expect(bytes).toHaveLength(36);
+  // 5.25 / -8 is no half; 0xb940 is -0.65625, the next one.
+  expect(new DataView(bytes.buffer).getUint16(0, true)).toBe(0xb940);
+  const codes = Array.from({ length: 32 }, (_, i) => (bytes[2 + (i % 16)] >> (i < 16 ? 0 : 4)) & 15);
+  expect([codes[31], codes[10], codes[0]]).toEqual([0, 8, 12]);
+  for (const [i, code] of codes.entries()) expect(Math.abs((code - 8) * -0.65625 - values[i])).toBeLessThan(0.34);
+  expect([...bytes.subarray(18)]).toEqual([0, 0, ...new Array<number>(16).fill(0x88)]);
 });

@@ -75,7 +75,7 @@ describe('llama.cpp', () => {
   });
 
   for (const name of Object.keys(MODELS)) {
-    for (const type of ['f32', 'f16', 'q8_0']) {
+    for (const type of ['f32', 'f16', 'q8_0', 'q4_0']) {
       test(`${name} as ${type}`, async () => {
         const file = path.join(home, `${name}-${type}.gguf`);
         await gptd('export', name, '--format', 'gguf', '--type', type, file);
