@@ -26,6 +26,7 @@ async function startHere(flags: StartFlags, context: CliContext): Promise<number
     engine: flags.engine,
     allowOrigins: flags.allowOrigin ?? [],
     queueLimit: flags.queueLimit,
+    keepJobs: flags.keepJobs,
     logLevel: flags.logLevel,
     token: givenToken(flags, context),
     onReady: (ready) => announceReady(ready, { json: flags.json === true, context }),

@@ -8,6 +8,7 @@ import { collect, integerBetween, type ConnectionFlags } from './flags.ts';
 
 const PORT_MAX = 65535;
 const QUEUE_LIMIT_MAX = 1e6;
+const KEEP_JOBS_MAX = 1e9;
 
 export interface StartFlags extends ConnectionFlags {
   readonly host: string;
@@ -15,6 +16,7 @@ export interface StartFlags extends ConnectionFlags {
   readonly workers?: number;
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
   readonly queueLimit: number;
+  readonly keepJobs: number;
   readonly logLevel: LogLevel;
   readonly allowOrigin?: readonly string[];
   readonly detach?: boolean;
@@ -36,6 +38,12 @@ export function addStartFlags(command: Command): Command {
       integerBetween(1, QUEUE_LIMIT_MAX),
       LIMITS.queueLengthDefault,
     )
+    .option(
+      '--keep-jobs <count>',
+      'ended jobs to keep, besides those whose checkpoints are there',
+      integerBetween(1, KEEP_JOBS_MAX),
+      LIMITS.keepJobsDefault,
+    )
     .addOption(
       new Option('--log-level <level>', 'least level of what is logged on stderr').choices(LOG_LEVELS).default('info'),
     )
@@ -48,7 +56,8 @@ export function startArguments(flags: StartFlags, dataDir: string): string[] {
   return [
     'start',
     ...['--data-dir', dataDir, '--host', flags.host, '--port', String(flags.port), '--engine', flags.engine],
-    ...['--queue-limit', String(flags.queueLimit), '--log-level', flags.logLevel],
+    ...['--queue-limit', String(flags.queueLimit), '--keep-jobs', String(flags.keepJobs)],
+    ...['--log-level', flags.logLevel],
     ...(flags.workers === undefined ? [] : ['--workers', String(flags.workers)]),
     ...(flags.allowOrigin ?? []).flatMap((origin) => ['--allow-origin', origin]),
   ];

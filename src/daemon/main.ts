@@ -36,6 +36,7 @@ export interface DaemonOptions {
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
   readonly allowOrigins: readonly string[];
   readonly queueLimit: number;
+  readonly keepJobs: number;
   readonly logLevel: LogLevel;
   /** Replaces the token of the data directory. */
   readonly token: string | undefined;
@@ -106,7 +107,7 @@ async function run(options: DaemonOptions): Promise<number> {
         served.forget(stage);
       });
     }
-    const tidying = keep(new Tidying(store, report));
+    const tidying = keep(new Tidying(store, { keepJobs: options.keepJobs, onError: report }));
     const services: Services = { store, events, metrics, stages, preparer, served, tidying, engine, memoryBudgetBytes };
     const onMoved = (transition: JobTransition): void => {
       metrics.jobMoved(transition);
@@ -132,6 +133,7 @@ async function run(options: DaemonOptions): Promise<number> {
     await jobs.recover();
     const port = await listen(server, options);
     jobs.start();
+    tidying.soon();
     server.ready();
 
     const ready: DaemonFile = { pid: process.pid, url: `http://${urlHost}:${port}`, version: VERSION };

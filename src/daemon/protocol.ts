@@ -324,7 +324,7 @@ export const METHODS = {
   'job.submit': z.strictObject({
     kind: z.enum(JOB_KINDS as [JobKind, ...JobKind[]]),
     spec: z.record(z.string(), z.unknown()),
-    /** Same key, same job: a client that lost its connection may submit again. */
+    /** Same key, same job, as long as the job is kept: a client that lost its connection may submit again. */
     key: z.string().min(1).max(256).optional(),
     /** Larger is sooner; jobs of equal priority run in order of submission. */
     priority: integer(-LIMITS.priorityMax, LIMITS.priorityMax).default(0),

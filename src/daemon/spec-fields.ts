@@ -26,6 +26,7 @@ export const LIMITS = {
   dataFilesMax: 1024,
   listMax: 1000,
   queueLengthDefault: 100,
+  keepJobsDefault: 10_000,
   /** Priorities go from -100 to 100. */
   priorityMax: 100,
   /** Worker threads of one daemon; by default one a core. */

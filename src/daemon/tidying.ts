@@ -1,18 +1,24 @@
-// Housekeeping of the store, in the background and in small pieces: what ended jobs and deleted models leave is dropped, and
-// the file gives its free pages back. One round at a time; a request during a round asks for another one.
+// Housekeeping of the store, in the background and in small pieces: old jobs go, what ended jobs and deleted models leave is
+// dropped, and the file gives its free pages back. One round at a time; a request during a round asks for another one.
 
 import type { StoreClient } from './store-client.ts';
 
+export interface TidyingOptions {
+  /** Ended jobs that stay. */
+  readonly keepJobs: number;
+  readonly onError: (error: unknown) => void;
+}
+
 export class Tidying {
   readonly #store: StoreClient;
-  readonly #onError: (error: unknown) => void;
+  readonly #options: TidyingOptions;
   #wanted: { thorough: boolean } | null = null;
   #round: Promise<void> | null = null;
   readonly #ending = new AbortController();
 
-  constructor(store: StoreClient, onError: (error: unknown) => void) {
+  constructor(store: StoreClient, options: TidyingOptions) {
     this.#store = store;
-    this.#onError = onError;
+    this.#options = options;
   }
 
   /** Something has ended; `thorough` after a deletion: then every free page is given back. */
@@ -28,12 +34,15 @@ export class Tidying {
   }
 
   async #run(): Promise<void> {
+    const { keepJobs, onError } = this.#options;
     try {
       for (let how = this.#next(); how !== null; how = this.#next()) {
-        for (let more = true; more && !this.#ending.signal.aborted;) ({ more } = await this.#store.call('tidy', how));
+        for (let more = true; more && !this.#ending.signal.aborted;) {
+          ({ more } = await this.#store.call('tidy', { ...how, keepJobs }));
+        }
       }
     } catch (error) {
-      this.#onError(error);
+      onError(error);
     }
     this.#round = null;
   }

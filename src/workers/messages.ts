@@ -289,10 +289,10 @@ export interface StoreCalls {
   /** Bytes that can be written. Also takes back the room that a full disk was given. */
   diskSpace: [Record<string, never>, { readonly freeBytes: number }];
   /**
-   * A small piece of housekeeping: drops what only ended jobs held, and gives free pages back to the file system; `thorough`
-   * looks for unused blobs too and gives every page back. Call again while there is `more`.
+   * A small piece of housekeeping: drops old jobs and what only ended ones held, and gives free pages back to the file system;
+   * `thorough` looks for unused blobs too and gives every page back. Call again while there is `more`.
    */
-  tidy: [{ readonly thorough: boolean }, { readonly more: boolean }];
+  tidy: [{ readonly thorough: boolean; readonly keepJobs: number }, { readonly more: boolean }];
 }
 
 export type StoreRequest = {

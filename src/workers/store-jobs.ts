@@ -48,6 +48,8 @@ const jobOf = (row: JobRow): StoredJob => ({
   error: row.error === null ? null : (JSON.parse(row.error) as ErrorData),
 });
 
+const unknownJob = (jobId: string): GptdError => new GptdError('not_found', `There is no job ${jobId}.`);
+
 /** The store's calls about jobs and events over an open database. */
 export function jobCalls(
   db: Database.Database,
@@ -85,7 +87,7 @@ export function jobCalls(
 
   function requireJob(jobId: string): JobRow {
     const row = selectJob.get(jobId);
-    if (row === undefined) throw new GptdError('not_found', `There is no job ${jobId}.`);
+    if (row === undefined) throw unknownJob(jobId);
     return row;
   }
 
@@ -179,6 +181,8 @@ export function jobCalls(
     readEvents: ({ jobId, after, limit, eventType }) => {
       const lastSeq = requireJob(jobId).last_seq;
       const rows = selectEvents.all({ jobId, after, limit, type: eventType ?? null });
+      // An old job loses its events from the first on before it is gone itself.
+      if (eventType === undefined && rows.length > 0 && rows[0].seq !== after + 1) throw unknownJob(jobId);
       // The fields stand as in `append`: an event has the same bytes whether it is heard live or read again.
       const events = rows.map(({ seq, at, type, data }) => ({
         jobId,

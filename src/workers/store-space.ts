@@ -1,4 +1,4 @@
-// Giving back what nobody needs: blobs that nothing refers to, and the free pages of the file. It goes in small pieces, one a
+// Giving back what nobody needs: old jobs, blobs that nothing refers to, and the free pages of the file. It goes in small pieces, one a
 // call, so that whoever waits for the store waits for one piece at the most.
 
 import type Database from 'better-sqlite3';
@@ -9,6 +9,46 @@ const PAGES_A_CALL = 512;
 const FREE_SHARE_KEPT = 0.25;
 /** How long a blob that no job has named yet is kept. */
 const UNUSED_BLOB_MS = 24 * 3600 * 1000;
+
+/** Events that one call removes at the most. */
+const EVENTS_A_CALL = 2000;
+
+/**
+ * Removes ended jobs with their events, the oldest first, but for the `keepJobs` that ended last and for those that wrote a
+ * checkpoint which is still there. A part of them a call; returns whether there are more.
+ */
+export function jobCollector(db: Database.Database): (keepJobs: number) => boolean {
+  const selectOldestKept = db.prepare<[number], { endedAt: number; jobNumber: number }>(
+    `SELECT ended_at AS endedAt, job_number AS jobNumber FROM jobs WHERE ended_at IS NOT NULL
+     ORDER BY ended_at DESC, job_number DESC LIMIT 1 OFFSET ? - 1`,
+  );
+  const selectOld = db
+    .prepare<[{ endedAt: number; jobNumber: number }], string>(
+      `SELECT job_id FROM jobs WHERE (ended_at, job_number) < (:endedAt, :jobNumber)
+         AND job_id NOT IN (SELECT job_id FROM checkpoints) ORDER BY ended_at, job_number LIMIT 1`,
+    )
+    .pluck();
+  const removeEvents = db.prepare<[{ jobId: string; limit: number }]>(
+    `DELETE FROM events WHERE job_id = :jobId
+       AND seq IN (SELECT seq FROM events WHERE job_id = :jobId ORDER BY seq LIMIT :limit)`,
+  );
+  const removeJob = db.prepare<[string]>('DELETE FROM jobs WHERE job_id = ?');
+
+  const collect = db.transaction((keepJobs: number): boolean => {
+    const oldestKept = selectOldestKept.get(keepJobs);
+    if (oldestKept === undefined) return false;
+    for (let left = EVENTS_A_CALL; left > 0;) {
+      const jobId = selectOld.get(oldestKept);
+      if (jobId === undefined) return false;
+      const { changes } = removeEvents.run({ jobId, limit: left });
+      // The row goes when no event is left.
+      if (changes < left) removeJob.run(jobId);
+      left -= changes;
+    }
+    return true;
+  });
+  return (keepJobs) => collect.immediate(keepJobs);
+}
 
 /**
  * A job refers to the blobs whose digests its spec names, while it has not ended and for as long as its model exists; a dataset

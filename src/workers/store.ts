@@ -14,7 +14,7 @@ import { metricsCalls } from './store-metrics.ts';
 import { datasetCalls, modelCalls } from './store-models.ts';
 import { diskSpace } from './store-reserve.ts';
 import { DAMAGED_ADVICE, isDamage, openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
-import { blobCollector, pageReturner } from './store-space.ts';
+import { blobCollector, jobCollector, pageReturner } from './store-space.ts';
 
 type StoreValue = StoreCalls[keyof StoreCalls][1];
 
@@ -40,7 +40,7 @@ export function openStore(dataDir: string): Store {
     const holds = holdTable(db);
     const disk = diskSpace(db, dataDir);
     disk.restore();
-    const [collectBlobs, returnPages] = [blobCollector(db), pageReturner(db)];
+    const [collectBlobs, collectJobs, returnPages] = [blobCollector(db), jobCollector(db), pageReturner(db)];
     holds.releaseEnded();
     collectBlobs(Date.now());
     checkpoints.purge();
@@ -64,10 +64,11 @@ export function openStore(dataDir: string): Store {
         disk.restore();
         return { freeBytes: disk.freeBytes() };
       },
-      tidy: ({ thorough }) => {
+      tidy: ({ thorough, keepJobs }) => {
         if (holds.releaseEnded()) checkpoints.purge();
+        const areMoreJobs = collectJobs(keepJobs);
         if (thorough && collectBlobs(Date.now())) blobs.purge();
-        return { more: returnPages({ all: thorough }) };
+        return { more: returnPages({ all: thorough }) || areMoreJobs };
       },
       ...metricsCalls(db),
       sqliteVersion: sqliteVersion(db),

@@ -44,7 +44,7 @@ describe('a checkpoint that a job holds', () => {
       reader.readTensor({ checkpointId: held.checkpointId, tensor: 'ln_f.bias', part: 'w', sizeBytes: 32 });
     expect(read()).toHaveLength(8);
     end(store, 'g');
-    expect(store.tidy({ thorough: false })).toEqual({ more: false });
+    expect(store.tidy({ thorough: false, keepJobs: 10 })).toEqual({ more: false });
     expect(read).toThrow('There is no checkpoint');
     reader.close();
     expect(countRows(dataDir, 'SELECT count(*) FROM checkpoints')).toBe(1);
@@ -72,6 +72,63 @@ describe('a checkpoint that a job holds', () => {
   });
 });
 
+describe('ended jobs', () => {
+  const listed = (store: Store): string[] =>
+    store.listJobs({ all: true, state: undefined, kind: undefined, limit: 100 }).jobs.map(({ jobId }) => jobId);
+  const tidy = (store: Store, keepJobs: number): number => {
+    let calls = 1;
+    while (store.tidy({ thorough: false, keepJobs }).more) calls += 1;
+    return calls;
+  };
+
+  it('go with their events, the oldest first, but for the last ones, those that wrote a checkpoint, and what has not ended', () => {
+    const { store, dataDir } = openedStore();
+    submit(store, 'waits', { model: 'm' });
+    // `writeCheckpoint` names it as the job that wrote it.
+    submit(store, 'job', { model: 'm' });
+    writeCheckpoint(store, { step: 1, create: true });
+    end(store, 'job');
+    for (let i = 0; i < 8; i++) {
+      submit(store, `g${i}`, { model: 'm' });
+      end(store, `g${i}`);
+    }
+    tidy(store, 9);
+    expect(listed(store)).toHaveLength(10);
+    tidy(store, 3);
+    expect(listed(store)).toEqual(['g7', 'g6', 'g5', 'job', 'waits']);
+    expect(countRows(dataDir, 'SELECT count(*) FROM events')).toBe(4 * 2 + 1);
+    expect(() => store.getJob({ jobId: 'g4' })).toThrow('There is no job g4.');
+    store.deleteModel({ name: 'm' });
+    tidy(store, 3);
+    expect(listed(store)).toEqual(['g7', 'g6', 'g5', 'waits']);
+  });
+
+  it('go in small pieces, and nobody reads a log without its beginning', () => {
+    const { store, dataDir } = openedStore();
+    const key = 'once';
+    const submission = { kind: 'train', spec: { model: 'm' }, key, priority: 0, queueLimit: 100 };
+    store.submitJob({ jobId: 'long', ...submission });
+    store.appendEvents({
+      items: Array.from({ length: 5000 }, (_, i) => ({ jobId: 'long', type: 'step', data: { step: i + 1, loss: 1 } })),
+    });
+    end(store, 'long');
+    submit(store, 'last', { model: 'm' });
+    end(store, 'last');
+    expect(store.submitJob({ jobId: 'again', ...submission }).created).toBe(false);
+    expect(store.tidy({ thorough: false, keepJobs: 1 })).toEqual({ more: true });
+    expect(countRows(dataDir, `SELECT count(*) FROM events WHERE job_id = 'long'`)).toBe(3002);
+    const read = (after: number): unknown => store.readEvents({ jobId: 'long', after, limit: 10 });
+    expect(() => read(0)).toThrow('There is no job long.');
+    expect(read(4990)).toMatchObject({ lastSeq: 5002 });
+    expect(tidy(store, 1)).toBe(2);
+    expect(() => read(4990)).toThrow('There is no job long.');
+    expect(countRows(dataDir, 'SELECT count(*) FROM events')).toBe(2);
+    // Its key is free; the curve that it drew is its model's.
+    expect(store.submitJob({ jobId: 'again', ...submission }).created).toBe(true);
+    expect(store.readHistory({ model: 'm', after: null, limit: 9000 }).points).toHaveLength(5000);
+  });
+});
+
 describe('what nothing refers to', () => {
   it('goes with the model that it was for; what another model or a waiting job needs stays', () => {
     const { store, dataDir } = openedStore();
@@ -86,10 +143,10 @@ describe('what nothing refers to', () => {
     for (const jobId of ['one', 'two']) end(store, jobId);
     const kept = (): boolean[] =>
       [ofM, ofBoth, ofJob, unnamed, tokens].map((hash) => store.hasBlob({ hash }).sizeBytes !== null);
-    store.tidy({ thorough: true });
+    store.tidy({ thorough: true, keepJobs: 10 });
     expect(kept()).toEqual([true, true, true, true, true]);
     store.deleteModel({ name: 'm' });
-    store.tidy({ thorough: true });
+    store.tidy({ thorough: true, keepJobs: 10 });
     // The one that no job has named yet may be about to be.
     expect(kept()).toEqual([false, true, true, true, false]);
     expect(store.getDataset({ key: 'k' })).toEqual({ dataset: null });
@@ -112,7 +169,7 @@ describe('what nothing refers to', () => {
     store.abortBlob({ uploadId });
     store.abortCheckpoint({ checkpointId });
     let calls = 1;
-    while (store.tidy({ thorough: true }).more) calls += 1;
+    while (store.tidy({ thorough: true, keepJobs: 10 }).more) calls += 1;
     expect(calls).toBeGreaterThan(1);
     expect(sizeBytes()).toBeLessThan(before + (1 << 20));
     expect(countRows(dataDir, 'SELECT count(*) FROM pragma_integrity_check')).toBe(1);
