@@ -1,11 +1,12 @@
 // Commands about jobs that exist: list them, watch one, cancel, pause or resume one.
 
 import type { Command } from 'commander';
-import { EXIT, isTerminal, LIMITS, type JobState } from '../daemon/protocol.ts';
+import { EXIT, isTerminal, LIMITS, type JobRecord, type JobState } from '../daemon/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { addConnectionFlags, checkParams, parseNumber, type ConnectionFlags } from './flags.ts';
 import { followJob } from './follow.ts';
 import { formatJobs } from './render.ts';
+import type { Session } from './session.ts';
 import { withSession } from './submit.ts';
 
 const JOB_ACTIONS = [
@@ -25,9 +26,9 @@ export function addJobCommands(program: Command, context: CliContext): void {
       .option('--all', 'those that have ended too'),
   ).action(async (flags: JobsFlags) => {
     context.exitCode = await withSession({ flags, context }, async ({ session }) => {
-      const answer = await session.request('job.list', { all: flags.all === true, limit: LIMITS.listMax });
-      if (flags.json === true) printJson(context, answer);
-      else printText(context, formatJobs(answer.jobs));
+      const jobs = await newestJobs(session, { all: flags.all === true });
+      if (flags.json === true) printJson(context, { jobs });
+      else printText(context, formatJobs(jobs));
       return EXIT.ok;
     });
   });
@@ -55,6 +56,19 @@ export function addJobCommands(program: Command, context: CliContext): void {
       },
     );
   }
+}
+
+/** As many as one list may have, in as many replies as they need. */
+async function newestJobs(session: Session, { all }: { readonly all: boolean }): Promise<readonly JobRecord[]> {
+  const jobs: JobRecord[] = [];
+  let before: string | undefined;
+  do {
+    const limit = LIMITS.listMax - jobs.length;
+    const answer = await session.request('job.list', { all, limit, before });
+    jobs.push(...answer.jobs);
+    before = answer.next;
+  } while (before !== undefined && jobs.length < LIMITS.listMax);
+  return jobs;
 }
 
 async function attach(

@@ -22,7 +22,9 @@ import {
   type JobRecord,
   type JobSpecs,
   type JobState,
+  LIMITS,
   type MethodParams,
+  type MethodResults,
 } from './protocol.ts';
 import { runTrain } from './train-job.ts';
 import { WorkerDied } from './worker-thread.ts';
@@ -142,9 +144,12 @@ export class Jobs {
     return recordOf(await this.#services.store.call('getJob', { jobId }));
   }
 
-  async list(filters: MethodParams['job.list']): Promise<JobRecord[]> {
-    const { jobs } = await this.#services.store.call('listJobs', filters);
-    return jobs.map(recordOf);
+  async list(filters: MethodParams['job.list']): Promise<MethodResults['job.list']> {
+    const { jobs, hasMore } = await this.#services.store.call('listJobs', {
+      ...filters,
+      bytesMax: LIMITS.listBytesMax,
+    });
+    return { jobs: jobs.map(recordOf), ...(hasMore ? { next: jobs[jobs.length - 1].jobId } : {}) };
   }
 
   /** Ends a job; it keeps what it has stored. Cancelling an ended job changes nothing. Resolves when it has ended. */

@@ -34,7 +34,7 @@ export function makeHandlers(
       return { jobId, state };
     },
     'job.get': ({ jobId }) => jobs.get(jobId),
-    'job.list': async (filters) => ({ jobs: await jobs.list(filters) }),
+    'job.list': (filters) => jobs.list(filters),
     'job.cancel': async ({ jobId }) => stateOf(await jobs.cancel(jobId)),
     'job.pause': async ({ jobId }) => stateOf(await jobs.pause(jobId)),
     'job.resume': async ({ jobId }) => stateOf(await jobs.resume(jobId)),

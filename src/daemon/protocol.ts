@@ -339,6 +339,8 @@ export const METHODS = {
       /** Without it only jobs that have not ended. */
       all: z.boolean().default(true),
       limit: integer(1, LIMITS.listMax).default(100),
+      /** Only jobs that were submitted before this one. */
+      before: jobId.optional(),
     })
     .default({ all: true, limit: 100 }),
   'job.cancel': byJob,
@@ -361,7 +363,8 @@ export interface MethodResults {
   readonly 'job.subscribe': { readonly lastSeq: number };
   readonly 'job.unsubscribe': Record<string, never>;
   readonly 'job.get': JobRecord;
-  readonly 'job.list': { readonly jobs: readonly JobRecord[] };
+  /** The newest first. `next` is there when there are more: ask again for those before it. */
+  readonly 'job.list': { readonly jobs: readonly JobRecord[]; readonly next?: string | undefined };
   readonly 'job.cancel': { readonly jobId: string; readonly state: JobState };
   readonly 'job.pause': { readonly jobId: string; readonly state: JobState };
   readonly 'job.resume': { readonly jobId: string; readonly state: JobState };

@@ -25,6 +25,8 @@ export const LIMITS = {
   batchSizeMax: 65536,
   dataFilesMax: 1024,
   listMax: 1000,
+  /** Specs and results in one reply of `job.list`, which tells one job at least. */
+  listBytesMax: 4 << 20,
   queueLengthDefault: 100,
   keepJobsDefault: 10_000,
   /** Priorities go from -100 to 100. */

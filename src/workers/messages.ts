@@ -199,8 +199,12 @@ export interface StoreCalls {
       readonly kind?: string | undefined;
       readonly all: boolean;
       readonly limit: number;
+      /** A job's id: only those that were submitted before it. */
+      readonly before?: string | undefined;
+      /** As many as their specs and results fit in, and one at least. */
+      readonly bytesMax: number;
     },
-    { readonly jobs: readonly StoredJob[] },
+    { readonly jobs: readonly StoredJob[]; readonly hasMore: boolean },
   ];
   /** After a start: what was running is queued again. Oldest first, in the states that the jobs had: queued, running or paused. */
   recoverJobs: [Record<string, never>, { readonly jobs: readonly StoredJob[] }];

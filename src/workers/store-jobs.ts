@@ -11,6 +11,7 @@ import type { Calls } from './store-schema.ts';
 const ENDED: ReadonlySet<string> = new Set(['succeeded', 'failed', 'cancelled']);
 
 interface JobRow {
+  readonly job_number: number;
   readonly job_id: string;
   readonly kind: string;
   readonly spec: string;
@@ -65,7 +66,9 @@ export function jobCalls(
     'INSERT INTO events (job_id, seq, at, type, key, data) VALUES (?, ?, ?, ?, ?, ?)',
   );
   const hasKey = db.prepare<[string, string], number>('SELECT 1 FROM events WHERE job_id = ? AND key = ?').pluck();
-  const updateJob = db.prepare<[{ [K in keyof Omit<JobRow, 'kind' | 'spec' | 'priority' | 'created_at'>]: JobRow[K] }]>(
+  const updateJob = db.prepare<
+    [{ [K in keyof Omit<JobRow, 'job_number' | 'kind' | 'spec' | 'priority' | 'created_at'>]: JobRow[K] }]
+  >(
     `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, last_seq = :last_seq,
        result = :result, error = :error WHERE job_id = :job_id`,
   );
@@ -74,11 +77,11 @@ export function jobCalls(
     `SELECT seq, at, type, data FROM events
      WHERE job_id = :jobId AND seq > :after AND (:type IS NULL OR type = :type) ORDER BY seq LIMIT :limit`,
   );
-  const selectJobs = db.prepare<[{ state: string | null; kind: string | null; all: number; limit: number }], JobRow>(
+  const selectJobs = db.prepare<[{ state: string | null; kind: string | null; all: number; before: number }], JobRow>(
     `SELECT * FROM jobs
-     WHERE (:state IS NULL OR state = :state) AND (:kind IS NULL OR kind = :kind)
+     WHERE job_number < :before AND (:state IS NULL OR state = :state) AND (:kind IS NULL OR kind = :kind)
        AND (:all OR state NOT IN ('succeeded', 'failed', 'cancelled'))
-     ORDER BY job_number DESC LIMIT :limit`,
+     ORDER BY job_number DESC`,
   );
   const requeue = db.prepare(`UPDATE jobs SET state = 'queued' WHERE state = 'running'`);
   const selectLive = db.prepare<[], JobRow>(
@@ -198,12 +201,23 @@ export function jobCalls(
       const row = selectByKey.get(key);
       return { job: row === undefined ? null : jobOf(row) };
     },
-    listJobs: ({ state, kind, all, limit }) => ({
-      // A named state is an explicit wish, also for jobs that have ended.
-      jobs: selectJobs
-        .all({ state: state ?? null, kind: kind ?? null, all: all || state !== undefined ? 1 : 0, limit })
-        .map(jobOf),
-    }),
+    listJobs: ({ state, kind, all, limit, before, bytesMax }) => {
+      const jobs: StoredJob[] = [];
+      let bytes = 0;
+      const rows = selectJobs.iterate({
+        state: state ?? null,
+        kind: kind ?? null,
+        // A named state is an explicit wish, also for jobs that have ended.
+        all: all || state !== undefined ? 1 : 0,
+        before: before === undefined ? Number.MAX_SAFE_INTEGER : requireJob(before).job_number,
+      });
+      for (const row of rows) {
+        bytes += Buffer.byteLength(row.spec) + Buffer.byteLength(row.result ?? '');
+        if (jobs.length === limit || (jobs.length > 0 && bytes > bytesMax)) return { jobs, hasMore: true };
+        jobs.push(jobOf(row));
+      }
+      return { jobs, hasMore: false };
+    },
     recoverJobs: () => recoverJobs.immediate(),
   };
 }

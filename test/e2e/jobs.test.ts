@@ -112,6 +112,27 @@ describe('cancelling', () => {
   });
 });
 
+test('a list of large specs comes in parts of at most 4 MiB, and the command shows them all', async () => {
+  const { home, client: own } = await newHome();
+  const spec = { model: 'm', prompt: 'Verse', maxTokens: 1, bannedIds: Array<number>(65_536).fill(255) };
+  const submitted: string[] = [];
+  for (let i = 0; i < 20; i++) submitted.unshift(await own.submit('generate', spec));
+  const parts: string[][] = [];
+  let before: string | undefined;
+  do {
+    const list = { kind: 'generate', before };
+    const part = await own.request<{ jobs: JobRecord[]; next?: string }>('job.list', list);
+    expect(JSON.stringify(part).length).toBeLessThan((4 << 20) + 20_000);
+    parts.push(part.jobs.map(({ jobId }) => jobId));
+    before = part.next;
+  } while (before !== undefined);
+  expect(parts.map(({ length }) => length)).toEqual([15, 5]);
+  expect(parts.flat()).toEqual(submitted);
+  const { jobs } = await home.json<{ jobs: JobRecord[] }>(['jobs', '--all']);
+  expect(jobs.map(({ jobId }) => jobId).slice(0, 20)).toEqual(submitted);
+  await expect(own.request('job.list', { before: 'nobody' })).rejects.toMatchObject({ data: { code: 'not_found' } });
+});
+
 describe('submitting', () => {
   test('the same key is the same job, also after a restart; with another spec it is a conflict', async () => {
     const { home, client: own } = await newHome();

@@ -40,7 +40,7 @@ describe('submitJob', () => {
     store.submitJob(job('a', { key: 'k', queueLimit: 1 }));
     const again = store.submitJob(job('b', { key: 'k', queueLimit: 1, spec: { steps: 3, model: 'm' } }));
     expect(again).toMatchObject({ created: false, event: null, job: { jobId: 'a' } });
-    expect(store.listJobs({ all: true, limit: 10 }).jobs).toHaveLength(1);
+    expect(store.listJobs({ all: true, limit: 10, bytesMax: 1e6 }).jobs).toHaveLength(1);
   });
 
   it('refuses the same key for another spec or another kind', () => {
@@ -142,12 +142,33 @@ describe('reading jobs', () => {
     for (const jobId of ['a', 'b', 'c']) store.submitJob(job(jobId, { kind: jobId === 'b' ? 'generate' : 'train' }));
     store.appendEvents({ items: [{ jobId: 'b', type: 'cancelled', data: {}, state: 'cancelled' }] });
     const list = (input: Partial<Parameters<typeof store.listJobs>[0]>): string[] =>
-      store.listJobs({ all: false, limit: 10, ...input }).jobs.map(({ jobId }) => jobId);
+      store.listJobs({ all: false, limit: 10, bytesMax: 1e6, ...input }).jobs.map(({ jobId }) => jobId);
     expect(list({})).toEqual(['c', 'a']);
     expect(list({ all: true })).toEqual(['c', 'b', 'a']);
     expect(list({ all: true, limit: 1 })).toEqual(['c']);
     expect(list({ kind: 'generate', all: true })).toEqual(['b']);
     expect(list({ state: 'cancelled' })).toEqual(['b']);
+  });
+
+  it('lists as many as fit, one at least, and goes on before the last of them', () => {
+    const { store } = openedStore();
+    const spec = { prompt: 'ü'.repeat(500) };
+    for (const jobId of ['a', 'b', 'c', 'd']) store.submitJob(job(jobId, { spec }));
+    const list = (input: Partial<Parameters<typeof store.listJobs>[0]>): unknown => {
+      const { jobs, hasMore } = store.listJobs({ all: true, limit: 10, bytesMax: 1e6, ...input });
+      return [jobs.map(({ jobId }) => jobId).join(''), hasMore];
+    };
+    const bytes = Buffer.byteLength(JSON.stringify(spec));
+    expect(bytes).toBe(1013);
+    expect(list({})).toEqual(['dcba', false]);
+    expect(list({ bytesMax: 2 * bytes })).toEqual(['dc', true]);
+    expect(list({ bytesMax: 2 * bytes, before: 'c' })).toEqual(['ba', false]);
+    expect(list({ bytesMax: 2 * bytes - 1 })).toEqual(['d', true]);
+    expect(list({ bytesMax: 1 })).toEqual(['d', true]);
+    expect(list({ limit: 3 })).toEqual(['dcb', true]);
+    expect(list({ limit: 1, before: 'b' })).toEqual(['a', false]);
+    expect(list({ before: 'a' })).toEqual(['', false]);
+    expect(() => list({ before: 'nobody' })).toThrow('There is no job nobody.');
   });
 
   it('queues again what was running when the process ended, and tells what it was, oldest first', () => {
