@@ -17,6 +17,7 @@ import type { JobTransition } from './metrics.ts';
 import { modelOf } from './model-reference.ts';
 import {
   isTerminal,
+  JOB_TRANSITIONS,
   type JobEventBody,
   type JobKind,
   type JobRecord,
@@ -377,6 +378,7 @@ export class Jobs {
     const nowMs = performance.now();
     const { jobId, kind, state: from } = live;
     const model = modelOf(live.spec);
+    assert(JOB_TRANSITIONS[from].includes(to), `the job ${jobId} cannot go from ${from} to ${to}`);
     this.#options.onMoved({ jobId, kind, model, from, to, elapsedMs: nowMs - live.sinceMs, error });
     live.sinceMs = nowMs;
     if (!isTerminal(to)) live.state = to;

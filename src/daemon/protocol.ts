@@ -149,6 +149,16 @@ export type TerminalState = 'succeeded' | 'failed' | 'cancelled';
 export const isTerminal = (state: string): state is TerminalState =>
   state === 'succeeded' || state === 'failed' || state === 'cancelled';
 
+/** What may follow a state. A job whose daemon ended while it ran is queued again by the next one; nothing follows an end. */
+export const JOB_TRANSITIONS: Readonly<Record<JobState, readonly JobState[]>> = {
+  queued: ['running', 'paused', 'cancelled'],
+  running: ['queued', 'paused', 'succeeded', 'failed', 'cancelled'],
+  paused: ['queued', 'cancelled'],
+  succeeded: [],
+  failed: [],
+  cancelled: [],
+};
+
 /** A job as `job.get` and `job.list` show it. Times are milliseconds since 1970. */
 export interface JobRecord {
   readonly jobId: string;
