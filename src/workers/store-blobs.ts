@@ -43,8 +43,8 @@ export function blobPurge(db: Database.Database): (keep: ReadonlySet<number>) =>
 
 type BlobCalls = Calls<'hasBlob' | 'beginBlob' | 'putBlobChunk' | 'commitBlob' | 'abortBlob' | 'readBlobChunk'>;
 
-/** The store's calls about blobs, and `purge`, which removes the uploads that nobody continues. */
-export function blobCalls(db: Database.Database): BlobCalls & { readonly purge: () => void } {
+/** The store's calls about blobs, and `purge`, which removes the uploads that nobody continues. A blob's age is told by `now`. */
+export function blobCalls(db: Database.Database, now: () => number): BlobCalls & { readonly purge: () => void } {
   const chunks = chunkTable(db);
   const uploads = new Map<number, Upload>();
   const purgeExcept = blobPurge(db);
@@ -55,6 +55,7 @@ export function blobCalls(db: Database.Database): BlobCalls & { readonly purge: 
     'INSERT INTO blob_chunks (blob_id, chunk_index, offset_bytes, size_bytes, hash) VALUES (?, ?, ?, ?, ?)',
   );
   const publish = db.prepare<[Buffer, number, number]>('UPDATE blobs SET hash = ?, size_bytes = ? WHERE blob_id = ?');
+  const renew = db.prepare<[number, Buffer]>('UPDATE blobs SET created_at = ? WHERE hash = ?');
   const selectSize = db.prepare<[Buffer], number>('SELECT size_bytes FROM blobs WHERE hash = ?').pluck();
   const selectChunk = db
     .prepare<[Buffer, number], Buffer>(
@@ -76,7 +77,7 @@ export function blobCalls(db: Database.Database): BlobCalls & { readonly purge: 
     purge,
     hasBlob: ({ hash }) => ({ sizeBytes: selectSize.get(hashFromHex(hash)) ?? null }),
     beginBlob: () => {
-      const id = Number(insertBlob.run(Date.now()).lastInsertRowid);
+      const id = Number(insertBlob.run(now()).lastInsertRowid);
       uploads.set(id, { hash: createHash('sha256'), sizeBytes: 0, chunkCount: 0 });
       return { uploadId: id };
     },
@@ -95,9 +96,13 @@ export function blobCalls(db: Database.Database): BlobCalls & { readonly purge: 
       const digest = streamed.digest();
       const hash = digest.toString('hex');
       const refused = wantedHash !== undefined && !wantedHash.equals(digest);
-      if (!refused && selectSize.get(digest) === undefined) publish.run(digest, sizeBytes, uploadId);
-      // A refused upload and one whose content was there already are now unfinished rows that nobody continues.
-      else purge();
+      const known = selectSize.get(digest) !== undefined;
+      if (!refused && !known) publish.run(digest, sizeBytes, uploadId);
+      else {
+        // A refused upload and one whose content was there already are now unfinished rows that nobody continues.
+        purge();
+        if (!refused) renew.run(now(), digest);
+      }
       if (refused) {
         throw new GptdError(
           'corrupt',

@@ -7,7 +7,7 @@ import type Database from 'better-sqlite3';
 const PAGES_A_CALL = 512;
 /** Free pages that stay for what is written next, as a share of the file. */
 const FREE_SHARE_KEPT = 0.25;
-/** How long a blob that no job has named yet is kept. */
+/** How long a blob that no job has named yet is kept, and one that a job has made. */
 const UNUSED_BLOB_MS = 24 * 3600 * 1000;
 
 /** Events that one call removes at the most. */
@@ -65,9 +65,7 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
     .prepare<[{ digest: string }], number>('SELECT EXISTS (SELECT 1 FROM jobs WHERE instr(spec, :digest) > 0)')
     .pluck();
   const isResult = db
-    .prepare<[{ digest: string; since: number }], number>(
-      'SELECT EXISTS (SELECT 1 FROM jobs WHERE ended_at > :since AND instr(result, :digest) > 0)',
-    )
+    .prepare<[{ digest: string }], number>('SELECT EXISTS (SELECT 1 FROM jobs WHERE instr(result, :digest) > 0)')
     .pluck();
   const selectDatasets = db.prepare<[], { key: string; sources: string; blob: string }>(
     'SELECT key, sources, lower(hex(blob)) AS blob FROM datasets',
@@ -90,17 +88,25 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
     }
     let found = false;
     for (const { blob_id, digest, created_at } of selectFree.all()) {
-      // An upload comes before the job that names it, and tokens before their dataset.
-      const awaited = now - created_at < UNUSED_BLOB_MS && !outdated.has(digest) && wasUsed.get({ digest }) === 0;
-      // What a job made is there to be fetched.
-      if (isResult.get({ digest, since: now - UNUSED_BLOB_MS }) === 1) continue;
-      if (awaited || isNeeded.get({ digest }) === 1) continue;
+      if (now - created_at < UNUSED_BLOB_MS) {
+        // An upload comes before the job that names it, and tokens before their dataset.
+        if (!outdated.has(digest) && wasUsed.get({ digest }) === 0) continue;
+        // What a job made is there to be fetched.
+        if (isResult.get({ digest }) === 1) continue;
+      }
+      if (isNeeded.get({ digest }) === 1) continue;
       unlist.run(blob_id);
       found = true;
     }
     return found;
   });
   return (now) => collect.immediate(now);
+}
+
+/** The time of day when it was made, and from then on what has really passed: clocks that are set make nothing old. */
+export function steadyClock(): () => number {
+  const offsetMs = Date.now() - performance.now();
+  return () => Math.round(offsetMs + performance.now());
 }
 
 /** Gives some free pages back, unless they are few and not `all` are to go; returns whether more are left. */

@@ -14,7 +14,7 @@ import { metricsCalls } from './store-metrics.ts';
 import { datasetCalls, modelCalls } from './store-models.ts';
 import { diskSpace } from './store-reserve.ts';
 import { DAMAGED_ADVICE, isDamage, openDatabase, sqliteVersion, type Calls } from './store-schema.ts';
-import { blobCollector, jobCollector, pageReturner } from './store-space.ts';
+import { blobCollector, jobCollector, pageReturner, steadyClock } from './store-space.ts';
 
 type StoreValue = StoreCalls[keyof StoreCalls][1];
 
@@ -36,13 +36,14 @@ export function openStore(dataDir: string): Store {
   try {
     const db = openDatabase(dataDir);
     const checkpoints = checkpointCalls(db);
-    const blobs = blobCalls(db);
+    const now = steadyClock();
+    const blobs = blobCalls(db, now);
     const holds = holdTable(db);
     const disk = diskSpace(db, dataDir);
     disk.restore();
     const [collectBlobs, collectJobs, returnPages] = [blobCollector(db), jobCollector(db), pageReturner(db)];
     holds.releaseEnded();
-    collectBlobs(Date.now());
+    collectBlobs(now());
     checkpoints.purge();
     blobs.purge();
     return {
@@ -67,7 +68,7 @@ export function openStore(dataDir: string): Store {
       tidy: ({ thorough, keepJobs }) => {
         if (holds.releaseEnded()) checkpoints.purge();
         const areMoreJobs = collectJobs(keepJobs);
-        if (thorough && collectBlobs(Date.now())) blobs.purge();
+        if (thorough && collectBlobs(now())) blobs.purge();
         return { more: returnPages({ all: thorough }) || areMoreJobs };
       },
       ...metricsCalls(db),

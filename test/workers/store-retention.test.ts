@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { openReader } from '../../src/workers/chunk-reader.ts';
 import type { Store } from '../../src/workers/store.ts';
 import { countRows, openedStore, temporaryDirectory, TINY, writeCheckpoint } from './store-fixture.ts';
@@ -153,6 +153,33 @@ describe('what nothing refers to', () => {
     expect(kept()).toEqual([false, true, true, true, false]);
     expect(store.getDataset({ key: 'k' })).toEqual({ dataset: null });
     expect(countRows(dataDir, ORPHANS)).toBe(0);
+  });
+
+  it('is awaited for a day that really passes, whatever the clock is set to', () => {
+    const dayMs = 24 * 3600 * 1000;
+    vi.useFakeTimers({ toFake: ['Date'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const { store, dataDir } = openedStore();
+    const trueMs = Date.now();
+    vi.setSystemTime(trueMs - 2 * dayMs);
+    const hash = upload(store, randomBytes(100));
+    vi.setSystemTime(trueMs + 2 * dayMs);
+    store.tidy({ thorough: true, keepJobs: 10 });
+    expect(store.hasBlob({ hash }).sizeBytes).toBe(100);
+    store.close();
+    expect(openedStore(dataDir).store.hasBlob({ hash }).sizeBytes).toBe(null);
+  });
+
+  it('is awaited anew when it is uploaded again', () => {
+    const { store, dataDir } = openedStore();
+    const bytes = randomBytes(100);
+    const hash = upload(store, bytes);
+    const other = new Database(path.join(dataDir, 'gptd.db'));
+    other.exec('UPDATE blobs SET created_at = 0');
+    other.close();
+    upload(store, bytes);
+    store.tidy({ thorough: true, keepJobs: 10 });
+    expect(store.hasBlob({ hash }).sizeBytes).toBe(100);
   });
 
   it('gives its space back to the file system in small pieces', () => {
