@@ -3,7 +3,8 @@
 // an engine's run within `trainForward`, a statement within `putChunks`. The product knows nothing of this file.
 //   GPTD_INTERRUPT='{"point": "trainUpdate:7", "action": "SIGKILL", "times": 1, "log": "/path/of/a/new/file"}'
 // Actions: a signal for the process; `exit`, which ends the thread; `mark`, which only writes the log; `count`, which writes
-// every piece. Several points in turn, without a new daemon: `{"orders": "/path"}` names a file that says
+// every piece; `trace`, which writes every request as a thread takes it up, and `cancelled` when the main thread cancels a job, in
+// the order in which they come. Several points in turn, without a new daemon: `{"orders": "/path"}` names a file that says
 // `{"point": "serveStep:3", "afterMs": 1}`; the thread that gets there takes the file away, has itself terminated so much later,
 // and goes on meanwhile. On the main thread SIGUSR2 terminates one thread of a stage, a different one each time.
 
@@ -13,8 +14,10 @@ const threads = require('node:worker_threads');
 
 const { point, action, times = 1, log, orders } = JSON.parse(process.env.GPTD_INTERRUPT ?? '{}');
 
-if (threads.isMainThread) terminateOnSignal();
-else if (point !== undefined) interruptThread();
+if (threads.isMainThread) {
+  terminateOnSignal();
+  if (action === 'trace') traceCancels();
+} else if (point !== undefined) interruptThread();
 else if (orders !== undefined) obeyOrders();
 
 function interruptThread() {
@@ -70,6 +73,7 @@ function watchPieces(onPiece) {
     const type = entry?.message?.task?.type;
     if (type !== undefined) {
       request = type;
+      if (action === 'trace') appendFileSync(log, `${threads.threadId} ${type}\n`);
       piece();
     }
     return entry;
@@ -104,6 +108,14 @@ function countStatements(piece) {
       return run.apply(this, args);
     };
     return statement;
+  };
+}
+
+function traceCancels() {
+  const abort = globalThis.AbortController.prototype.abort;
+  globalThis.AbortController.prototype.abort = function (reason) {
+    if (reason?.code === 'cancelled') appendFileSync(log, '0 cancelled\n');
+    abort.call(this, reason);
   };
 }
 

@@ -1,7 +1,10 @@
 // Every row of the chaos suite, in the order in which it runs. A group of rows is a file; add yours here.
 
+import { cancelRows } from './cancel.ts';
+import { clockRows } from './clock.ts';
 import { corruptionRows } from './corruption.ts';
 import { diskFullRows } from './disk-full.ts';
+import { jobStateRows } from './job-states.ts';
 import { killSweepRows } from './kill-sweep.ts';
 import { browserRows } from './browser-strangers.ts';
 import { networkRows } from './network-strangers.ts';
@@ -34,5 +37,8 @@ export const ROWS: readonly Row[] = [
   ...submitOnceRows,
   ...shutdownRows,
   ...workerDeathRows,
+  ...jobStateRows,
+  ...cancelRows,
+  ...clockRows,
   ...soakRows,
 ];

@@ -39,14 +39,20 @@ export async function makeModel(home: DataHome, name: string): Promise<void> {
 }
 
 export async function uploadText(home: DataHome): Promise<void> {
+  await upload(home, TEXT);
+}
+
+/** Puts a text into the store and resolves to the name of its blob. */
+export async function upload(home: DataHome, text: string): Promise<string> {
   const { url, token } = home.daemon;
-  const digest = createHash('sha256').update(TEXT).digest('hex');
+  const digest = createHash('sha256').update(text).digest('hex');
   const response = await fetch(`${url}/v1/blobs/sha256:${digest}`, {
     method: 'PUT',
     headers: { authorization: `Bearer ${token}` },
-    body: TEXT,
+    body: text,
   });
   check(response.ok, `the upload was answered with ${response.status}`);
+  return digest;
 }
 
 /** Submits under a key that repeats: null when the daemon ended before it answered. */

@@ -1,0 +1,111 @@
+// Jobs cancelled at random moments. What they had still done is read from two records: the event log, and a trace of the requests
+// that threads take up, with the cancel in between. No clock is involved.
+
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { FLIGHTS_PER_STAGE } from '../../src/daemon/memory.ts';
+import { ofType, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
+import type { Random } from './random.ts';
+import { check, type Context, type Outcome, type Row } from './row.ts';
+import { hookEnv, makeModel, trainSpec } from './training.ts';
+
+const WORKERS = 2;
+/** Far more micro-batches than may be under way at once: a cancel that waits for the step's end is seen. */
+const MICRO_BATCHES = 32;
+const TRAIN = { batchSize: MICRO_BATCHES, steps: 1000, evalEvery: 0, valSplit: 0, checkpointEvery: 0 };
+const GENERATE = {
+  model: 'm',
+  prompt: 'Line',
+  maxTokens: 4000,
+  onContextFull: 'slide',
+  temperature: 1,
+  speculate: false,
+};
+/** So many events before the cancel, at the most; none is a job that has just begun. */
+const EVENTS_BEFORE_MAX = { train: 3, generate: 60 };
+const DELAY_MS_MAX = 20;
+
+/** Requests of a kind before and after the cancel. */
+type Counts = Readonly<Record<'before' | 'after', (type: string) => number>>;
+
+/** Submits, cancels at some moment, and resolves when the job has ended to what threads did before and after. */
+async function cancelled(
+  client: RawClient,
+  { kind, random, log }: { kind: 'train' | 'generate'; random: Random; log: string },
+): Promise<{ jobId: string; counts: Counts }> {
+  const from = readFileSync(log, 'utf8').length;
+  const spec = kind === 'train' ? { ...trainSpec('m'), ...TRAIN } : GENERATE;
+  const jobId = await client.submit(kind, spec);
+  await client.subscribe(jobId);
+  const events = random.integer(0, EVENTS_BEFORE_MAX[kind]);
+  if (events > 0) {
+    const type = kind === 'train' ? 'step' : 'token';
+    await client.until(() => client.events.filter((event) => event.type === type).length >= events);
+  }
+  await new Promise((resolve) => setTimeout(resolve, random.integer(0, DELAY_MS_MAX)));
+  const { state } = await client.request<{ state: string }>('job.cancel', { jobId });
+  check(state === 'cancelled', `the job is ${state}`);
+  await client.untilEnd(jobId);
+  const lines = readFileSync(log, 'utf8').slice(from).trim().split('\n');
+  const at = lines.indexOf('0 cancelled');
+  check(at >= 0, 'the main thread cancelled nothing');
+  const count = (part: readonly string[]) => (type: string) => part.filter((line) => line.endsWith(` ${type}`)).length;
+  return { jobId, counts: { before: count(lines.slice(0, at)), after: count(lines.slice(at + 1)) } };
+}
+
+/** A micro-batch that was not yet on its way is not begun, and one that was gets no further than the request it is in. */
+function checkTrain(client: RawClient, { before, after }: Counts): number {
+  const steps = ofType(client.events, 'step').length;
+  const [updates, begun] = [before('trainUpdate'), after('trainEmbed')];
+  // Every stage updates once a step; a step that all of them had begun to update is told.
+  check(steps <= Math.ceil(updates / WORKERS) + 1, `${steps} steps were told, and ${updates} updates begun`);
+  const limit = FLIGHTS_PER_STAGE * WORKERS;
+  check(begun <= limit, `${begun} micro-batches were begun after the cancel`);
+  // A micro-batch is with one stage at a time, and each stage may owe it weight gradients.
+  const passes = after('trainForward') + after('trainBackward');
+  check(passes <= limit, `${passes} passes were begun after the cancel, of ${limit} micro-batches under way`);
+  check(after('trainWeights') <= limit * WORKERS, `${after('trainWeights')} times trainWeights after the cancel`);
+  return passes + after('trainWeights');
+}
+
+/** The token that is being computed is the last one. */
+function checkGenerate(client: RawClient, { before, after }: Counts): number {
+  const [begun, later] = [before('serveStep'), after('serveStep')];
+  check(later <= 1, `${later} steps were begun after the cancel`);
+  const tokens = ofType(client.events, 'token').length;
+  check(tokens <= begun + later, `${tokens} tokens were told after ${begun} steps`);
+  return later;
+}
+
+async function cancels({ tries, random, tally, home: makeHome }: Context): Promise<Outcome> {
+  const home: DataHome = makeHome();
+  const log = path.join(home.dir, 'trace');
+  home.write('trace', '');
+  await home.start({ workers: WORKERS, env: hookEnv({ point: 'none:0', action: 'trace', log }) });
+  await makeModel(home, 'm');
+  const worst = { train: 0, generate: 0 };
+  for (let i = 0; i < tries; i++) {
+    const kind = i % 2 === 0 ? 'train' : 'generate';
+    await tally.try(async () => {
+      const client = await home.connect();
+      const { jobId, counts } = await cancelled(client, { kind, random, log });
+      const last = client.events.at(-1);
+      check(last?.type === 'cancelled' && last.jobId === jobId, 'something was told after the end');
+      const done = kind === 'train' ? checkTrain(client, counts) : checkGenerate(client, counts);
+      worst[kind] = Math.max(worst[kind], done);
+      client.close();
+    });
+  }
+  tally.note(`the most that was still begun: ${worst.train} requests of training, ${worst.generate} of generation`);
+  return tally.outcome();
+}
+
+export const cancelRows: readonly Row[] = [
+  {
+    name: 'R18',
+    title: 'a cancel takes effect within the micro-batches under way, or the token',
+    tries: 200,
+    short: 12,
+    run: cancels,
+  },
+];
