@@ -1,5 +1,6 @@
 // Every row of the chaos suite, in the order in which it runs. A group of rows is a file; add yours here.
 
+import { acknowledgedRows } from './acknowledged.ts';
 import { cancelRows } from './cancel.ts';
 import { clockRows } from './clock.ts';
 import { corruptionRows } from './corruption.ts';
@@ -24,6 +25,7 @@ import type { Row } from './row.ts';
 export const ROWS: readonly Row[] = [
   ...oneDaemonRows,
   ...killSweepRows,
+  ...acknowledgedRows,
   ...diskFullRows,
   ...corruptionRows,
   ...versionRows,

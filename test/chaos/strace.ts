@@ -1,0 +1,36 @@
+// strace on a daemon that runs already: it writes what every thread asks of the kernel, or has the n-th of some calls fail, or
+// kills the daemon in it. Debian's strace; the kernel has to allow it to whoever runs this.
+
+import { spawn, type ChildProcess } from 'node:child_process';
+
+export class Strace {
+  readonly #process: ChildProcess;
+  readonly #ended: Promise<void>;
+
+  private constructor(process: ChildProcess) {
+    this.#process = process;
+    this.#ended = new Promise((resolve) => process.once('close', () => resolve()));
+  }
+
+  /** Resolves when all threads of the process are followed. */
+  static async attach(pid: number, args: readonly string[]): Promise<Strace> {
+    const child = spawn('strace', ['-f', ...args, '-p', String(pid)], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const strace = new Strace(child);
+    let said = '';
+    await new Promise<void>((resolve, reject) => {
+      child.stderr.setEncoding('utf8').on('data', (text: string) => {
+        said += text;
+        if (/ attached( with \d+ threads)?\n/.test(said)) resolve();
+      });
+      child.once('error', reject);
+      void strace.#ended.then(() => reject(new Error(`strace ended: ${said}`)));
+    });
+    return strace;
+  }
+
+  /** Lets go of a process that still runs. May be called twice. */
+  async detach(): Promise<void> {
+    this.#process.kill('SIGINT');
+    await this.#ended;
+  }
+}
