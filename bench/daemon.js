@@ -29,6 +29,10 @@ export async function startDaemon(workers) {
     folder,
     pid: daemon.pid,
     cli,
+    address: () => ({
+      url: JSON.parse(readFileSync(path.join(dataDir, 'daemon.json'), 'utf8')).url,
+      token: readFileSync(path.join(dataDir, 'token'), 'utf8').trim(),
+    }),
     events: async (...words) =>
       (await cli(...words, '--json'))
         .trim()
