@@ -54,7 +54,9 @@ describe.each(readdirSync(new URL('../docs/guide', import.meta.url)))('docs/guid
 });
 
 test.each(['README.md', 'ARCHITECTURE.md'])('files that %s names exist', (file) => {
-  const named = [...read(file).matchAll(/`((?:src|docs|bench|test|scripts)\/[\w./-]*)`/g)].map(([, path]) => path);
+  const named = [...read(file).matchAll(/`((?:src|docs|bench|test|scripts|examples)\/[\w./-]*)`/g)].map(
+    ([, path]) => path,
+  );
   expect(named.length).toBeGreaterThan(0);
   for (const path of named) expect(existsSync(new URL(`../${path}`, import.meta.url)), path).toBe(true);
 });

@@ -111,8 +111,9 @@ export async function runRow(
   return tally.outcome();
 }
 
-/** The programs that a row needs and this machine lacks. */
-export const missingPrograms = ({ needs = [] }: Row): string[] => needs.filter((program) => !isInstalled(program));
+/** The programs that a row, or a test, needs and this machine lacks. */
+export const missingPrograms = ({ needs = [] }: Pick<Row, 'needs'>): string[] =>
+  needs.filter((program) => !isInstalled(program));
 
 const SEARCHED = [...(process.env['PATH'] ?? '').split(path.delimiter), '/usr/sbin', '/sbin'];
 

@@ -76,7 +76,12 @@ test('metrics count jobs, tokens, steps, checkpoints and memory, and keep names 
   expect(value('gptd_websockets')).toBe(1);
   expect(value('gptd_database_bytes{file="gptd.db"}')).toBeGreaterThan(1e4);
   expect(value('nodejs_eventloop_lag_p99_seconds')).toBeGreaterThan(0);
-  expect([...samples.keys()].join('\n')).not.toContain('secretname');
+  const all = [...samples.keys()].join('\n');
+  expect(all).not.toContain('secretname');
+  const guide = readFileSync(new URL('../../docs/guide/operations.md', import.meta.url), 'utf8');
+  const named = [...guide.matchAll(/\b(?:gptd|nodejs)_[a-z0-9_]+/g)].map(([name]) => name);
+  expect(named.length).toBeGreaterThan(15);
+  for (const name of named) expect(all).toContain(name);
   expect(samples.size).toBeLessThan(1000);
   client.close();
 
