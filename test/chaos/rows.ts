@@ -18,6 +18,7 @@ import { hostileInputRows } from './hostile-input.ts';
 import { shutdownRows } from './shutdown.ts';
 import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
+import { storageFaultRows } from './storage-faults.ts';
 import { submitOnceRows } from './submit-once.ts';
 import { workerDeathRows } from './worker-deaths.ts';
 import type { Row } from './row.ts';
@@ -26,6 +27,7 @@ export const ROWS: readonly Row[] = [
   ...oneDaemonRows,
   ...killSweepRows,
   ...acknowledgedRows,
+  ...storageFaultRows,
   ...diskFullRows,
   ...corruptionRows,
   ...versionRows,

@@ -32,6 +32,8 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** A command that the daemon runs under, such as `['prlimit', '--nofile=64']`. */
   readonly under?: readonly string[];
+  /** It is given faults that it may end of. */
+  readonly mayFail?: boolean;
 }
 
 /**
@@ -50,14 +52,14 @@ export class DataHome {
   }
 
   /** Resolves when the daemon has said that it is ready. */
-  async start({ workers = 1, flags = [], ...how }: StartOptions = {}): Promise<Daemon> {
+  async start({ workers = 1, flags = [], mayFail = false, ...how }: StartOptions = {}): Promise<Daemon> {
     const process = this.run(['start', '--port', '0', '--workers', String(workers), ...ENGINE, ...flags], how);
     await process.said('is ready at');
     const { url, pid } = JSON.parse(this.read('daemon.json')) as DaemonFile;
     this.#daemon = { url, pid, token: this.read('token').trim(), process };
     void process.ended.then(({ exitCode, stderr }) => {
       // Two signals end it with 130.
-      if (exitCode !== 0 && exitCode !== null && exitCode !== 130)
+      if (!mayFail && exitCode !== 0 && exitCode !== null && exitCode !== 130)
         this.#failure = new Error(`A daemon ended with ${exitCode}: ${stderr}`);
     });
     return this.#daemon;
