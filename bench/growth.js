@@ -7,10 +7,10 @@ import { fileURLToPath } from 'node:url';
 
 const FOLDER = fileURLToPath(new URL('growth/', import.meta.url));
 const BAR_WIDTH = 40;
-const PANEL = { width: 360, height: 240, left: 56, right: 12, top: 34, bottom: 42 };
+const PANEL = { width: 360, height: 240, left: 56, right: 12, top: 50, bottom: 42 };
 const COLORS = ['#1f6feb', '#d1570a', '#1a7f37'];
 
-const shown = (value) => (value >= 100 ? value.toFixed(0) : value.toPrecision(3));
+const shown = (value) => (value >= 100 || value === 0 ? value.toFixed(0) : value.toPrecision(3));
 
 /**
  * A panel: `{title, unit, over, steps, series: [{name, values}]}`, a value of each series for each step. Prints it.
@@ -67,7 +67,7 @@ function drawPanel({ title, unit, over, steps, series }) {
       ...points.map(
         (point) => `<circle cx="${point.split(',')[0]}" cy="${point.split(',')[1]}" r="3" fill="${COLORS[s]}"/>`,
       ),
-      text([width - right, top - 4 + 13 * s], name, `text-anchor="end" style="fill: ${COLORS[s]}"`),
+      text([width - right, top - 20 + 13 * s], name, `text-anchor="end" style="fill: ${COLORS[s]}"`),
     ];
   });
   const labels = steps.map((step, i) => text([x(i).toFixed(1), height - bottom + 16], step, 'text-anchor="middle"'));

@@ -1,10 +1,11 @@
 // `npm run bench:train`: training steps beside PyTorch's, as a share of the matmul peak that the same run measured; where a
 // step's time goes; one worker against all; how a step's time grows. `--tiny` runs everything once at toy size;
-// `--turns N` repeats; `--part steps|workers|profile|growth` takes one of them.
+// `--turns N` repeats; `--part steps|workers|profile|growth` takes one of them; `--save` keeps the growth.
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
 import { startDaemon } from './daemon.js';
+import { printPanel, savePanels } from './growth.js';
 import { matmulPeak } from './machine.js';
 import { profileStep } from './profile.js';
 import { benchTraining, stepFlops, TINY_TRAINING, TRAINING } from './train.js';
@@ -15,12 +16,12 @@ const { values } = parseArgs({
     turns: { type: 'string', default: '1' },
     workers: { type: 'string', default: '2' },
     part: { type: 'string' },
+    save: { type: 'boolean', default: false },
   },
 });
 const turns = Number(values.turns);
 const works = values.tiny ? TINY_TRAINING : TRAINING;
 const largest = works.at(-1);
-const BAR_WIDTH = 40;
 
 async function withDaemon(workers, use) {
   const daemon = await startDaemon(workers);
@@ -67,20 +68,22 @@ async function profile() {
 async function growth(daemon) {
   const base = values.tiny
     ? { ...TINY_TRAINING[0], steps: 2 }
-    : { vocab: 256, context: 64, width: 128, heads: 2, layers: 2, batch: 4, steps: 6 };
-  const rows = [];
+    : { vocab: 256, context: 128, width: 256, heads: 4, layers: 4, batch: 8, steps: 6 };
+  const panels = [];
   for (const measure of ['layers', 'width', 'context', 'batch']) {
-    for (const factor of values.tiny ? [1] : [1, 2, 4]) {
-      const work = { ...base, [measure]: base[measure] * factor, name: `${measure}-${base[measure] * factor}` };
-      const { seconds } = await benchTraining(daemon, work, turns, { peer: false });
-      rows.push({ name: work.name, seconds });
+    const steps = (values.tiny ? [1] : [1, 2, 4]).map((factor) => base[measure] * factor);
+    const times = [];
+    for (const size of steps) {
+      const work = { ...base, [measure]: size, name: `${measure}-${size}` };
+      times.push(1000 * (await benchTraining(daemon, work, turns, { peer: false })).seconds);
     }
+    const { layers, width, context, batch } = base;
+    const others = Object.entries({ layers, width, context, batch }).filter(([name]) => name !== measure);
+    const series = [{ name: others.map((entry) => entry.join(' ')).join(', '), values: times }];
+    panels.push({ title: `A step by ${measure}`, unit: 'ms', over: measure, steps, series });
   }
-  const longest = Math.max(...rows.map(({ seconds }) => seconds));
-  for (const { name, seconds } of rows) {
-    const bar = '#'.repeat(Math.round((BAR_WIDTH * seconds) / longest));
-    console.log(`${name.padEnd(12)} ${(1000 * seconds).toFixed(1).padStart(8)} ms ${bar}`);
-  }
+  for (const panel of panels) printPanel(panel);
+  if (values.save) savePanels('training', { heading: 'How a training step grows', panels });
 }
 
 const all = values.part === undefined;
