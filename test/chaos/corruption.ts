@@ -11,10 +11,12 @@ import type { Random } from './random.ts';
 import { check, type Row } from './row.ts';
 import { makeModel, STEPS, submit, wholeLog } from './training.ts';
 
-/** Long enough to be found once in the file only. */
+/** Long enough to tell a place in a chunk from all others. */
 const NEEDLE_BYTES = 24;
+/** The unused room of a page may hold what lay there before SQLite moved it: a bit is flipped in such copies too. */
+const COPIES_MAX = 4;
 const ATTEMPTS_MAX = 1000;
-/** Content with fewer values, as of moments that are still zero, has no place that is the only one of its kind. */
+/** Content with fewer values, as of moments that are still zero, has no place with few others of its kind. */
 const BYTE_VALUES_MIN = 64;
 const EXIT_FAILED = 1;
 
@@ -129,16 +131,27 @@ function flip(file: string, { piece, random }: { piece: Piece; random: Random })
   const bytes = readFileSync(file);
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
     const at = random.integer(0, piece.size_bytes - NEEDLE_BYTES);
-    const needle = piece.data.subarray(at, at + NEEDLE_BYTES);
-    const offset = bytes.indexOf(needle);
-    // Where a page ends, or where the bytes are not the only ones of their kind, another place is taken.
-    if (offset < 0 || bytes.indexOf(needle, offset + 1) >= 0) continue;
-    const place = offset + random.integer(0, NEEDLE_BYTES - 1);
-    const mask = 1 << random.integer(0, 7);
-    writeByte(file, { place, value: bytes[place] ^ mask });
-    return () => writeByte(file, { place, value: bytes[place] });
+    const places = placesOf(bytes, piece.data.subarray(at, at + NEEDLE_BYTES));
+    // Where a page ends, or where the bytes are like many others, another place is taken.
+    if (places.length === 0 || places.length > COPIES_MAX) continue;
+    const [within, mask] = [random.integer(0, NEEDLE_BYTES - 1), 1 << random.integer(0, 7)];
+    const write = (flipped: number): void => {
+      for (const offset of places) {
+        writeByte(file, { place: offset + within, value: bytes[offset + within] ^ flipped });
+      }
+    };
+    write(mask);
+    return () => write(0);
   }
-  throw new Error(`no place in ${piece.tensor} (${piece.part}) is the only one of its kind`);
+  throw new Error(`no place in ${piece.tensor} (${piece.part}) has few others of its kind`);
+}
+
+function placesOf(bytes: Buffer, needle: Buffer): number[] {
+  const places: number[] = [];
+  for (let at = bytes.indexOf(needle); at >= 0 && places.length <= COPIES_MAX; at = bytes.indexOf(needle, at + 1)) {
+    places.push(at);
+  }
+  return places;
 }
 
 function writeByte(file: string, { place, value }: { place: number; value: number }): void {
