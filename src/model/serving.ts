@@ -1,7 +1,8 @@
 // The programs that generate tokens. Weights are constants, so that the engine packs them once; rows of all running
 // sequences go through `qkv`, `feed` and `logits` together, attention runs per sequence over its own cache. Splitting a block
 // at attention keeps the cache in JavaScript and out of the programs' outputs. Training programs are in block.ts and head.ts.
-// Letters: M rows, R query rows of one sequence, D width, H heads, W = D/H, P cached positions (capacity), V vocabulary.
+// Letters: M rows, K of them that attended before, R query rows of one sequence, D width, H heads, W = D/H, P cached positions
+// (capacity), V vocabulary.
 
 import { assert } from './errors.ts';
 import type { GptConfig } from './config.ts';
@@ -114,7 +115,11 @@ export function qkvProgram(
   return b.g.build();
 }
 
-/** x (M, D) before the block, context (M, D) -> y (M, D); with `next` also the next block's qkv (M, 3D): a run less. */
+/**
+ * The rest of a block: attention of the last group of query rows (see attendProgram; context (K, D) is what the groups before
+ * it have attended to), then everything behind attention. x (M, D) before the block, rows (M): where each row's attention
+ * is, K + R rows in all, so that a twin is left out -> y (M, D); with `next` also the next block's qkv (M, 3D): a run less.
+ */
 export function feedProgram(
   config: GptConfig,
   weights: Weights,
@@ -124,7 +129,10 @@ export function feedProgram(
   const { g } = b;
   const name = blockName(block);
   const x = g.input('x', ['M', config.emb_dim]);
-  const context = g.input('context', ['M', config.emb_dim]);
+  const before = g.input('context', ['K', config.emb_dim]);
+  const rows = g.input('rows', ['M'], 'int64');
+  const all = g.node('Concat', [before, emitAttention(g, { config, suffix: '' })], { axis: 0 });
+  const context = g.node('Gather', [all, rows], { axis: 0 });
   const mixed = b.linear(context, { weight: name('attn.c_proj.weight'), bias: name('attn.c_proj.bias') });
   const a = g.node('Add', [x, mixed]);
   const n2 = layerNorm(g, a, { weight: b.constant(name('ln_2.weight')), bias: b.constant(name('ln_2.bias')) });
@@ -136,7 +144,7 @@ export function feedProgram(
   return g.build();
 }
 
-/** Query rows of one group of `attend`, at the least and at the most: see there. */
+/** Query rows of one group of attention, at the least and at the most: see attendProgram. */
 export const ATTEND_ROWS_MIN = 2;
 export const ATTEND_ROWS_MAX = 16;
 
@@ -147,23 +155,25 @@ export const ATTEND_ROWS_MAX = 16;
  * in one order for 2 to 16 query rows, while a single row takes another kernel and more rows another blocking.
  */
 export function attendProgram(config: GptConfig, groups: number): Graph {
-  const { emb_dim: D, n_heads: H } = config;
   const g = new GraphBuilder(`attend ${groups}`);
-  const heads = g.integers([-1, H, D / H]);
-  const rows = g.integers([-1, D]);
-  for (let i = 0; i < groups; i++) {
-    const q = g.input(`q_${i}`, [`R${i}`, D]);
-    const keys = g.input(`keys_${i}`, [H, `P${i}`, D / H]);
-    const values = g.input(`values_${i}`, [H, D / H, `P${i}`]);
-    const mask = g.input(`mask_${i}`, [`R${i}`, `P${i}`]);
-    const columns = g.node('Transpose', [g.node('Reshape', [q, heads])], { perm: [1, 2, 0] });
-    const scores = product(g, keys, { b: columns, factor: 1 / Math.sqrt(D / H) });
-    const masked = g.node('Add', [g.node('Transpose', [scores], { perm: [0, 2, 1] }), mask]);
-    const attended = g.node('Transpose', [g.node('Softmax', [masked], { axis: -1 })], { perm: [0, 2, 1] });
-    const context = g.node('Transpose', [product(g, values, { b: attended })], { perm: [2, 0, 1] });
-    g.output(`context_${i}`, g.node('Reshape', [context, rows]));
-  }
+  for (let i = 0; i < groups; i++) g.output(`context_${i}`, emitAttention(g, { config, suffix: `_${i}` }));
   return g.build();
+}
+
+/** One group's attention; its inputs are q, keys, values and mask, each with the suffix. */
+function emitAttention(g: GraphBuilder, { config, suffix }: { config: GptConfig; suffix: string }): Value {
+  const { emb_dim: D, n_heads: H } = config;
+  const [R, P] = [`R${suffix}`, `P${suffix}`];
+  const q = g.input(`q${suffix}`, [R, D]);
+  const keys = g.input(`keys${suffix}`, [H, P, D / H]);
+  const values = g.input(`values${suffix}`, [H, D / H, P]);
+  const mask = g.input(`mask${suffix}`, [R, P]);
+  const columns = g.node('Transpose', [g.node('Reshape', [q, g.integers([-1, H, D / H])])], { perm: [1, 2, 0] });
+  const scores = product(g, keys, { b: columns, factor: 1 / Math.sqrt(D / H) });
+  const masked = g.node('Add', [g.node('Transpose', [scores], { perm: [0, 2, 1] }), mask]);
+  const attended = g.node('Transpose', [g.node('Softmax', [masked], { axis: -1 })], { perm: [0, 2, 1] });
+  const context = g.node('Transpose', [product(g, values, { b: attended })], { perm: [2, 0, 1] });
+  return g.node('Reshape', [context, g.integers([-1, D])]);
 }
 
 /** x (M, D) -> logits (M, V). */

@@ -29,8 +29,8 @@ const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({
   threadCount: D < 512 ? 1 : SERVING_THREADS,
 });
 
-/** Groups of query rows that one run of attention takes, largest first: programs are compiled when they are first needed. */
-const ATTEND_GROUPS = [8, 4, 2, 1];
+/** Groups of query rows that one run of attention takes, at the most: programs are compiled when they are first needed. */
+const ATTEND_GROUPS_MAX = 8;
 /** Rows of logits that one run of the head makes: they are copied, V floats each. */
 const LOGITS_ROWS_MAX = 16;
 
@@ -143,13 +143,19 @@ export class ServeStage {
     let x = input instanceof Float32Array ? input : this.embed(input, parts);
     const dims = [x.length / D, D];
     const groups = this.#attendGroups(parts);
+    const rows = { data: BigInt64Array.from({ length: dims[0] }, (_, row) => BigInt(row)), dims: [dims[0]] };
     let { qkv } = await this.#qkv!.run({ x: { data: x, dims } });
     for (const [block, feed] of this.#feeds.entries()) {
       for (const { cache, first, count, position } of this.#cached(parts)) {
         cache.write(block, qkv, { first, count, position });
       }
-      const context = await this.#attend(groups, { block, qkv });
-      const fed = await feed.run({ x: { data: x, dims }, context: { data: context, dims } });
+      // The last group attends in the program that goes on with what all have attended to: a lone sequence needs no other.
+      const last = groups.at(-1)!;
+      const context = await this.#attend(groups.slice(0, -1), { block, qkv, rowCount: last.first });
+      const fed = await feed.run({
+        ...{ x: { data: x, dims }, rows, context: { data: context, dims: [last.first, D] } },
+        ...this.#attention(last, { block, qkv, suffix: '' }),
+      });
       x = fed['y'];
       qkv = fed['qkv'];
     }
@@ -190,40 +196,45 @@ export class ServeStage {
     return groups;
   }
 
-  /** qkv (M, 3D), whose keys and values are in the caches -> context (M, D). */
+  /** qkv (M, 3D), whose keys and values are in the caches -> context (K, D) of the groups' K rows, which come first. */
   async #attend(
     groups: readonly AttendGroup[],
-    { block, qkv }: { block: number; qkv: Float32Array },
+    { block, qkv, rowCount: K }: { block: number; qkv: Float32Array; rowCount: number },
   ): Promise<Float32Array> {
-    const { emb_dim: D, n_heads: H } = this.#setup.config;
-    const W = D / H;
-    const context = new Float32Array(qkv.length / 3);
-    for (let done = 0; done < groups.length;) {
-      const size = ATTEND_GROUPS.find((count) => count <= groups.length - done)!;
-      const together = groups.slice(done, done + size);
-      const inputs: Record<string, Tensor> = {};
-      for (const [i, { cache, first, count, mask }] of together.entries()) {
-        const P = cache.capacity;
-        const R = mask.dims[0];
-        const q = new Float32Array(R * D);
-        // A lone row goes with a twin.
-        for (let row = 0; row < R; row++) {
-          const from = (first + Math.min(row, count - 1)) * 3 * D;
-          q.set(qkv.subarray(from, from + D), row * D);
-        }
-        const { keys, values } = cache.block(block);
-        inputs[`q_${i}`] = { data: q, dims: [R, D] };
-        inputs[`keys_${i}`] = { data: keys, dims: [H, P, W] };
-        inputs[`values_${i}`] = { data: values, dims: [H, W, P] };
-        inputs[`mask_${i}`] = mask;
-      }
-      const attended = await (await this.#attendProgram(size)).run(inputs);
+    const { emb_dim: D } = this.#setup.config;
+    const context = new Float32Array(K * D);
+    for (let done = 0; done < groups.length; done += ATTEND_GROUPS_MAX) {
+      const together = groups.slice(done, done + ATTEND_GROUPS_MAX);
+      const inputs = together.map((group, i) => this.#attention(group, { block, qkv, suffix: `_${i}` }));
+      const program = await this.#attendProgram(together.length);
+      const attended = await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>);
       for (const [i, { first, count }] of together.entries()) {
         context.set(attended[`context_${i}`].subarray(0, count * D), first * D);
       }
-      done += size;
     }
     return context;
+  }
+
+  /** One group's inputs of a program with attention. */
+  #attention(
+    { cache, first, count, mask }: AttendGroup,
+    { block, qkv, suffix }: { block: number; qkv: Float32Array; suffix: string },
+  ): Record<string, Tensor> {
+    const { emb_dim: D, n_heads: H } = this.#setup.config;
+    const [R, P] = mask.dims;
+    const q = new Float32Array(R * D);
+    // A lone row goes with a twin.
+    for (let row = 0; row < R; row++) {
+      const from = (first + Math.min(row, count - 1)) * 3 * D;
+      q.set(qkv.subarray(from, from + D), row * D);
+    }
+    const { keys, values } = cache.block(block);
+    return {
+      [`q${suffix}`]: { data: q, dims: [R, D] },
+      [`keys${suffix}`]: { data: keys, dims: [H, P, D / H] },
+      [`values${suffix}`]: { data: values, dims: [H, D / H, P] },
+      [`mask${suffix}`]: mask,
+    };
   }
 
   async #attendProgram(groups: number): Promise<Program> {
