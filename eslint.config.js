@@ -49,7 +49,7 @@ export default defineConfig(
     languageOptions: {
       sourceType: 'commonjs',
       parserOptions: { projectService: false },
-      globals: { process: 'readonly' },
+      globals: { process: 'readonly', setImmediate: 'readonly' },
     },
     rules: { '@typescript-eslint/no-require-imports': 'off' },
   },

@@ -3,11 +3,11 @@
 
 import type { StoredEvent } from '../workers/messages.ts';
 import type { EventLog } from './event-log.ts';
-import type { JobEvent } from './protocol.ts';
+import { isTerminal, type JobEvent } from './protocol.ts';
 import type { StoreClient } from './store-client.ts';
 
 /** Bytes that may wait in a socket before its cursors stop. */
-export const BUFFERED_BYTES_MAX = 1 << 20;
+export const BUFFERED_BYTES_MAX = 256 << 10;
 const DRAIN_POLL_MS = 50;
 const PAGE = 256;
 
@@ -45,10 +45,11 @@ export class Subscriptions {
 
   /** Begins after seq `after`; replaces a subscription of the same job. Throws `not_found`. The events come after the reply. */
   async subscribe(jobId: string, after: number): Promise<{ lastSeq: number }> {
-    const { lastSeq } = await this.#store.call('getJob', { jobId });
+    const { lastSeq, state } = await this.#store.call('getJob', { jobId });
     // The socket may have closed meanwhile.
     if (this.#closed) return { lastSeq };
     this.unsubscribe(jobId);
+    if (isTerminal(state) && after >= lastSeq) return { lastSeq };
     const cursor: Cursor = {
       last: after,
       live: false,
@@ -103,5 +104,7 @@ export class Subscriptions {
     if (cursor.closed) return;
     cursor.last = event.seq;
     this.#sink.send(event as JobEvent);
+    // Nothing follows the event that ends a job.
+    if (isTerminal(event.type)) this.unsubscribe(event.jobId);
   }
 }

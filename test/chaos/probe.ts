@@ -1,8 +1,9 @@
 // What an operator sees of a daemon from outside, in /proc: resident memory, descriptors, the size of its files; and in its
 // database. And the tiny model that most rows work with.
 
-import { readdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
+import process from 'node:process';
 import Database from 'better-sqlite3';
 import { flagsOf, type DataHome } from '../e2e/daemon-fixture.ts';
 
@@ -11,6 +12,21 @@ export const MIB = 1 << 20;
 export function residentBytes(pid: number): number {
   const kilobytes = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
   return Number(kilobytes) * 1024;
+}
+
+/** With this environment a daemon tells `liveBytes`; what leaks much ends it, as its heap is small. */
+export const countedHeap = (home: DataHome): Readonly<Record<string, string>> => ({
+  NODE_OPTIONS: `--max-old-space-size=128 --require ${path.resolve(import.meta.dirname, 'live-bytes.cjs')}`,
+  GPTD_LIVE_BYTES: path.join(home.dir, 'live-bytes'),
+});
+
+/** Bytes that something in the daemon's main thread holds on to, after a collection of all garbage. */
+export async function liveBytes(home: DataHome): Promise<number> {
+  const file = path.join(home.dir, 'live-bytes');
+  rmSync(file, { force: true });
+  process.kill(home.daemon.pid, 'SIGUSR2');
+  await waitUntil(() => existsSync(file), 'the daemon has counted what it holds');
+  return Number(readFileSync(file, 'utf8'));
 }
 
 export const descriptorCount = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;

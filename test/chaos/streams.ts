@@ -4,13 +4,11 @@
 import type { JobEvent } from '../../src/daemon/protocol.ts';
 import { ofType, RawClient, type DataHome } from '../e2e/daemon-fixture.ts';
 import { CuttingProxy } from './cutting-proxy.ts';
-import { descriptorCount, makeModel, MIB, percentile, residentBytes, waitUntil } from './probe.ts';
+import { countedHeap, descriptorCount, liveBytes, makeModel, MIB, percentile, waitUntil } from './probe.ts';
 import { portOf } from './raw-socket.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 
 const TOKENS = 500;
-/** What leaks ends a daemon with so small a heap. */
-const SMALL_HEAP = { NODE_OPTIONS: '--max-old-space-size=128' };
 const LONG = { context_length: 640 };
 
 const generation = (seed: number, maxTokens = TOKENS): object => ({
@@ -57,11 +55,12 @@ async function manyReaders({ tries, tally, home: makeHome }: Context): Promise<O
 
 /** Twice ten seconds without a byte taken, and the grace of a goodbye. */
 const STALLED_MS_MAX = 25_000;
-const GROWTH_MIB_MAX = 16;
 /** Their answers are more than the kernel's own buffers hold, some 4 MB. */
 const QUESTIONS = 4000;
-/** What may wait for one reader, and once more in frames. */
+/** What is held for one reader that takes nothing, and what is still held when it is gone. */
 const READER_MIB_MAX = 4;
+const LEFT_MIB_MAX = 1;
+const WATCH_MS = 500;
 
 /** Clients that hear the beginning, then ask for everything again and again and take nothing. */
 async function stoppedReaders(home: DataHome, jobIds: readonly string[], count: number): Promise<RawClient[]> {
@@ -80,7 +79,7 @@ async function stoppedReaders(home: DataHome, jobIds: readonly string[], count: 
 
 async function readerThatStops({ tries, tally, home: makeHome }: Context): Promise<Outcome> {
   const home = makeHome();
-  const daemon = await home.start({ workers: 2, env: SMALL_HEAP });
+  const daemon = await home.start({ workers: 2, env: countedHeap(home) });
   await makeModel(home, LONG);
   const honest = await home.connect();
   const jobIds: string[] = [];
@@ -98,19 +97,27 @@ async function readerThatStops({ tries, tally, home: makeHome }: Context): Promi
   await cutOff();
   first.close();
 
-  const before = residentBytes(daemon.pid);
+  const before = await liveBytes(home);
   let peak = before;
-  const watch = setInterval(() => (peak = Math.max(peak, residentBytes(daemon.pid))), 250);
+  const watching = new AbortController();
   const readers = await stoppedReaders(home, jobIds, tries);
   const startedAt = performance.now();
+  const watched = (async () => {
+    while (!watching.signal.aborted) {
+      peak = Math.max(peak, await liveBytes(home));
+      await new Promise((resolve) => setTimeout(resolve, WATCH_MS));
+    }
+  })();
   // Another stream goes on as ever.
   const jobId = await honest.submit('generate', generation(99));
   await honest.subscribe(jobId);
   await honest.untilEnd(jobId);
   await tally.try(() => checkWhole(honest.events.filter((event) => event.jobId === jobId)));
   await cutOff();
-  clearInterval(watch);
   const slowestMs = performance.now() - startedAt;
+  watching.abort();
+  await watched;
+  const leftMib = ((await liveBytes(home)) - before) / MIB;
   for (const reader of readers) {
     await tally.try(async () => {
       // What its own machine still holds is read before the end of the connection is.
@@ -124,10 +131,12 @@ async function readerThatStops({ tries, tally, home: makeHome }: Context): Promi
     });
   }
   const grownMib = (peak - before) / MIB;
-  const allowedMib = GROWTH_MIB_MAX + READER_MIB_MAX * tries;
-  if (grownMib > allowedMib) tally.fault(`resident memory grew by ${grownMib.toFixed(1)} MiB of ${allowedMib}`);
+  const allowedMib = READER_MIB_MAX * tries;
+  if (grownMib > allowedMib) tally.fault(`${grownMib.toFixed(1)} MiB were held for them, not ${allowedMib} at most`);
+  if (leftMib > LEFT_MIB_MAX) tally.fault(`${leftMib.toFixed(1)} MiB are held for readers that are gone`);
   tally.note(
-    `all cut off after ${(slowestMs / 1000).toFixed(1)} s; resident memory grew by ${grownMib.toFixed(1)} MiB`,
+    `all cut off after ${(slowestMs / 1000).toFixed(1)} s; ${grownMib.toFixed(1)} MiB were held for them, ` +
+      `${leftMib.toFixed(2)} MiB afterwards`,
   );
   return tally.outcome();
 }

@@ -1,0 +1,26 @@
+// Loaded into a daemon's process before the daemon: at SIGUSR2 it collects all garbage and writes down how many bytes are left,
+// in the heap and in buffers beside it. What a collector has put off is not counted, so what grows here is held by something.
+
+'use strict';
+
+const { renameSync, writeFileSync } = require('node:fs');
+const { setFlagsFromString } = require('node:v8');
+const { runInNewContext } = require('node:vm');
+const { isMainThread } = require('node:worker_threads');
+
+const file = process.env.GPTD_LIVE_BYTES;
+
+if (isMainThread && file !== undefined) {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc');
+  process.on('SIGUSR2', () => {
+    collect();
+    // Buffers are given back after a turn of the loop.
+    setImmediate(() => {
+      collect();
+      const { heapUsed, external } = process.memoryUsage();
+      writeFileSync(`${file}.new`, String(heapUsed + external));
+      renameSync(`${file}.new`, file);
+    });
+  });
+}
