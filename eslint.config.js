@@ -44,7 +44,7 @@ export default defineConfig(
   },
   {
     // Preloaded into a daemon, before any module: CommonJS.
-    files: ['test/chaos/*.cjs'],
+    files: ['test/chaos/*.cjs', 'bench/*.cjs'],
     extends: [tseslint.configs.disableTypeChecked],
     languageOptions: {
       sourceType: 'commonjs',

@@ -9,15 +9,22 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 
 const CLI = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+const BUSY = fileURLToPath(new URL('busy.cjs', import.meta.url));
 const OUTPUT_BYTES_MAX = 256 << 20;
 const run = promisify(execFile);
 
-/** Starts a daemon; `cli(...args)` resolves to a command's standard output, `events(...args)` to its job events. */
-export async function startDaemon(workers) {
+/**
+ * Starts a daemon; `cli(...args)` resolves to a command's standard output, `events(...args)` to its job events. With
+ * `timed` it notes when its engine runs: `busy()` gives [begin, end] of every run, in milliseconds since 1970.
+ */
+export async function startDaemon(workers, { timed = false } = {}) {
   const folder = mkdtempSync(path.join(tmpdir(), 'gptd-bench-'));
   const dataDir = path.join(folder, 'data');
+  const busyLog = path.join(folder, 'busy.log');
+  const preload = timed ? ['--require', BUSY] : [];
+  const env = timed ? { ...process.env, GPTD_BUSY_LOG: busyLog } : process.env;
   const args = ['start', '--data-dir', dataDir, '--port', '0', '--workers', String(workers), '--log-level', 'warn'];
-  const daemon = spawn(process.execPath, [CLI, ...args], { stdio: ['ignore', 'ignore', 'inherit'] });
+  const daemon = spawn(process.execPath, [...preload, CLI, ...args], { env, stdio: ['ignore', 'ignore', 'inherit'] });
   const ended = new Promise((resolve) => daemon.once('exit', resolve));
   while (!existsSync(path.join(dataDir, 'daemon.json'))) {
     if (daemon.exitCode !== null) throw new Error(`the daemon ended with ${daemon.exitCode}`);
@@ -38,6 +45,11 @@ export async function startDaemon(workers) {
         .trim()
         .split('\n')
         .map((line) => JSON.parse(line)),
+    busy: () =>
+      readFileSync(busyLog, 'utf8')
+        .trimEnd()
+        .split('\n')
+        .map((line) => line.split(' ').map(Number)),
     /** Largest resident size so far, in bytes; 0 where the system does not tell. */
     peakBytes: () => {
       const status = `/proc/${daemon.pid}/status`;

@@ -50,8 +50,8 @@ function torchSeconds({ vocab, context, width, heads, layers, batch, steps }) {
 export const stepFlops = ({ vocab, context, width, layers, batch }) =>
   batch * context * (6 * (12 * width * width * layers + vocab * width) + 12 * context * width * layers);
 
-/** Times `turns` turns of each side, PyTorch's with `peer`, and resolves to the medians. */
-export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
+/** Creates the model of a piece of work, and resolves to how it is trained: `train` takes more flags and resolves to the events. */
+export async function prepareTraining(daemon, work) {
   const { name, vocab, context, width, heads, layers, batch, steps } = work;
   const data = path.join(daemon.folder, `${name}.bin`);
   const tokens = Uint16Array.from(
@@ -59,46 +59,35 @@ export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
     (_, i) => (i * 7919 + (i >> 5) * 104729) % vocab,
   );
   writeFileSync(data, tokens);
+  const flags = (values) => Object.entries(values).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
   const shape = {
-    'vocab-size': vocab,
-    'context-length': work.modelContext ?? context,
-    'emb-dim': width,
-    'n-heads': heads,
+    ...{ 'vocab-size': vocab, 'context-length': work.modelContext ?? context, 'emb-dim': width },
+    ...{ 'n-heads': heads, 'n-layers': layers, 'drop-rate': 0, tokenizer: 'char' },
   };
-  const flags = Object.entries({ ...shape, 'n-layers': layers, 'drop-rate': 0 }).flatMap(([flag, value]) => [
-    `--${flag}`,
-    String(value),
-  ]);
-  await daemon.cli('create', name, ...flags, '--tokenizer', 'char');
+  await daemon.cli('create', name, ...flags(shape));
+  const settings = {
+    ...{ data, tokenizer: 'none', 'val-split': 0, stride: context + 1 },
+    ...{ 'batch-size': batch, 'context-length': context, steps, 'checkpoint-every': 0 },
+  };
+  return (more = {}) => daemon.events('train', name, ...flags({ ...settings, ...more }), '--no-shuffle');
+}
+
+/** Milliseconds since 1970 at which each step had ended. */
+export const stepTimes = (events) => events.filter(({ type }) => type === 'step').map(({ at }) => at);
+
+/** Seconds of each step but the first. */
+export const stepSeconds = (events) => {
+  const times = stepTimes(events);
+  return times.slice(1).map((at, i) => (at - times[i]) / 1000);
+};
+
+/** Times `turns` turns of each side, PyTorch's with `peer`, and resolves to the medians. */
+export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
+  const { name, context, batch } = work;
+  const train = await prepareTraining(daemon, work);
   const [ours, theirs] = [[], []];
   for (let turn = 0; turn < turns; turn++) {
-    const events = await daemon.events(
-      ...[
-        'train',
-        name,
-        '--data',
-        data,
-        '--tokenizer',
-        'none',
-        '--val-split',
-        '0',
-        '--no-shuffle',
-        '--stride',
-        String(context + 1),
-      ],
-      ...[
-        '--batch-size',
-        String(batch),
-        '--context-length',
-        String(context),
-        '--steps',
-        String(steps),
-        '--checkpoint-every',
-        '0',
-      ],
-    );
-    const times = events.filter(({ type }) => type === 'step').map(({ at }) => at);
-    ours.push(...times.slice(1).map((at, i) => (at - times[i]) / 1000));
+    ours.push(...stepSeconds(await train()));
     if (peer) theirs.push(...(torchSeconds(work) ?? []));
   }
   const seconds = median(ours);

@@ -1,14 +1,14 @@
 // `npm run bench:train`: training steps beside PyTorch's, as a share of the matmul peak that the same run measured; where a
-// step's time goes; one worker against all; how a step's time grows. `--tiny` runs everything once at toy size;
-// `--turns N` repeats; `--part steps|workers|profile|growth` takes one of them; `--save` keeps the growth.
+// step's time goes; one worker against all; what the daemon adds; how a step's time grows. `--tiny` runs everything once at
+// toy size; `--turns N` repeats; `--part steps|workers|profile|daemon|growth` takes one of them; `--save` keeps the growth.
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
-import { startDaemon } from './daemon.js';
+import { median, startDaemon } from './daemon.js';
 import { printPanel, savePanels } from './growth.js';
 import { matmulPeak } from './machine.js';
 import { profileStep } from './profile.js';
-import { benchTraining, stepFlops, TINY_TRAINING, TRAINING } from './train.js';
+import { benchTraining, prepareTraining, stepFlops, stepSeconds, stepTimes, TINY_TRAINING, TRAINING } from './train.js';
 
 const { values } = parseArgs({
   options: {
@@ -23,8 +23,8 @@ const turns = Number(values.turns);
 const works = values.tiny ? TINY_TRAINING : TRAINING;
 const largest = works.at(-1);
 
-async function withDaemon(workers, use) {
-  const daemon = await startDaemon(workers);
+async function withDaemon(workers, use, options) {
+  const daemon = await startDaemon(workers, options);
   try {
     return await use(daemon);
   } finally {
@@ -64,6 +64,47 @@ async function profile() {
   console.log(`${largest.name}, time in programs on one thread: ${told.join(', ')}`);
 }
 
+/** How long no engine runs between the first step and the last, the way to the first step, and what checkpoints cost. */
+async function overheads(daemon) {
+  for (const work of values.tiny ? works : [works[0], largest]) {
+    const train = await prepareTraining(daemon, work);
+    const events = await train();
+    const step = median(stepSeconds(events));
+    const started = events.find(({ type }) => type === 'started').at;
+    const times = stepTimes(events);
+    const idle = idleShare(daemon.busy(), { begin: times[0], end: times.at(-1) });
+    const first = (times[0] - started) / 1000;
+    console.log(
+      `${work.name}: no engine runs in ${(100 * idle).toFixed(2)} % of the time between the first step's end and the last one's`,
+    );
+    console.log(
+      `${work.name}: ${first.toFixed(2)} s from the job's start to its first step's end, ${(first - step).toFixed(2)} s without the step`,
+    );
+  }
+  // A checkpoint a minute, of weights and optimizer, over the time without one.
+  const train = await prepareTraining(daemon, { ...largest, name: 'saved' });
+  const saved = values.tiny ? { steps: 4, 'checkpoint-every': 2 } : { steps: 60, 'checkpoint-every': '60s' };
+  const events = await train(saved);
+  const seconds = stepSeconds(events);
+  const spent = seconds.reduce((sum, value) => sum + value, 0);
+  const stalled = spent / (seconds.length * median(seconds)) - 1;
+  const count = events.filter(({ type }) => type === 'checkpoint').length;
+  console.log(
+    `${largest.name} with ${count} checkpoints in ${spent.toFixed(0)} s: ${(100 * stalled).toFixed(1)} % longer than as many median steps`,
+  );
+}
+
+/** Share of a span in which none of the [begin, end] pairs lies. */
+function idleShare(runs, { begin, end }) {
+  let [idle, until] = [0, begin];
+  for (const [from, to] of runs.toSorted((a, b) => a[0] - b[0])) {
+    if (to <= begin || from >= end) continue;
+    idle += Math.max(0, from - until);
+    until = Math.max(until, to);
+  }
+  return (idle + Math.max(0, end - until)) / (end - begin);
+}
+
 /** From one shape, each measure doubled twice by itself. */
 async function growth(daemon) {
   const base = values.tiny
@@ -90,4 +131,5 @@ const all = values.part === undefined;
 if (all || values.part === 'steps') await withDaemon(Number(values.workers), steps);
 if (all || values.part === 'workers') await workers();
 if (all || values.part === 'profile') await profile();
+if (all || values.part === 'daemon') await withDaemon(Number(values.workers), overheads, { timed: true });
 if (all || values.part === 'growth') await withDaemon(Number(values.workers), growth);
