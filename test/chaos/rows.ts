@@ -20,12 +20,14 @@ import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
 import { storageFaultRows } from './storage-faults.ts';
 import { submitOnceRows } from './submit-once.ts';
+import { trainingFeatureRows } from './training-features.ts';
 import { workerDeathRows } from './worker-deaths.ts';
 import type { Row } from './row.ts';
 
 export const ROWS: readonly Row[] = [
   ...oneDaemonRows,
   ...killSweepRows,
+  ...trainingFeatureRows,
   ...acknowledgedRows,
   ...storageFaultRows,
   ...diskFullRows,
