@@ -17,7 +17,7 @@ export interface ServedRows {
 /** What the stage with the head says. Rejects as the stages' threads do. */
 export async function serveRows(
   { lease, stages }: LoadedModel,
-  { ids, parts, targets = [], priority }: ServedRows & { readonly priority: Priority },
+  { ids, parts, targets, priority }: ServedRows & { readonly priority: Priority },
 ): Promise<StageCalls['serveStep'][1]> {
   const embedder = stages.find(({ plan }) => plan.embeds)!;
   let input: readonly number[] | Float32Array = ids;

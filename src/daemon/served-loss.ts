@@ -1,13 +1,14 @@
 // The loss of a text under a loaded model: the programs that serve it, quantized weights and all, read each window like a prompt
 // and tell what they think of every next token. So an evaluation judges exactly what `generate` samples from.
 
+import { PREFILL_ROWS } from './batcher.ts';
 import type { EvaluationWindow } from './evaluate-windows.ts';
 import { serveRows } from './serve-rows.ts';
 import type { LoadedModel } from './served-models.ts';
 import { PRIORITY } from './worker-thread.ts';
 
-/** Rows of one step: streams that wait for a token come before the next step, not before the end of this one. */
-const ROWS_A_STEP = 64;
+/** Rows of one step, as of a prompt: streams that wait for a token come before the next step, not before the end of this one. */
+const ROWS_A_STEP = PREFILL_ROWS.shared;
 
 interface WindowsOfText {
   /** Names the sequences on the stages. */

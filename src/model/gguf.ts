@@ -105,19 +105,25 @@ function writeValue(out: ByteWriter, value: GgufValue): void {
   }
 }
 
+const scaleValue = new Float32Array(1);
+const scaleBits = new Uint32Array(scaleValue.buffer);
+
+/** Writes a block's scale at `to`, in half precision; returns what its values are multiplied with. */
+function putScale(view: DataView, { to, scale }: { readonly to: number; readonly scale: number }): number {
+  scaleValue[0] = scale;
+  view.setUint16(to, halfOf(scaleBits[0]), true);
+  return scaleValue[0] === 0 ? 0 : 1 / scaleValue[0];
+}
+
 /** Blocks of 32 values: a half-precision scale, then 32 signed bytes. `values` are whole blocks. */
 export function toQ8(values: Float32Array): Uint8Array<ArrayBuffer> {
   const { blockValues, blockBytes } = GGML_TYPES.q8_0;
   const out = new Uint8Array((values.length / blockValues) * blockBytes);
   const view = new DataView(out.buffer);
-  const scale = new Float32Array(1);
-  const scaleBits = new Uint32Array(scale.buffer);
   for (let at = 0, to = 0; at < values.length; at += blockValues, to += blockBytes) {
     let largest = 0;
     for (let i = 0; i < blockValues; i++) largest = Math.max(largest, Math.abs(values[at + i]));
-    scale[0] = largest / 127;
-    const inverse = scale[0] === 0 ? 0 : 1 / scale[0];
-    view.setUint16(to, halfOf(scaleBits[0]), true);
+    const inverse = putScale(view, { to, scale: largest / 127 });
     for (let i = 0; i < blockValues; i++) view.setInt8(to + 2 + i, Math.round(values[at + i] * inverse));
   }
   return out;
@@ -131,17 +137,13 @@ export function toQ4(values: Float32Array): Uint8Array<ArrayBuffer> {
   const { blockValues, blockBytes } = GGML_TYPES.q4_0;
   const out = new Uint8Array((values.length / blockValues) * blockBytes);
   const view = new DataView(out.buffer);
-  const scale = new Float32Array(1);
-  const scaleBits = new Uint32Array(scale.buffer);
   const half = blockValues / 2;
   for (let at = 0, to = 0; at < values.length; at += blockValues, to += blockBytes) {
     let farthest = 0;
     for (let i = 0; i < blockValues; i++) {
       if (Math.abs(values[at + i]) > Math.abs(farthest)) farthest = values[at + i];
     }
-    scale[0] = farthest === 0 ? 0 : farthest / -8;
-    const inverse = scale[0] === 0 ? 0 : 1 / scale[0];
-    view.setUint16(to, halfOf(scaleBits[0]), true);
+    const inverse = putScale(view, { to, scale: farthest === 0 ? 0 : farthest / -8 });
     const code = (i: number): number => Math.min(15, Math.max(0, Math.round(values[at + i] * inverse) + 8));
     for (let i = 0; i < half; i++) out[to + 2 + i] = code(i) | (code(half + i) << 4);
   }

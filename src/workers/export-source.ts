@@ -3,7 +3,7 @@
 // the pieces as blobs.
 
 import { GptdError } from '../model/errors.ts';
-import { aligned, ggufHeader, ggufTensorBytes, toQ4, toQ8, type GgmlType } from '../model/gguf.ts';
+import { aligned, GGML_TYPES, ggufHeader, ggufTensorBytes, toQ4, toQ8, type GgmlType } from '../model/gguf.ts';
 import { ggufMetadata, ggufTensors } from '../model/gguf-export.ts';
 import { toHalf } from '../model/half.ts';
 import { huggingFaceConfig, tokenizerFiles, type ExportedModel } from '../model/hf-export.ts';
@@ -64,8 +64,8 @@ export async function openExport(reader: ChunkReader, request: Request): Promise
 
 /** About how much it will be: progress is measured by it. */
 export function exportedBytes({ model, valueType }: Pick<Request, 'model' | 'valueType'>): number {
-  const valueBytes = { f32: 4, f16: 2, q8_0: 34 / 32, q4_0: 18 / 32 }[valueType];
-  return tensorTable(model.config).reduce((sum, { size }) => sum + size * valueBytes, 0);
+  const { blockValues, blockBytes } = GGML_TYPES[valueType];
+  return tensorTable(model.config).reduce((sum, { size }) => sum + size * (blockBytes / blockValues), 0);
 }
 
 type Named = readonly [name: string, pieces: Iterable<Uint8Array>];

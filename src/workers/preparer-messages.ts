@@ -1,6 +1,7 @@
 // The preparer's part of the thread contract: one thread for long work on data. The main thread reaches it through messages.ts.
 
 import type { GptConfig } from '../model/config.ts';
+import type { GgmlType } from '../model/gguf.ts';
 import type { ExportedModel } from '../model/hf-export.ts';
 import type { InitScheme } from '../model/init.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
@@ -75,7 +76,7 @@ export interface PreparerCalls {
       /** The files that came with the model. */
       readonly kept: readonly ModelFile[];
       readonly format: 'safetensors' | 'gguf' | 'onnx';
-      readonly valueType: 'f32' | 'f16' | 'q8_0' | 'q4_0';
+      readonly valueType: GgmlType;
     },
     Record<string, never>,
   ];
