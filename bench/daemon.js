@@ -63,4 +63,23 @@ export async function startDaemon(workers, { timed = false } = {}) {
   };
 }
 
+/** Runs `use` with a daemon, which is stopped whatever comes of it. */
+export async function withDaemon(workers, use, options) {
+  const daemon = await startDaemon(workers, options);
+  try {
+    return await use(daemon);
+  } finally {
+    await daemon.stop();
+  }
+}
+
+/** Words of a command line, a flag for each entry. */
+export const flagsOf = (values) => Object.entries(values).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
+
+/** Makes a model without dropout. */
+export async function createModel(daemon, name, { vocab, context, width, heads, layers, tokenizer }) {
+  const shape = { 'vocab-size': vocab, 'context-length': context, 'emb-dim': width, 'n-heads': heads };
+  await daemon.cli('create', name, ...flagsOf({ ...shape, 'n-layers': layers, 'drop-rate': 0, tokenizer }));
+}
+
 export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];

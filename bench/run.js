@@ -3,7 +3,7 @@
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
-import { startDaemon } from './daemon.js';
+import { withDaemon } from './daemon.js';
 import { benchDecoding, DECODING, TINY_DECODING } from './decode.js';
 import { matmulPeak, readBandwidth } from './machine.js';
 import { benchTraining, TINY_TRAINING, TRAINING } from './train.js';
@@ -27,8 +27,7 @@ const machine = async () => {
 };
 
 await machine();
-const daemon = await startDaemon(Number(values.workers));
-try {
+await withDaemon(Number(values.workers), async (daemon) => {
   if (values.only !== 'decode') {
     for (const work of values.tiny ? TINY_TRAINING : TRAINING) {
       const { name, seconds, tokensPerSecond, torch, ratio } = await benchTraining(daemon, work, turns);
@@ -44,7 +43,5 @@ try {
       `decode ${name}: ${fixed(early)} tokens/s early in the context, ${fixed(late)} late, ${fixed((100 * late) / early, 0)} %`,
     );
   }
-} finally {
-  await daemon.stop();
-}
+});
 await machine();

@@ -6,7 +6,7 @@ import './no-reports.js';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs, TextEncoder } from 'node:util';
-import { median, startDaemon } from './daemon.js';
+import { createModel, median, withDaemon } from './daemon.js';
 import { printPanel, savePanels } from './growth.js';
 import { startLlama } from './llama.js';
 import { readBandwidth } from './machine.js';
@@ -52,16 +52,8 @@ function newPrompt(length, vocab = BIG.vocab) {
   return Array.from({ length }, (_, i) => (i * 131 + 7 + prompts * 101) % vocab);
 }
 
-async function create(daemon, name, { vocab, context, width, heads, layers }) {
-  const shape = {
-    'vocab-size': vocab,
-    'context-length': context,
-    'emb-dim': width,
-    'n-heads': heads,
-    'n-layers': layers,
-  };
-  const flags = Object.entries(shape).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
-  await daemon.cli('create', name, ...flags, '--drop-rate', '0', '--tokenizer', vocab === 50257 ? 'gpt2' : 'byte');
+async function create(daemon, name, shape) {
+  await createModel(daemon, name, { ...shape, tokenizer: shape.vocab === 50257 ? 'gpt2' : 'byte' });
   return name;
 }
 
@@ -324,15 +316,12 @@ async function ratesAt(socket, model, { format, positions }) {
 
 for (const [name, part] of Object.entries(PARTS)) {
   if (options.part !== undefined && options.part !== name) continue;
-  const daemon = await startDaemon(Number(options.workers));
-  try {
+  await withDaemon(Number(options.workers), async (daemon) => {
     const model = await create(daemon, 'big', BIG);
     const socket = await openSocket(daemon.address());
     const llama = WITH_PEER.has(name) && !tiny ? await startLlama(daemon, { name: model, formats: FORMATS }) : null;
     await part({ daemon, socket, model, llama });
     socket.close();
     await llama?.stop();
-  } finally {
-    await daemon.stop();
-  }
+  });
 }

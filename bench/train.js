@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { median } from './daemon.js';
+import { createModel, flagsOf, median } from './daemon.js';
 
 const PYTHON = '/usr/bin/python3';
 const PEER = fileURLToPath(new URL('peer_torch.py', import.meta.url));
@@ -52,24 +52,19 @@ export const stepFlops = ({ vocab, context, width, layers, batch }) =>
 
 /** Creates the model of a piece of work, and resolves to how it is trained: `train` takes more flags and resolves to the events. */
 export async function prepareTraining(daemon, work) {
-  const { name, vocab, context, width, heads, layers, batch, steps } = work;
+  const { name, vocab, context, batch, steps } = work;
   const data = path.join(daemon.folder, `${name}.bin`);
   const tokens = Uint16Array.from(
     { length: steps * batch * (context + 1) },
     (_, i) => (i * 7919 + (i >> 5) * 104729) % vocab,
   );
   writeFileSync(data, tokens);
-  const flags = (values) => Object.entries(values).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
-  const shape = {
-    ...{ 'vocab-size': vocab, 'context-length': work.modelContext ?? context, 'emb-dim': width },
-    ...{ 'n-heads': heads, 'n-layers': layers, 'drop-rate': 0, tokenizer: 'char' },
-  };
-  await daemon.cli('create', name, ...flags(shape));
+  await createModel(daemon, name, { ...work, context: work.modelContext ?? context, tokenizer: 'char' });
   const settings = {
     ...{ data, tokenizer: 'none', 'val-split': 0, stride: context + 1 },
     ...{ 'batch-size': batch, 'context-length': context, steps, 'checkpoint-every': 0 },
   };
-  return (more = {}) => daemon.events('train', name, ...flags({ ...settings, ...more }), '--no-shuffle');
+  return (more = {}) => daemon.events('train', name, ...flagsOf({ ...settings, ...more }), '--no-shuffle');
 }
 
 /** Milliseconds since 1970 at which each step had ended. */

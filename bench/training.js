@@ -4,7 +4,7 @@
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
-import { median, startDaemon } from './daemon.js';
+import { median, withDaemon } from './daemon.js';
 import { printPanel, savePanels } from './growth.js';
 import { matmulPeak } from './machine.js';
 import { profileStep } from './profile.js';
@@ -22,15 +22,6 @@ const { values } = parseArgs({
 const turns = Number(values.turns);
 const works = values.tiny ? TINY_TRAINING : TRAINING;
 const largest = works.at(-1);
-
-async function withDaemon(workers, use, options) {
-  const daemon = await startDaemon(workers, options);
-  try {
-    return await use(daemon);
-  } finally {
-    await daemon.stop();
-  }
-}
 
 async function steps(daemon) {
   const peak = await matmulPeak(2);
