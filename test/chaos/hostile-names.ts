@@ -2,7 +2,6 @@
 // tells every path that it hands to the system: none may have a name of ours in it, and none outside the data directory may
 // be written to.
 
-import { spawnSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { RpcRefusal, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
@@ -10,6 +9,7 @@ import { inParallel, makeModel, TINY } from './probe.ts';
 import { exchange, portOf } from './raw-socket.ts';
 import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
+import { TRACED_START_NEEDS } from './strace.ts';
 
 /** In every name, and nowhere else on this machine. */
 const CANARY = 'zqcanary';
@@ -88,8 +88,6 @@ function meansOf(home: DataHome, client: RawClient): readonly Means[] {
   ];
 }
 
-const mayTrace = spawnSync('strace', ['-e', 'trace=none', 'true']).status === 0;
-
 async function namesLeadNowhere({ tries, random, tally, home: makeHome }: Context): Promise<Outcome> {
   const home = makeHome();
   const trace = path.join(home.dir, 'trace');
@@ -141,7 +139,7 @@ export const nameRows: readonly Row[] = [
     title: 'names that would be paths lead nowhere: no file outside the data directory is touched for them',
     tries: 10_000,
     short: 280,
-    needs: ['strace', ...(mayTrace ? [] : ['the right to trace a process'])],
+    needs: TRACED_START_NEEDS,
     run: namesLeadNowhere,
   },
 ];

@@ -15,7 +15,7 @@ import {
 import { RpcRefusal, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
 import { makeModel, TINY } from './probe.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
-import { upload } from './training.ts';
+import { checkGapless, upload } from './training.ts';
 
 const TEXT = 'What was said once is said again, and again after that. '.repeat(20);
 const COMMANDS_MAX = 12;
@@ -236,10 +236,7 @@ function checkLife(
   record: JobRecord,
   { events, transitions }: { readonly events: readonly JobEvent[]; readonly transitions: Map<string, number> },
 ): void {
-  check(
-    events.every(({ seq }, i) => seq === i + 1),
-    'the log has a gap',
-  );
+  checkGapless(events);
   check(events[0]?.type === 'queued', 'the log does not begin with the submission');
   let state: JobState = 'queued';
   for (const event of events.slice(1)) {

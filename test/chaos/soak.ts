@@ -2,12 +2,12 @@
 // same work and gives the same bits; what the daemon holds when it rests is the same after each.
 
 import { isDeepStrictEqual } from 'node:util';
-import type { EvaluateResult, JobEvent } from '../../src/daemon/protocol.ts';
+import { isTerminal, type EvaluateResult, type JobEvent } from '../../src/daemon/protocol.ts';
 import type { RawClient } from '../e2e/daemon-fixture.ts';
 import { generateResult, RpcRefusal, trainResult, type DataHome } from '../e2e/daemon-fixture.ts';
 import { descriptorCount, fileBytes, MIB, residentBytes, waitUntil } from './probe.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
-import { MODEL, trainSpec, uploadText } from './training.ts';
+import { checkGapless, MODEL, trainSpec, uploadText } from './training.ts';
 
 /** A round begins every ten seconds: 720 are two hours, and a small part of one core. */
 const PERIOD_MS = 10_000;
@@ -129,13 +129,8 @@ async function followed(
       }
     });
   await hear((client) => client.until(({ seq }) => seq >= 3));
-  const ended = (event: JobEvent | undefined): boolean =>
-    ['succeeded', 'failed', 'cancelled'].includes(event?.type ?? '');
-  if (!ended(events.at(-1))) await hear((client, jobId) => client.untilEnd(jobId));
-  check(
-    events.every(({ seq }, i) => seq === i + 1),
-    `the events of ${key} have a gap or a repetition`,
-  );
+  if (!isTerminal(events.at(-1)?.type ?? '')) await hear((client, jobId) => client.untilEnd(jobId));
+  checkGapless(events, `the log of ${key}`);
   return events;
 }
 

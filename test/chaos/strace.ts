@@ -1,7 +1,11 @@
 // strace on a daemon that runs already: it writes what every thread asks of the kernel, or has the n-th of some calls fail, or
 // kills the daemon in it. Debian's strace; the kernel has to allow it to whoever runs this.
 
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
+
+const mayTrace = spawnSync('strace', ['-e', 'trace=none', 'true']).status === 0;
+/** What a row needs that starts its daemon under strace. */
+export const TRACED_START_NEEDS = ['strace', ...(mayTrace ? [] : ['the right to trace a process'])];
 
 export class Strace {
   readonly #process: ChildProcess;

@@ -1,18 +1,17 @@
 // Every control of a training, by itself: on two, three and four workers, with other checkpoint intervals and an interruption
 // at a random step, it gives the losses and the digest that it gives undisturbed on one worker.
 
-import { flagsOf, type DataHome } from '../e2e/daemon-fixture.ts';
+import type { DataHome } from '../e2e/daemon-fixture.ts';
 import type { Random } from './random.ts';
 import type { Row } from './row.ts';
 import {
   checkSame,
   essence,
   hookEnv,
-  MODEL,
+  makeModel,
   STEPS,
   submit,
   trainSpec,
-  uploadText,
   wholeLog,
   type Essence,
 } from './training.ts';
@@ -60,7 +59,6 @@ export const trainingFeatureRows: readonly Row[] = [
     async run({ tries, random, tally, home: makeHome }) {
       const home = makeHome();
       await home.start({ workers: 1, env: hookEnv() });
-      await uploadText(home);
       const references = new Map<string, Essence>();
       for (let i = 0; i < tries; i++) {
         const name = NAMES[i % NAMES.length];
@@ -84,14 +82,11 @@ export const trainingFeatureRows: readonly Row[] = [
 ];
 
 async function prepare(home: DataHome, { feature, model }: { feature: Feature; model: string }): Promise<void> {
-  const config = { ...MODEL, tokenizer: 'byte', init: 'gpt2', ...feature.config };
-  await home.json(['create', model, ...flagsOf(config)]);
+  await makeModel(home, model, feature.config);
   if (feature.after !== true) return;
   const client = await home.connect();
   try {
-    const jobId = await client.submit('train', { ...trainSpec(model), steps: 4 }, `before ${model}`);
-    await client.subscribe(jobId);
-    await client.untilEnd(jobId);
+    await client.follow('train', { ...trainSpec(model), steps: 4 });
   } finally {
     client.close();
   }
@@ -127,7 +122,7 @@ async function attacked(
   const client = await home.connect();
   await client.subscribe(jobId);
   // A run with patience may have ended by then, and nothing is left to interrupt.
-  await Promise.race([client.until(stepReached(random.integer(1, STEPS - 2))), client.untilEnd(jobId)]);
+  await Promise.race([client.untilStep(jobId, random.integer(1, STEPS - 2)), client.untilEnd(jobId)]);
   client.close();
   const workersAfter = random.integer(1, 4);
   if (action === 'pause') {
@@ -141,8 +136,3 @@ async function attacked(
   }
   return await wholeLog(home, jobId);
 }
-
-const stepReached =
-  (step: number) =>
-  (event: { readonly type: string; readonly data: unknown }): boolean =>
-    event.type === 'step' && (event.data as { step: number }).step >= step;

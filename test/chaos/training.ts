@@ -33,8 +33,8 @@ export const trainSpec = (model: string): object => ({
 });
 
 /** Makes a model, and brings the training text. */
-export async function makeModel(home: DataHome, name: string): Promise<void> {
-  await home.json(['create', name, ...flagsOf(MODEL), '--tokenizer', 'byte', '--init', 'gpt2']);
+export async function makeModel(home: DataHome, name: string, fields: object = {}): Promise<void> {
+  await home.json(['create', name, ...flagsOf({ ...MODEL, tokenizer: 'byte', init: 'gpt2', ...fields })]);
   await uploadText(home);
 }
 
@@ -99,12 +99,17 @@ export function essence(events: readonly JobEvent[]): Essence {
   };
 }
 
-/** Throws unless the run is the reference. A stop or a pause may have written a checkpoint more. */
-export function checkSame(events: readonly JobEvent[], reference: Essence): void {
+/** Throws unless the events of one job are there from the first on, each once. */
+export function checkGapless(events: readonly JobEvent[], what = 'the log'): void {
   check(
     events.every(({ seq }, i) => seq === i + 1),
-    'the log has a gap or says something twice',
+    `${what} has a gap or says something twice`,
   );
+}
+
+/** Throws unless the run is the reference. A stop or a pause may have written a checkpoint more. */
+export function checkSame(events: readonly JobEvent[], reference: Essence): void {
+  checkGapless(events);
   const { checkpoints, ...rest } = essence(events);
   const due = new Set(reference.checkpoints.map(([step]) => step));
   const found = { ...rest, checkpoints: checkpoints.filter(([step]) => due.has(step)) };

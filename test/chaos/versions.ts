@@ -1,7 +1,6 @@
 // Databases of other versions under today's daemon: a newer one keeps every byte, an older one is copied and then migrated as
 // a whole. SIGKILL comes at chosen system calls of it, by strace, and the next start has everything.
 
-import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
@@ -11,13 +10,12 @@ import type { DataHome } from '../e2e/daemon-fixture.ts';
 import { schemaOf, writeFirstVersion } from '../workers/first-version.ts';
 import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
+import { TRACED_START_NEEDS } from './strace.ts';
 
 /** What changes files, and what puts the changes on the disk. */
 const CALLS = ['pwrite64', 'write', 'fdatasync', 'fsync', 'ftruncate', 'rename', 'unlink'];
 const START = ['start', '--port', '0', '--workers', '1'];
 const EXIT_FAILED = 1;
-
-const mayTrace = spawnSync('strace', ['-e', 'trace=none', 'true']).status === 0;
 
 interface Point {
   readonly call: string;
@@ -142,7 +140,7 @@ export const versionRows: readonly Row[] = [
     title: 'a newer database is refused untouched; an older one is copied and migrated whole, whenever SIGKILL comes',
     tries: 170,
     short: 3,
-    needs: ['strace', ...(mayTrace ? [] : ['the right to trace a process'])],
+    needs: TRACED_START_NEEDS,
     run: otherVersions,
   },
 ];

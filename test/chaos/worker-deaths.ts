@@ -8,7 +8,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { JobEvent } from '../../src/daemon/protocol.ts';
 import { ofType, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
 import { check, type Row } from './row.ts';
-import { checkSame, essence, hookEnv, MODEL, trainSpec, uploadText } from './training.ts';
+import { checkGapless, checkSame, essence, hookEnv, MODEL, trainSpec, uploadText } from './training.ts';
 
 /** Wide enough that a program runs for a millisecond: a thread that is terminated is in the middle of one more often than not. */
 const WIDE = { ...MODEL, emb_dim: 128, n_heads: 4, context_length: 256 };
@@ -93,10 +93,7 @@ async function work(
 }
 
 function tokensOf(events: readonly JobEvent[]): unknown[] {
-  check(
-    events.every(({ seq }, i) => seq === i + 1),
-    'a generation has a gap or says something twice',
-  );
+  checkGapless(events, 'a generation');
   check(events.at(-1)?.type === 'succeeded', `a generation ended with ${JSON.stringify(events.at(-1))}`);
   return ofType(events, 'token').map(({ data }) => data);
 }

@@ -37,8 +37,8 @@ async function gptd(...args) {
 }
 
 /** What gptd itself says, greedily. */
-async function generated(name) {
-  const lines = (await gptd('generate', name, '--prompt', PROMPT, '--max-tokens', String(TOKENS), '--json')).trim();
+async function generated(name, prompt = ['--prompt', PROMPT]) {
+  const lines = (await gptd('generate', name, ...prompt, '--max-tokens', String(TOKENS), '--json')).trim();
   return JSON.parse(lines.split('\n').at(-1)).data.result;
 }
 
@@ -124,9 +124,7 @@ describe('PyTorch', { skip: hasTorch ? false : 'did not run: python3-torch is no
       const directory = path.join(home, `${name}-hf`);
       await gptd('export', name, '--format', 'safetensors', directory);
       const prompt = '3,1,4,1,5,9';
-      const flags = ['--prompt-ids', prompt, '--max-tokens', String(TOKENS), '--json'];
-      const events = (await gptd('generate', name, ...flags)).trim().split('\n');
-      const { ids } = JSON.parse(events.at(-1)).data.result;
+      const { ids } = await generated(name, ['--prompt-ids', prompt]);
       const { stdout } = await run(PYTHON, [GPT2_FILE, directory, prompt, String(ids.length)]);
       assert.deepEqual(JSON.parse(stdout), ids);
       assert.equal(ids.length, TOKENS);
