@@ -69,7 +69,8 @@ interface Live {
   state: 'queued' | 'running' | 'paused';
   /** Since when it is in its state, on the monotonic clock. */
   sinceMs: number;
-  readonly cancel: AbortController;
+  /** Aborts when the job is cancelled, and when the stop has waited for it long enough. */
+  readonly stop: AbortController;
   halt: AbortController;
   running: Promise<void> | null;
   /** Events that were new: a job that runs again repeats itself first. */
@@ -95,8 +96,6 @@ export class Jobs {
   /** Jobs that have not ended, in order of submission. */
   readonly #live = new Map<string, Live>();
   #closing = false;
-  /** The stop has waited long enough. */
-  readonly #abandoned = new AbortController();
   readonly #diskWatch: DiskWatch;
 
   constructor(services: Services, options: JobsOptions) {
@@ -157,7 +156,7 @@ export class Jobs {
   async cancel(jobId: string): Promise<JobRecord> {
     const live = this.#live.get(jobId);
     if (live === undefined) return await this.get(jobId);
-    live.cancel.abort(new GptdError('cancelled', 'The job was cancelled.'));
+    live.stop.abort(new GptdError('cancelled', 'The job was cancelled.'));
     if (live.running === null) await this.#end(live, { type: 'cancelled', data: {} });
     else await live.running;
     return await this.get(jobId);
@@ -167,7 +166,7 @@ export class Jobs {
   async pause(jobId: string): Promise<JobRecord> {
     const live = this.#live.get(jobId);
     if (live === undefined) throw await this.#ended(jobId, 'paused');
-    if (live.state === 'queued' && !live.cancel.signal.aborted) {
+    if (live.state === 'queued' && !isCancelled(live)) {
       await this.#setState(live, 'paused', 'Paused before it started.');
     }
     if (live.state === 'running') {
@@ -183,7 +182,7 @@ export class Jobs {
     if (live === undefined) throw await this.#ended(jobId, 'resumed');
     // A job that is still saving its work is paused first.
     if (live.running !== null && live.halt.signal.aborted) await live.running;
-    if (live.state === 'paused' && !live.cancel.signal.aborted) {
+    if (live.state === 'paused' && !isCancelled(live)) {
       this.#diskWatch.forget(jobId);
       await this.#setState(live, 'queued', 'Resumed.');
       this.#dispatch();
@@ -208,7 +207,7 @@ export class Jobs {
     this.#diskWatch.close();
     for (const { halt } of this.#live.values()) halt.abort();
     const grace = setTimeout(() => {
-      this.#abandoned.abort(new JobHalted());
+      for (const { stop } of this.#live.values()) stop.abort(new JobHalted());
       this.#services.events.end();
     }, STOP_GRACE_MS);
     await Promise.allSettled([...this.#live.values()].flatMap(({ running }) => (running === null ? [] : [running])));
@@ -231,7 +230,7 @@ export class Jobs {
       interrupted: job.state === 'running',
       state,
       sinceMs: performance.now(),
-      cancel: new AbortController(),
+      stop: new AbortController(),
       halt: new AbortController(),
       running: null,
       newsCount: 0,
@@ -251,7 +250,7 @@ export class Jobs {
     for (const live of [...this.#live.values()].sort(byUrgency)) {
       const { lane, atOnce } = LANES[live.kind];
       const busy = taken.get(lane) ?? 0;
-      if (live.state !== 'queued' || live.cancel.signal.aborted) continue;
+      if (live.state !== 'queued' || isCancelled(live)) continue;
       if (busy >= atOnce || this.#waitsForModel(live)) continue;
       taken.set(lane, busy + 1);
       this.#move(live, 'running');
@@ -287,7 +286,7 @@ export class Jobs {
     try {
       outcome = { type: 'succeeded', data: { result: await this.#runHealing(live) } };
     } catch (error) {
-      if (error instanceof JobHalted && !live.cancel.signal.aborted) {
+      if (error instanceof JobHalted && !isCancelled(live)) {
         live.running = null;
         if (!this.#closing) {
           live.halt = new AbortController();
@@ -296,11 +295,11 @@ export class Jobs {
         }
         return;
       }
-      if (error instanceof DiskFull && !live.cancel.signal.aborted) {
+      if (error instanceof DiskFull && !isCancelled(live)) {
         await this.#pauseForRoom(live, error);
         return;
       }
-      outcome = live.cancel.signal.aborted
+      outcome = isCancelled(live)
         ? { type: 'cancelled', data: {} }
         : { type: 'failed', data: { error: errorData(await this.#explained(live, error)) } };
     }
@@ -329,7 +328,7 @@ export class Jobs {
       try {
         return await this.#runner(live);
       } catch (error) {
-        if (!(error instanceof WorkerDied) || live.cancel.signal.aborted) throw error;
+        if (!(error instanceof WorkerDied) || isCancelled(live)) throw error;
         if (live.newsCount > newsCount) deaths = 1;
         if (deaths >= DEATHS_IN_A_ROW_MAX) {
           const message = `Worker threads died ${deaths} times in a row under this job, the last one of: ${error.message}`;
@@ -347,7 +346,7 @@ export class Jobs {
       jobId,
       spec: live.spec,
       services: this.#services,
-      cancelled: AbortSignal.any([live.cancel.signal, this.#abandoned.signal]),
+      cancelled: live.stop.signal,
       halted: live.halt.signal,
       emit: (body, options) => {
         const emitted = this.#services.events.emit(jobId, body, options);
@@ -389,6 +388,8 @@ export class Jobs {
     await this.#services.events.emit(live.jobId, { type: 'log', data: { message } }, { state: state as JobState });
   }
 }
+
+const isCancelled = ({ stop: { signal } }: Live): boolean => signal.aborted && !(signal.reason instanceof JobHalted);
 
 const recordOf = (job: StoredJob): JobRecord => job as JobRecord;
 
