@@ -56,14 +56,29 @@ function headForward(g: GraphBuilder, config: GptConfig, rowCount: number): Head
   return { x, target, normWeight: norm.weight, projection, normalized, probabilities, loss };
 }
 
-/** x (N, D), tensors -> logits (N, V). */
+/**
+ * Makes logits (N, V) outputs with what sampling needs of all of a row, which one pass of the engine is much the fastest to
+ * tell: `max` (N, 1), NaN where a logit is not a finite number, and `logSum` (N, 1), log(sum(exp(logit - max))).
+ */
+export function logitOutputs(g: GraphBuilder, logits: Value): void {
+  const axes = g.integers([-1]);
+  const largest = (rows: Value): Value => g.node('ReduceMax', [rows, axes], { keepdims: 1 });
+  // Zero times a finite number is zero; times anything else it is NaN.
+  const zero = g.node('ReduceSum', [g.node('Mul', [logits, g.scalar(0)]), axes], { keepdims: 1 });
+  g.output('logits', logits);
+  g.output('max', g.node('Add', [largest(logits), zero]));
+  // The likeliest's log-softmax is 0 - logSum.
+  g.output('logSum', g.node('Neg', [largest(g.node('LogSoftmax', [logits], { axis: -1 }))]));
+}
+
+/** x (N, D), tensors -> logitOutputs. */
 export function headLogitsProgram(config: GptConfig, rowCount: number): Graph {
   const { emb_dim: D, vocab_size: V } = config;
   const g = new GraphBuilder('head logits');
   const x = g.input('x', [rowCount, D]);
   const norm = { weight: g.input('ln_f.weight', [D]), bias: g.input('ln_f.bias', [D]) };
   const projection = g.input('projection', [V, D]);
-  g.output('logits', g.node('Gemm', [layerNorm(g, x, norm), projection], { transB: 1 }));
+  logitOutputs(g, g.node('Gemm', [layerNorm(g, x, norm), projection], { transB: 1 }));
   return g.build();
 }
 

@@ -6,6 +6,26 @@
 
 import { assert, GptdError } from './errors.ts';
 
+/** One row of a head's outputs, with what the engine tells of it: logitOutputs in head.ts. */
+export interface LogitRow {
+  /** (V,), only read. */
+  readonly logits: Float32Array;
+  /** NaN where a logit is not a finite number. */
+  readonly max: number;
+  /** log(sum(exp(logit - max))) */
+  readonly logSum: number;
+}
+
+/** logits (N, V), max (N,), logSum (N,) -> views of the rows. */
+export function logitRows({ logits, max, logSum }: Readonly<Record<string, Float32Array>>): LogitRow[] {
+  const V = logits.length / max.length;
+  return Array.from(max, (value, row) => ({
+    logits: logits.subarray(row * V, (row + 1) * V),
+    max: value,
+    logSum: logSum[row],
+  }));
+}
+
 export interface SampleOptions {
   /** 0 takes the largest. */
   readonly temperature: number;
@@ -59,36 +79,32 @@ const counts = new Map<number, number>();
 type Scores = Float32Array | Float64Array;
 
 /**
- * Picks one token. logits (V,) are only read; ids beyond V are ignored. Throws `engine_failed` when a logit is not finite, and
- * `invalid_spec` when every id is banned. The result depends on the arguments alone.
+ * Picks one token; ids beyond V are ignored. Throws `engine_failed` when a logit is not finite, and `invalid_spec` when every id
+ * is banned. The result depends on the arguments alone.
  */
-export function sample(logits: Float32Array, options: SampleOptions): Sample {
+export function sample(row: LogitRow, options: SampleOptions): Sample {
   const { temperature, u, logprobs = 0 } = options;
+  const { logits } = row;
   assert(
     logits.length > 0 && temperature >= 0 && u >= 0 && u < 1,
     `temperature ${temperature} and u ${u} are in range`,
   );
-  const likeliest = finiteArgmax(logits);
-  const max = logits[likeliest];
+  checkFinite(row);
   if (adjusted.length < logits.length) grow(logits.length);
   const scores = adjust(logits, options);
-  const largest = scores === logits ? likeliest : argmax(scores);
-  if (scores[largest] === -Infinity) {
+  const max = scores === logits ? row.max : largestOf(scores);
+  if (max === -Infinity) {
     throw new GptdError('invalid_spec', 'Every token is banned: leave at least one id out of bannedIds.');
   }
-  const picked = temperature === 0 ? null : draw(scores, { ...options, max: scores[largest] });
-  // Where nothing was filtered or scaled, the sum has been made already.
-  const sum = scores === logits && temperature === 1 && picked?.whole === true ? picked.total : sumExp(logits, max);
-  const logSum = Math.log(sum);
-  const id = picked === null ? largest : picked.id;
-  const of = (token: number): Logprob => ({ id: token, logprob: logits[token] - max - logSum });
+  const id = temperature === 0 ? scores.indexOf(max) : draw(scores, { ...options, max });
+  const of = (token: number): Logprob => ({ id: token, logprob: logprobOf(row, token) });
   return logprobs === 0 ? of(id) : { ...of(id), top: largestIds(logits, logprobs).map(of) };
 }
 
-/** The model's own logprob of a token, to the bit what `sample` says of it. Throws `engine_failed` when a logit is not finite. */
-export function logprobOf(logits: Float32Array, id: number): number {
-  const max = logits[finiteArgmax(logits)];
-  return logits[id] - max - Math.log(sumExp(logits, max));
+/** The model's own logprob of a token. Throws `engine_failed` when a logit is not finite. */
+export function logprobOf(row: LogitRow, id: number): number {
+  checkFinite(row);
+  return row.logits[id] - row.max - row.logSum;
 }
 
 function grow(V: number): void {
@@ -99,41 +115,19 @@ function grow(V: number): void {
   order = new Uint32Array(V);
 }
 
-/** Index of the largest value, the first one on ties. Throws `engine_failed` when a value is not finite. */
-function finiteArgmax(values: Float32Array): number {
-  let best = 0;
-  let max = values[0];
-  let poison = 0;
-  for (let id = 0; id < values.length; id++) {
-    const value = values[id];
-    // Zero times a finite number is zero; times anything else it is NaN.
-    poison += value * 0;
-    if (value > max) {
-      max = value;
-      best = id;
-    }
-  }
-  if (poison !== 0) {
-    const id = values.findIndex((value) => !Number.isFinite(value));
-    throw new GptdError(
-      'engine_failed',
-      `The logit of token ${id} is ${values[id]}: every logit must be a finite number.`,
-    );
-  }
-  return best;
+function checkFinite({ logits, max }: LogitRow): void {
+  if (Number.isFinite(max)) return;
+  const id = logits.findIndex((logit) => !Number.isFinite(logit));
+  throw new GptdError(
+    'engine_failed',
+    `The logit of token ${id} is ${logits[id]}: every logit must be a finite number.`,
+  );
 }
 
-function argmax(values: Scores): number {
-  let best = 0;
-  for (let id = 1; id < values.length; id++) if (values[id] > values[best]) best = id;
-  return best;
-}
-
-/** sum(exp(logits - max)) in double precision. */
-function sumExp(logits: Float32Array, max: number): number {
-  let sum = 0;
-  for (let id = 0; id < logits.length; id++) sum += expNonPositive(logits[id] - max);
-  return sum;
+function largestOf(scores: Scores): number {
+  let max = -Infinity;
+  for (let id = 0; id < scores.length; id++) if (scores[id] > max) max = scores[id];
+  return max;
 }
 
 const EXP_STEPS = 64;
@@ -183,11 +177,11 @@ function adjust(logits: Float32Array, options: SampleOptions): Scores {
   return scores;
 }
 
-/** Picks an id; `total` sums the weights of all ids when `whole` says that no filter left one out. */
+/** Picks an id; `max` is the largest score. */
 function draw(
   scores: Scores,
   { temperature, topK = Infinity, topP = 1, minP = 0, max, u }: SampleOptions & { readonly max: number },
-): { readonly id: number; readonly whole: boolean; readonly total: number } {
+): number {
   const V = scores.length;
   const last = topK < V ? lastOfLargest(scores, topK) : null;
   const cut = last === null ? -Infinity : scores[last];
@@ -204,32 +198,37 @@ function draw(
     total += weight;
     count++;
   }
-  const whole = count === V && topP >= 1 && minP === 0;
-  const lastCandidate = topP < 1 ? lastOfMass(count, topP * total) : count - 1;
-  const cutExponent = topP < 1 ? exponents[lastCandidate] : -Infinity;
+  if (topP < 1 || minP > 0) ({ count, total } = filter(count, { topP, minP, total }));
+  const target = u * total;
+  let sum = 0;
+  let picked = 0;
+  for (let i = 0; i < count && sum <= target; i++) {
+    // What is banned, or too unlikely for a double, has weight 0.
+    if (weights[i] > 0) picked = i;
+    sum += weights[i];
+  }
+  return ids[picked];
+}
 
+/** Leaves the candidates that top-p and min-p keep, in their order. */
+function filter(
+  count: number,
+  { topP, minP, total }: { readonly topP: number; readonly minP: number; readonly total: number },
+): { readonly count: number; readonly total: number } {
+  const last = topP < 1 ? lastOfMass(count, topP * total) : count - 1;
+  const cut = topP < 1 ? exponents[last] : -Infinity;
   let kept = 0;
   let mass = 0;
   for (let i = 0; i < count; i++) {
     const exponent = exponents[i];
     const weight = weights[i];
-    if (exponent < cutExponent || (exponent === cutExponent && i > lastCandidate)) continue;
-    // What is banned, or too unlikely for a double, has weight 0.
-    if (weight < minP || weight === 0) continue;
+    if (exponent < cut || (exponent === cut && i > last) || weight < minP) continue;
     ids[kept] = ids[i];
     weights[kept] = weight;
     mass += weight;
     kept++;
   }
-  const target = u * mass;
-  let sum = 0;
-  let i = 0;
-  while (i < kept - 1) {
-    sum += weights[i];
-    if (sum > target) break;
-    i++;
-  }
-  return { id: ids[i], whole, total };
+  return { count: kept, total: mass };
 }
 
 // ---- The k largest ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import { assert } from './errors.ts';
 import type { GptConfig } from './config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
 import { gelu, layerNorm, product } from './layers.ts';
-import { headTensorNames } from './head.ts';
+import { headTensorNames, logitOutputs } from './head.ts';
 import { BLOCK_SIZE, quantize, type Quantization, type QuantizedMatrix, type QuantizedSource } from './quantize.ts';
 import { tensorTable, type BlockTensorName } from './tensors.ts';
 
@@ -176,12 +176,12 @@ function emitAttention(g: GraphBuilder, { config, suffix }: { config: GptConfig;
   return g.node('Reshape', [context, g.integers([-1, D])]);
 }
 
-/** x (M, D) -> logits (M, V). */
+/** x (M, D) -> logitOutputs of the M rows. */
 export function logitsProgram(config: GptConfig, weights: Weights, { quantization }: ServingOptions): Graph {
   const b = new ServingBuilder('logits', { config, weights, quantization });
   const [normWeight, normBias, projection] = headTensorNames(config);
   const x = b.g.input('x', ['M', config.emb_dim]);
   const normalized = layerNorm(b.g, x, { weight: b.constant(normWeight), bias: b.constant(normBias) });
-  b.g.output('logits', b.linear(normalized, { weight: projection, bias: null, transposed: true }));
+  logitOutputs(b.g, b.linear(normalized, { weight: projection, bias: null, transposed: true }));
   return b.g.build();
 }

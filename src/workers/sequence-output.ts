@@ -2,7 +2,7 @@
 // addressed by (seed, sample, index), so a token does not depend on how many were sampled in one step.
 
 import { PURPOSE, uniform } from '../model/philox.ts';
-import { sample } from '../model/sampling.ts';
+import { sample, type LogitRow } from '../model/sampling.ts';
 import { stopFilter, type StopFilter } from '../model/stop.ts';
 import type { StreamDecoder, Tokenizer } from '../model/tokenizer.ts';
 import type { SampledToken, ServeSample, StageCalls } from './messages.ts';
@@ -41,9 +41,9 @@ export class SequenceOutput {
    * Samples from rows of logits, one for each draft and one more. Goes on to the next row as long as the token is the one
    * that the draft guessed, because only then were the later rows computed from what was really said.
    */
-  sample(logits: readonly Float32Array[], { index, lastIndex, drafts }: ServeSample): SampledToken[] {
+  sample(rows: readonly LogitRow[], { index, lastIndex, drafts }: ServeSample): SampledToken[] {
     const tokens: SampledToken[] = [];
-    for (const [row, values] of logits.entries()) {
+    for (const [row, values] of rows.entries()) {
       const token = this.#next(values, { index: index + row, last: index + row === lastIndex });
       tokens.push(token);
       if (token.stopped || index + row === lastIndex || token.id !== drafts.at(row)) break;
@@ -51,11 +51,11 @@ export class SequenceOutput {
     return tokens;
   }
 
-  #next(logits: Float32Array, { index, last }: { index: number; last: boolean }): SampledToken {
+  #next(row: LogitRow, { index, last }: { index: number; last: boolean }): SampledToken {
     const { seed, ...options } = this.#request.sampling;
     const u = uniform({ seed, purpose: PURPOSE.sampling, step: this.#request.sample, index });
     const [history, promptLength] = [this.#history, this.#promptLength];
-    const { id, logprob, top } = sample(logits, { ...options, history, promptLength, u });
+    const { id, logprob, top } = sample(row, { ...options, history, promptLength, u });
     history.push(id);
     const piece = (token: number): string => this.#tokenizer?.decode([token]) ?? '';
     const token = {

@@ -7,7 +7,7 @@ import type { GptConfig } from '../model/config.ts';
 import { embedAt } from '../model/embedding.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import type { Quantization } from '../model/quantize.ts';
-import { logprobOf } from '../model/sampling.ts';
+import { logitRows, logprobOf, type LogitRow } from '../model/sampling.ts';
 import {
   ATTEND_ROWS_MAX,
   ATTEND_ROWS_MIN,
@@ -31,8 +31,6 @@ const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({
 
 /** Groups of query rows that one run of attention takes, at the most: programs are compiled when they are first needed. */
 const ATTEND_GROUPS_MAX = 8;
-/** Rows of logits that one run of the head makes: they are copied, V floats each. */
-const LOGITS_ROWS_MAX = 16;
 
 /** Query rows of one sequence over its cache, the same in every block of a step. */
 interface AttendGroup {
@@ -59,6 +57,8 @@ export class ServeStage {
   readonly #feeds: Program[] = [];
   readonly #attends = new Map<number, Program>();
   #logits: Program | null = null;
+  /** The newest step's logits: V for each row that samples, grown to the most that a step has had. */
+  #logitData = new Float32Array(0);
   #embeddings: { wte: Float32Array; wpe: Float32Array } | null = null;
   readonly #caches = new Map<string, KvCache>();
   /** Only on the head's stage. */
@@ -254,11 +254,11 @@ export class ServeStage {
       const rows = part.sample === null ? 0 : part.sample.drafts.length + 1;
       for (let row = count - rows; row < count; row++) wanted.push(first + row);
     }
-    const logits = await this.#logitRows(x, wanted);
+    const all = await this.#logitRows(x, wanted);
     let done = 0;
     return parts.map(({ sequence, sample }) => {
       if (sample === null) return null;
-      const rows = logits.slice(done, (done += sample.drafts.length + 1));
+      const rows = all.slice(done, (done += sample.drafts.length + 1));
       const output = this.#outputs.get(sequence)!;
       const tokens = output.sample(rows, sample);
       return { tokens, draft: output.draft(sample.draftMax) };
@@ -269,22 +269,24 @@ export class ServeStage {
   async #losses(x: Float32Array, targets: readonly number[]): Promise<number[]> {
     const first = x.length / this.#setup.config.emb_dim - targets.length;
     const rows = targets.map((_, i) => first + i);
-    return (await this.#logitRows(x, rows)).map((logits, i) => -logprobOf(logits, targets[i]));
+    return (await this.#logitRows(x, rows)).map((row, i) => -logprobOf(row, targets[i]));
   }
 
-  /** The logits of some rows of x (M, D), in that order: (V) each. */
-  async #logitRows(x: Float32Array, wanted: readonly number[]): Promise<Float32Array[]> {
-    const { emb_dim: D } = this.#setup.config;
-    const all: Float32Array[] = [];
-    for (let done = 0; done < wanted.length; done += LOGITS_ROWS_MAX) {
-      const some = wanted.slice(done, done + LOGITS_ROWS_MAX);
-      const rows = new Float32Array(some.length * D);
-      for (const [i, row] of some.entries()) rows.set(x.subarray(row * D, (row + 1) * D), i * D);
-      const { logits } = await this.#logits!.run({ x: { data: rows, dims: [some.length, D] } });
-      const V = logits.length / some.length;
-      for (let i = 0; i < some.length; i++) all.push(logits.subarray(i * V, (i + 1) * V));
-    }
-    return all;
+  /** What the head says of some rows of x (M, D), in that order; to be read until the next call. */
+  async #logitRows(x: Float32Array, wanted: readonly number[]): Promise<LogitRow[]> {
+    const { emb_dim: D, vocab_size: V } = this.#setup.config;
+    const rowCount = wanted.length;
+    if (rowCount === 0) return [];
+    const rows = new Float32Array(rowCount * D);
+    for (const [i, row] of wanted.entries()) rows.set(x.subarray(row * D, (row + 1) * D), i * D);
+    if (this.#logitData.length < rowCount * V) this.#logitData = new Float32Array(rowCount * V);
+    const outputs = {
+      logits: { data: this.#logitData.subarray(0, rowCount * V), dims: [rowCount, V] },
+      max: { data: new Float32Array(rowCount), dims: [rowCount, 1] },
+      logSum: { data: new Float32Array(rowCount), dims: [rowCount, 1] },
+    };
+    await this.#logits!.run({ x: { data: rows, dims: [rowCount, D] } }, outputs);
+    return logitRows({ logits: outputs.logits.data, max: outputs.max.data, logSum: outputs.logSum.data });
   }
 
   /** Frees sequences; unknown ones too. */

@@ -8,7 +8,7 @@ import type { GptConfig } from '../model/config.ts';
 import type { Graph } from '../model/graph.ts';
 import { headLogitsProgram, headTensorNames } from '../model/head.ts';
 import { PURPOSE, uniform } from '../model/philox.ts';
-import { sample } from '../model/sampling.ts';
+import { logitRows, sample } from '../model/sampling.ts';
 import type { Program, Tensor } from './engine.ts';
 import type { StageCalls, StageRange } from './messages.ts';
 
@@ -43,11 +43,11 @@ export async function decodeForward(
   if (!range.head) return { x, id: null };
   const head = await program('logits', () => headLogitsProgram(config, 1));
   const [normWeight, normBias, projection] = headTensorNames(config).map(weight);
-  const { logits } = await head.run({
+  const outputs = await head.run({
     x: { data: x.subarray(last * D, (last + 1) * D), dims: [1, D] },
     ...{ 'ln_f.weight': normWeight, 'ln_f.bias': normBias, projection },
   });
   // The draws are those of a generation with this seed.
   const u = uniform({ seed, purpose: PURPOSE.sampling, step: 0, index });
-  return { x: null, id: sample(logits, { temperature, u }).id };
+  return { x: null, id: sample(logitRows(outputs)[0], { temperature, u }).id };
 }
