@@ -10,6 +10,7 @@ import {
   dropout,
   gelu,
   geluBackward,
+  gradientSlabs,
   layerNorm,
   layerNormBackward,
   layerNormScaleGradient,
@@ -49,9 +50,13 @@ interface BlockInputs {
   readonly drop: (name: (typeof BLOCK_MASKS)[number]) => Dropout | null;
 }
 
+/** Shapes of a block's tensors by the names of its programs' inputs. */
+const blockShapes = (config: GptConfig): ReadonlyMap<string, readonly number[]> =>
+  new Map(blockTensors(config, 0).map((tensor) => [tensor.name.replace('h.0.', ''), tensor.shape]));
+
 function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): BlockInputs {
   const { emb_dim: D, n_heads: H, drop_rate: rate } = config;
-  const shapes = new Map(blockTensors(config, 0).map((tensor) => [tensor.name.replace('h.0.', ''), tensor.shape]));
+  const shapes = blockShapes(config);
   const rows = (name: string, width: number): Value => g.input(name, [B * T, width]);
   const declared = new Map<string, Value>();
   const once = (name: string, declare: () => Value): Value => {
@@ -119,9 +124,33 @@ export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Grap
   return g.build();
 }
 
+/** One of the arrays in which W takes and gives a tensor's gradient. They lie one after the other in its memory. */
+export interface GradientPart {
+  /** Of the input or output. */
+  readonly name: string;
+  readonly dims: readonly number[];
+  /** Its first element within the tensor. */
+  readonly start: number;
+}
+
+/** A matrix' slabs as `<tensor>.<suffix>.<n>`; `<tensor>.<suffix>` for a vector or a single slab. */
+export function gradientParts(
+  { name, shape }: { readonly name: string; readonly shape: readonly number[] },
+  suffix: 'soFar' | 'gradient',
+): GradientPart[] {
+  const slabs = shape.length === 2 ? gradientSlabs(shape[0]) : [];
+  if (slabs.length < 2) return [{ name: `${name}.${suffix}`, dims: shape, start: 0 }];
+  let start = 0;
+  return slabs.map((rows, i) => {
+    const part = { name: `${name}.${suffix}.${i}`, dims: [rows, shape[1]], start };
+    start += rows * shape[1];
+    return part;
+  });
+}
+
 /**
- * W: x, context, a, u, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors and, to `accumulate`, every gradient so far as
- * `<tensor>.soFar` -> the gradients as `<tensor>.gradient`, which may be the same memory.
+ * W: x, context, a, u, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors and, to `accumulate`, every gradient so far as the
+ * `gradientParts` of `soFar` -> the gradients as those of `gradient`, which may be the same memory.
  */
 export function blockWeightsProgram(
   config: GptConfig,
@@ -139,26 +168,44 @@ export function blockWeightsProgram(
     bias: required(`ln_${n}.bias`),
   });
 
-  const shapes = blockTensors(config, 0);
-  const soFar = (name: BlockTensorName): Value | null =>
-    accumulate ? g.input(`${name}.soFar`, shapes.find((tensor) => tensor.name === `h.0.${name}`)!.shape) : null;
-  const gradient: Readonly<Record<BlockTensorName, (so: Value | null) => Value>> = {
-    'ln_1.weight': (so) => layerNormScaleGradient(g, x, { dy: dn1, weight: norm(1).weight, soFar: so }),
-    'ln_1.bias': (so) => rowSum(g, dn1, so),
-    'attn.c_attn.weight': (so) => linearWeightGradient(g, layerNorm(g, x, norm(1)), { dy: dqkv, soFar: so }),
-    'attn.c_attn.bias': (so) => rowSum(g, dqkv, so),
-    'attn.c_proj.weight': (so) => linearWeightGradient(g, context, { dy: dMixed, soFar: so }),
-    'attn.c_proj.bias': (so) => rowSum(g, dMixed, so),
-    'ln_2.weight': (so) => layerNormScaleGradient(g, a, { dy: dn2, weight: norm(2).weight, soFar: so }),
-    'ln_2.bias': (so) => rowSum(g, dn2, so),
-    'mlp.c_fc.weight': (so) => linearWeightGradient(g, layerNorm(g, a, norm(2)), { dy: du, soFar: so }),
-    'mlp.c_fc.bias': (so) => rowSum(g, du, so),
-    'mlp.c_proj.weight': (so) => linearWeightGradient(g, gelu(g, u), { dy: dFed, soFar: so }),
-    'mlp.c_proj.bias': (so) => rowSum(g, dFed, so),
+  type Gradient = (soFar: readonly (Value | null)[], slabs: readonly number[]) => Value[];
+  const matrix =
+    (from: () => Value, dy: Value): Gradient =>
+    (soFar, slabs) =>
+      linearWeightGradient(g, from(), { dy, slabs, soFar });
+  const bias =
+    (dy: Value): Gradient =>
+    ([soFar]) => [rowSum(g, dy, soFar)];
+  const scale =
+    (from: Value, dy: Value, weight: Value): Gradient =>
+    ([soFar]) => [layerNormScaleGradient(g, from, { dy, weight, soFar })];
+  const gradient: Readonly<Record<BlockTensorName, Gradient>> = {
+    'ln_1.weight': scale(x, dn1, norm(1).weight),
+    'ln_1.bias': bias(dn1),
+    'attn.c_attn.weight': matrix(() => layerNorm(g, x, norm(1)), dqkv),
+    'attn.c_attn.bias': bias(dqkv),
+    'attn.c_proj.weight': matrix(() => context, dMixed),
+    'attn.c_proj.bias': bias(dMixed),
+    'ln_2.weight': scale(a, dn2, norm(2).weight),
+    'ln_2.bias': bias(dn2),
+    'mlp.c_fc.weight': matrix(() => layerNorm(g, a, norm(2)), du),
+    'mlp.c_fc.bias': bias(du),
+    'mlp.c_proj.weight': matrix(() => gelu(g, u), dFed),
+    'mlp.c_proj.bias': bias(dFed),
   };
+  const shapes = blockShapes(config);
   for (const name of BLOCK_TENSOR_NAMES) {
-    if (shapes.some((tensor) => tensor.name === `h.0.${name}`))
-      g.output(`${name}.gradient`, gradient[name](soFar(name)));
+    const dims = shapes.get(name);
+    if (dims === undefined) continue;
+    const outputs = gradientParts({ name, shape: dims }, 'gradient');
+    const soFar = gradientParts({ name, shape: dims }, 'soFar').map((part) =>
+      accumulate ? g.input(part.name, part.dims) : null,
+    );
+    const values = gradient[name](
+      soFar,
+      outputs.map((part) => part.dims[0]),
+    );
+    for (const [i, part] of outputs.entries()) g.output(part.name, values[i]);
   }
   return g.build();
 }

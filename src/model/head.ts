@@ -112,27 +112,38 @@ export function headTrainProgram(config: GptConfig, { rowCount, tokenCount }: He
   return g.build();
 }
 
-/**
- * x (N, D), HEAD_SAVED, `ln_f.weight` and, to `accumulate`, gradients so far -> `ln_f.weight.gradient`,
- * `ln_f.bias.gradient` and `projection.gradient`, the last without the targets' part: see `subtractTargets`.
- */
+/** x (N, D), dNormalized (N, D), `ln_f.weight` and, to `accumulate`, gradients so far -> those of `ln_f`. */
 export function headWeightsProgram(
+  config: GptConfig,
+  { rowCount, accumulate }: Pick<HeadRows, 'rowCount'> & { readonly accumulate: boolean },
+): Graph {
+  const D = config.emb_dim;
+  const g = new GraphBuilder('head backward, weights');
+  const [x, weight] = [g.input('x', [rowCount, D]), g.input('ln_f.weight', [D])];
+  const dy = g.input('dNormalized', [rowCount, D]);
+  const soFar = (name: string): Value | null => (accumulate ? g.input(`${name}.soFar`, [D]) : null);
+  const scale = layerNormScaleGradient(g, x, { dy, weight, soFar: soFar('ln_f.weight') });
+  g.output('ln_f.weight.gradient', scale);
+  g.output('ln_f.bias.gradient', rowSum(g, dy, soFar('ln_f.bias')));
+  return g.build();
+}
+
+/** Tokens of the vocabulary of a run of the projection's gradient, for each of its threads: what stays in a core's cache. */
+export const PROJECTION_TOKENS = 1024;
+
+/**
+ * `probabilities` (v, N), `normalized` (N, D) and, to `accumulate`, `soFar` (v, D) -> `gradient` (v, D): the projection's
+ * for v tokens of the vocabulary, without the targets' part, see `subtractTargets`. `soFar` may be the same memory.
+ */
+export function projectionGradientProgram(
   config: GptConfig,
   { rowCount, tokenCount, accumulate }: HeadRows & { readonly accumulate: boolean },
 ): Graph {
-  const { emb_dim: D, vocab_size: V } = config;
-  const g = new GraphBuilder('head backward, weights');
-  const [x, weight] = [g.input('x', [rowCount, D]), g.input('ln_f.weight', [D])];
-  const probabilities = g.input('probabilities', [V, rowCount]);
-  const [normalized, dy] = [g.input('normalized', [rowCount, D]), g.input('dNormalized', [rowCount, D])];
-  const soFar = (name: string, dims: readonly number[]): Value | null =>
-    accumulate ? g.input(`${name}.soFar`, dims) : null;
-  const scale = layerNormScaleGradient(g, x, { dy, weight, soFar: soFar('ln_f.weight', [D]) });
-  g.output('ln_f.weight.gradient', scale);
-  g.output('ln_f.bias.gradient', rowSum(g, dy, soFar('ln_f.bias', [D])));
-  const before = soFar('projection', [V, D]);
-  const factors = before === null ? [probabilities, normalized] : [probabilities, normalized, before];
-  g.output('projection.gradient', g.node('Gemm', factors, { alpha: { float: 1 / tokenCount } }));
+  const D = config.emb_dim;
+  const g = new GraphBuilder('head backward, projection');
+  const factors = [g.input('probabilities', ['v', rowCount]), g.input('normalized', [rowCount, D])];
+  if (accumulate) factors.push(g.input('soFar', ['v', D]));
+  g.output('gradient', g.node('Gemm', factors, { alpha: { float: 1 / tokenCount } }));
   return g.build();
 }
 

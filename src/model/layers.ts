@@ -20,13 +20,33 @@ export function linearBackward(g: GraphBuilder, dy: Value, weight: Value): Value
   return g.node('Gemm', [dy, weight], { transB: 1 });
 }
 
-/** x (N, D), dy (N, F), soFar (D, F) -> soFar + x^T dy (D, F). */
+/**
+ * Rows of the slabs in which a weight's gradient (`rowCount`, F) is computed, together `rowCount`. The engine goes through all
+ * rows of a product once for each 128 of its columns: a slab of this height and the operand behind it stay in the cache.
+ */
+export function gradientSlabs(rowCount: number): number[] {
+  if (rowCount < 128) return [rowCount];
+  const count = Math.max(2, Math.ceil(rowCount / 384));
+  const height = Math.ceil(rowCount / count);
+  return Array.from({ length: count }, (_, i) => Math.min(height, rowCount - i * height));
+}
+
+/**
+ * x (N, D), dy (N, F), soFar -> soFar + x^T dy (D, F), as slabs of rows; `soFar` has one value each. x is turned by itself, as
+ * the engine would turn its columns anew for each part of a product.
+ */
 export function linearWeightGradient(
   g: GraphBuilder,
   x: Value,
-  { dy, soFar }: { dy: Value; soFar: Value | null },
-): Value {
-  return g.node('Gemm', soFar === null ? [x, dy] : [x, dy, soFar], { transA: 1 });
+  { dy, slabs, soFar }: { dy: Value; slabs: readonly number[]; soFar: readonly (Value | null)[] },
+): Value[] {
+  const turned = g.node('Transpose', [x], { perm: [1, 0] });
+  const parts =
+    slabs.length === 1 ? [turned] : g.nodes('Split', [turned, g.integers(slabs)], slabs.length, { axis: 0 });
+  return parts.map((part, i) => {
+    const before = soFar[i];
+    return g.node('Gemm', before === null ? [part, dy] : [part, dy, before]);
+  });
 }
 
 /** dy (N, F), soFar (F) -> soFar + the sum of dy's rows (F). */

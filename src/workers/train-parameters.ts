@@ -1,5 +1,6 @@
 // A tensor in training with its gradient and AdamW's moments, and what is done with gradients as they lie in memory.
 
+import { gradientParts } from '../model/block.ts';
 import type { TensorSpec } from '../model/tensors.ts';
 import type { Tensors } from './engine.ts';
 
@@ -19,9 +20,13 @@ export function gradientTensors(
   parameters: readonly { readonly name: string; readonly at: Parameter }[],
   suffix: 'soFar' | 'gradient',
 ): Tensors {
-  return Object.fromEntries(
-    parameters.map(({ name, at: { g, spec } }) => [`${name}.${suffix}`, { data: g, dims: spec.shape }]),
+  const entries = parameters.flatMap(({ name, at: { g, spec } }) =>
+    gradientParts({ name, shape: spec.shape }, suffix).map(({ name: part, dims, start }) => {
+      const size = dims.reduce((product, length) => product * length, 1);
+      return [part, { data: g.subarray(start, start + size), dims }] as const;
+    }),
   );
+  return Object.fromEntries(entries);
 }
 
 /** In double precision, four sums side by side in a fixed order. */

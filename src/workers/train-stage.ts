@@ -14,14 +14,6 @@ import {
 import { dropoutInPlace, embed, embedBackward } from '../model/embedding.ts';
 import { assert } from '../model/errors.ts';
 import type { Graph } from '../model/graph.ts';
-import {
-  headLossProgram,
-  headTensorNames,
-  headThreads,
-  headTrainProgram,
-  headWeightsProgram,
-  subtractTargets,
-} from '../model/head.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
@@ -30,7 +22,8 @@ import type { DecodingStage } from './train-decode.ts';
 import type { TensorPart, TrainSetup } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
 import { blockMasks, embeddingMask, maskTensors } from './train-masks.ts';
-import type { BlockActivations, Flight, HeadActivations } from './train-flight.ts';
+import type { BlockActivations, Flight } from './train-flight.ts';
+import { headLosses, headWeights, trainHead, type HeadStage } from './train-head.ts';
 import { gradientTensors, sumOfSquares, type Parameter } from './train-parameters.ts';
 
 export type LoadTensor = (spec: TensorSpec, part: TensorPart) => Float32Array;
@@ -153,47 +146,10 @@ export class TrainStage {
     }
     this.#flights.set(micro.index, flight);
     if (!stage.head) return { y: x, losses: null };
-    return { y: null, losses: await this.#headTrain(micro, { flight, x }) };
-  }
-
-  #headInputs(micro: MicroBatch, x: Float32Array): Record<string, Tensor> {
-    const [weight, bias, projection] = headTensorNames(this.#setup.config).map((name) => this.#parameter(name));
-    return {
-      x: this.#rows(x),
-      target: {
-        data: BigInt64Array.from(this.#ids(micro, 1), BigInt),
-        dims: [x.length / this.#setup.config.emb_dim, 1],
-      },
-      'ln_f.weight': { data: weight.w, dims: weight.spec.shape },
-      'ln_f.bias': { data: bias.w, dims: bias.spec.shape },
-      projection: { data: projection.w, dims: projection.spec.shape },
-    };
-  }
-
-  /** The losses (B*T) of a micro-batch; leaves dx of the last block and what the head's weights need in `flight`. */
-  async #headTrain(micro: MicroBatch, { flight, x }: { flight: Flight; x: Float32Array }): Promise<Float32Array> {
-    const { config } = this.#setup;
-    const rowCount = this.#batch.B * this.#batch.T;
-    const { emb_dim: D, vocab_size: V } = config;
-    const program = await this.#program('head', () => headTrainProgram(config, this.#headRows), {
-      threadCount: headThreads(config),
-    });
-    const take = (width: number): Float32Array => this.#arrays.take(rowCount * width);
-    const [dx, normalized, dNormalized, probabilities] = [take(D), take(D), take(D), take(V)];
-    const losses = new Float32Array(rowCount);
-    await program.run(this.#headInputs(micro, x), {
-      loss: this.#rows(losses),
-      ...this.#rowTensors({ dx, normalized, dNormalized }),
-      probabilities: { data: probabilities, dims: [V, rowCount] },
-    });
-    flight.head = { x, saved: { probabilities, normalized, dNormalized } };
+    const { losses, dx, saved } = await trainHead(this.#head(micro), x);
+    flight.head = { x, saved };
     flight.dx = dx;
-    return losses;
-  }
-
-  get #headRows(): { rowCount: number; tokenCount: number } {
-    const { batchSize, contextLength, microBatchSize } = this.#setup;
-    return { rowCount: microBatchSize * contextLength, tokenCount: batchSize * contextLength };
+    return { y: null, losses };
   }
 
   /** dy (B*T, D) of the stage's last block, null where the head has left it here -> dx (B*T, D) of its first. */
@@ -234,7 +190,7 @@ export class TrainStage {
     assert(flight !== undefined, `micro-batch ${micro.index} is not in flight`);
     assert(this.#weightPassesDone === micro.index, `weight gradients of micro-batch ${micro.index} are out of order`);
     this.#weightPassesDone += 1;
-    if (flight.head !== null) await this.#headWeights(micro, flight.head);
+    if (flight.head !== null) await headWeights(this.#head(micro), flight.head);
     for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
       await this.#blockWeights(micro, { block, at: flight.blocks[block - stage.firstBlock] });
     }
@@ -261,33 +217,6 @@ export class TrainStage {
     );
     for (const parameter of parameters) parameter.at.begun = true;
     for (const array of [at.x, context, a, u, ...Object.values(at.gradients!)]) this.#arrays.give(array);
-  }
-
-  async #headWeights(micro: MicroBatch, { x, saved }: HeadActivations): Promise<void> {
-    const { config } = this.#setup;
-    const { probabilities, normalized, dNormalized } = saved;
-    const accumulate = micro.index > 0;
-    const program = await this.#program(
-      `head weights ${accumulate ? 'next' : 'first'}`,
-      () => headWeightsProgram(config, { ...this.#headRows, accumulate }),
-      { threadCount: headThreads(config) },
-    );
-    const names = ['ln_f.weight', 'ln_f.bias', 'projection'];
-    const tensors = headTensorNames(config).map((name) => this.#parameter(name));
-    const parameters = names.map((name, i) => ({ name, at: tensors[i] }));
-    const [weight, , projection] = tensors;
-    await program.run(
-      {
-        ...this.#rowTensors({ x, normalized, dNormalized }),
-        probabilities: { data: probabilities, dims: [config.vocab_size, this.#headRows.rowCount] },
-        'ln_f.weight': { data: weight.w, dims: weight.spec.shape },
-        ...(accumulate ? gradientTensors(parameters, 'soFar') : {}),
-      },
-      gradientTensors(parameters, 'gradient'),
-    );
-    subtractTargets(projection.g, { targets: this.#ids(micro, 1), normalized, ...this.#headRows });
-    for (const parameter of tensors) parameter.begun = true;
-    for (const array of [x, probabilities, normalized, dNormalized]) this.#arrays.give(array);
   }
 
   /** Keeps dx (B*T, D) at the embeddings' output for `finish`. */
@@ -413,14 +342,21 @@ export class TrainStage {
       x = y;
     }
     if (!stage.head) return { y: x, losses: null };
-    const rowCount = this.#batch.B * this.#batch.T;
-    const head = await this.#program('loss', () => headLossProgram(config, rowCount), {
-      threadCount: headThreads(config),
-    });
-    const losses = new Float32Array(rowCount);
-    await head.run(this.#headInputs(micro, x), { loss: this.#rows(losses) });
+    const losses = await headLosses(this.#head(micro), x);
     this.#arrays.give(x);
     return { y: null, losses };
+  }
+
+  /** What train-head.ts works with. */
+  #head(micro: MicroBatch): HeadStage {
+    return {
+      setup: this.#setup,
+      accumulate: micro.index > 0,
+      arrays: this.#arrays,
+      targets: this.#ids(micro, 1),
+      program: (name, graph, options) => this.#program(name, graph, options),
+      parameter: (name) => this.#parameter(name),
+    };
   }
 
   /** What train-decode.ts works with, between two steps. */

@@ -12,14 +12,22 @@ import {
 } from '../../src/model/block.ts';
 import { embed, embedBackward } from '../../src/model/embedding.ts';
 import { GraphBuilder, type Graph, type Value } from '../../src/model/graph.ts';
-import { headLossProgram, headTrainProgram, headWeightsProgram, subtractTargets } from '../../src/model/head.ts';
+import {
+  headLossProgram,
+  headTrainProgram,
+  headWeightsProgram,
+  projectionGradientProgram,
+  subtractTargets,
+} from '../../src/model/head.ts';
 import {
   dropout,
   gelu,
   geluBackward,
+  gradientSlabs,
   layerNorm,
   layerNormBackward,
   layerNormScaleGradient,
+  linearWeightGradient,
 } from '../../src/model/layers.ts';
 import { philox } from '../../src/model/philox.ts';
 import { blockTensors } from '../../src/model/tensors.ts';
@@ -98,6 +106,30 @@ test('layerNormBackward and layerNormScaleGradient', async () => {
       dw: layerNormScaleGradient(g, x, { dy, weight: w, soFar: null }),
     }),
   });
+});
+
+test("a weight's gradient in slabs is the whole product", async () => {
+  const [height, width] = [800, 6];
+  const slabs = gradientSlabs(height);
+  expect(slabs).toEqual([267, 267, 266]);
+  const [x, dy, soFar] = [noise(N * height, 1), noise(N * width, 2), noise(height * width, 3)];
+  const g = new GraphBuilder('slabs');
+  const [rows, dRows] = [g.input('x', [N, height]), g.input('dy', [N, width])];
+  const before = slabs.map((rowCount, i) => g.input(`soFar${i}`, [rowCount, width]));
+  for (const [i, slab] of linearWeightGradient(g, rows, { dy: dRows, slabs, soFar: before }).entries())
+    g.output(`slab${i}`, slab);
+  const inputs: Record<string, Tensor> = { x: tensor(x, [N, height]), dy: tensor(dy, [N, width]) };
+  for (const [i, rowCount] of slabs.entries())
+    inputs[`soFar${i}`] = tensor(soFar.subarray(i * 267 * width, (i * 267 + rowCount) * width), [rowCount, width]);
+  const outputs = await runGraph(g.build(), inputs);
+  const gradient = slabs.flatMap((_, i) => [...outputs[`slab${i}`]]);
+  expect(gradient).toHaveLength(height * width);
+  for (const [i, value] of gradient.entries()) {
+    const [column, of] = [i % width, Math.floor(i / width)];
+    let sum = soFar[i];
+    for (let row = 0; row < N; row++) sum += x[row * height + of] * dy[row * width + column];
+    expect(value).toBeCloseTo(sum, 5);
+  }
 });
 
 test('geluBackward', async () => {
@@ -260,18 +292,22 @@ test('the head: gradients of its input and its tensors', async () => {
   const loss = async (values: Record<string, Float32Array>): Promise<number> =>
     (await runGraph(headLossProgram(config, N), inputs(values)))['loss'].reduce((sum, row) => sum + row, 0) / 7;
   const outputs = await runGraph(headTrainProgram(config, { rowCount: N, tokenCount: 7 }), inputs(start));
-  const gradients = await runGraph(headWeightsProgram(config, { rowCount: N, tokenCount: 7, accumulate: false }), {
+  const norm = await runGraph(headWeightsProgram(config, { rowCount: N, accumulate: false }), {
     x: tensor(start.x, [N, D]),
     'ln_f.weight': tensor(start['ln_f.weight'], [D]),
-    probabilities: tensor(outputs['probabilities'], [9, N]),
-    normalized: tensor(outputs['normalized'], [N, D]),
     dNormalized: tensor(outputs['dNormalized'], [N, D]),
   });
+  const rows = { rowCount: N, tokenCount: 7 };
+  const { gradient } = await runGraph(projectionGradientProgram(config, { ...rows, accumulate: false }), {
+    probabilities: tensor(outputs['probabilities'], [9, N]),
+    normalized: tensor(outputs['normalized'], [N, D]),
+  });
   const targets = Uint32Array.from(target.data, Number);
-  subtractTargets(gradients['projection.gradient'], { targets, normalized: outputs['normalized'], tokenCount: 7 });
+  subtractTargets(gradient, { targets, normalized: outputs['normalized'], tokenCount: 7 });
+  const gradients: Record<string, Float32Array> = { ...norm, 'projection.gradient': gradient };
   expect(outputs['loss'].reduce((sum, row) => sum + row, 0) / 7).toBeCloseTo(await loss(start), 6);
   for (const [name, data] of Object.entries(start)) {
-    const gradient = name === 'x' ? outputs['dx'] : gradients[`${name}.gradient`];
-    await checkGradient(name, { x: data, gradient, loss: (moved) => loss({ ...start, [name]: moved }) });
+    const own = name === 'x' ? outputs['dx'] : gradients[`${name}.gradient`];
+    await checkGradient(name, { x: data, gradient: own, loss: (moved) => loss({ ...start, [name]: moved }) });
   }
 });

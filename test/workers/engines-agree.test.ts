@@ -22,6 +22,7 @@ import {
   headLossProgram,
   headTrainProgram,
   headWeightsProgram,
+  projectionGradientProgram,
   subtractTargets,
 } from '../../src/model/head.ts';
 import { QUANTIZATIONS, type Quantization } from '../../src/model/quantize.ts';
@@ -98,6 +99,10 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
     { graph: headWeightsProgram(config, { ...head, accumulate: false }) },
     { graph: headWeightsProgram(config, { ...head, accumulate: true }) },
   ],
+  projectionGradientProgram: [false, true].map((accumulate) => ({
+    graph: projectionGradientProgram(config, { ...head, accumulate }),
+    sizes: { v: 9 },
+  })),
   qkvProgram: inEachPrecision(5, (quantization) => qkvProgram(config, weights, { block: 0, quantization })),
   attendProgram: [
     {
@@ -213,14 +218,24 @@ describe("the backward passes agree with TensorFlow.js's own derivatives", () =>
     const dy = new Float32Array(rowCount).fill(1 / head.tokenCount);
     const derived = derivedGradients(forward, inputs, { names, output: 'loss', dy });
     const rows = await run(onnx, headTrainProgram(config, head), inputs);
-    const pass = headWeightsProgram(config, { ...head, accumulate: false });
-    const saved = Object.fromEntries(
-      pass.inputs.flatMap(({ name, dims }) =>
-        Object.hasOwn(rows, name) ? [[name, { data: rows[name], dims: dims as number[] }]] : [[name, inputs[name]]],
-      ),
-    );
-    const written: Record<string, Float32Array> = { dx: rows['dx'], ...(await run(onnx, pass, saved)) };
-    subtractTargets(written['projection.gradient'], {
+    const passOf = async (pass: Graph): Promise<Record<string, Float32Array>> => {
+      const saved = pass.inputs.map(({ name, dims: [first, width] }) => {
+        if (!Object.hasOwn(rows, name)) return [name, inputs[name]];
+        const data = rows[name];
+        return [
+          name,
+          { data, dims: typeof first === 'number' ? [first, width] : [data.length / Number(width), width] },
+        ];
+      });
+      return await run(onnx, pass, Object.fromEntries(saved) as Record<string, Tensor>);
+    };
+    const { gradient } = await passOf(projectionGradientProgram(config, { ...head, accumulate: false }));
+    const written: Record<string, Float32Array> = {
+      dx: rows['dx'],
+      'projection.gradient': gradient,
+      ...(await passOf(headWeightsProgram(config, { ...head, accumulate: false }))),
+    };
+    subtractTargets(gradient, {
       targets: Uint32Array.from(inputs['target'].data as BigInt64Array, Number),
       normalized: rows['normalized'],
       tokenCount: head.tokenCount,
