@@ -1,7 +1,7 @@
-// The ONNX Runtime engine. One session a program, sequential, without spinning threads. Inputs are read in place and given
-// outputs are written in place. After a run the binding makes a copy of every output, also of those: at 124M that cost a
-// quarter of a training step, most of it in page faults. It makes them in order and stops at the first that is no tensor;
-// so a run whose outputs are all given asks for an empty sequence first, and takes the binding's complaint for its end.
+// The ONNX Runtime engine. One session a program, sequential. Inputs are read in place and given outputs are written in place.
+// After a run the binding makes a copy of every output, also of those: at 124M that cost a quarter of a training step, most of
+// it in page faults. It makes them in order and stops at the first that is no tensor; so a run whose outputs are all given asks
+// for an empty sequence first, and takes the binding's complaint for its end.
 
 import os from 'node:os';
 import { createRequire } from 'node:module';
@@ -21,6 +21,12 @@ function toOrt({ data, dims }: Tensor): ort.Tensor {
   if (data instanceof BigInt64Array) return new ort.Tensor('int64', data, dims);
   return new ort.Tensor('uint8', data, dims);
 }
+
+/**
+ * A program's second thread stays awake for a moment between two products of one run, and goes to sleep as the run ends: there
+ * it would be in the way of the next program, whose second thread is another one.
+ */
+const AWAKE_IN_RUNS = { intra_op: { allow_spinning: '1', spin_duration_us: '50' }, force_spinning_stop: '1' };
 
 /** The output that is no tensor, and what the binding says when it meets it, after the run. */
 const NO_TENSOR = 'gptd.no_tensor';
@@ -45,7 +51,7 @@ export const onnxEngine: Engine = {
         intraOpNumThreads: options.threadCount ?? 1,
         interOpNumThreads: 1,
         logSeverityLevel: 3,
-        extra: { session: { intra_op: { allow_spinning: '0' } } },
+        extra: { session: AWAKE_IN_RUNS },
       });
     } catch (error) {
       throw new GptdError('engine_failed', `ONNX Runtime cannot compile the program ${graph.name}.`, { cause: error });
