@@ -140,27 +140,49 @@ export class ServeStage {
     targets = [],
   }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
     const { emb_dim: D } = this.#setup.config;
+    const { head } = this.#setup.stage;
     let x = input instanceof Float32Array ? input : this.embed(input, parts);
-    const dims = [x.length / D, D];
     const groups = this.#attendGroups(parts);
-    const rows = { data: BigInt64Array.from({ length: dims[0] }, (_, row) => BigInt(row)), dims: [dims[0]] };
-    let { qkv } = await this.#qkv!.run({ x: { data: x, dims } });
+    const all = passage(
+      Array.from({ length: x.length / D }, (_, row) => row),
+      groups,
+    );
+    const headRows = head ? this.#headRows(parts, { rowCount: x.length / D, judged: targets.length }) : all.rows;
+    const ending = headRows.length === all.rows.length ? all : passage(headRows, groups);
+    let { qkv } = await this.#qkv!.run({ x: { data: x, dims: [x.length / D, D] } });
     for (const [block, feed] of this.#feeds.entries()) {
       for (const { cache, first, count, position } of this.#cached(parts)) {
         cache.write(block, qkv, { first, count, position });
       }
+      // Of the other rows the last block's keys and values are all that will ever be read.
+      const passing = block === this.#feeds.length - 1 ? ending : all;
+      x = passing === all ? x : gatherRows(x, passing.rows, { D });
+      if (x.length === 0) break;
       // The last group attends in the program that goes on with what all have attended to: a lone sequence needs no other.
-      const last = groups.at(-1)!;
-      const context = await this.#attend(groups.slice(0, -1), { block, qkv, rowCount: last.first });
+      const context = await this.#attend(passing.groups.slice(0, -1), { block, qkv });
       const fed = await feed.run({
-        ...{ x: { data: x, dims }, rows, context: { data: context, dims: [last.first, D] } },
-        ...this.#attention(last, { block, qkv, suffix: '' }),
+        ...{ x: { data: x, dims: [x.length / D, D] }, rows: passing.attended },
+        ...{ context: { data: context, dims: [context.length / D, D] } },
+        ...this.#attention(passing.groups.at(-1)!, { block, qkv, suffix: '' }),
       });
       x = fed['y'];
       qkv = fed['qkv'];
     }
-    if (!this.#setup.stage.head) return { x, sampled: null, losses: null };
-    return { x: null, sampled: await this.#sample(x, parts), losses: await this.#losses(x, targets) };
+    if (!head) return { x, sampled: null, losses: null };
+    const told = await this.#logitRows(x);
+    const at = new Map(headRows.map((row, i) => [row, told[i]]));
+    return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount: all.rows.length }) };
+  }
+
+  /** The step's rows that the head looks at, in order: those that sample, and the last `judged` ones. */
+  #headRows(parts: readonly ServePart[], { rowCount, judged }: { rowCount: number; judged: number }): number[] {
+    const wanted = new Set<number>();
+    for (const { part, first, count } of this.#cached(parts)) {
+      const sampling = part.sample === null ? 0 : part.sample.drafts.length + 1;
+      for (let row = count - sampling; row < count; row++) wanted.add(first + row);
+    }
+    for (let row = rowCount - judged; row < rowCount; row++) wanted.add(row);
+    return [...wanted].sort((a, b) => a - b);
   }
 
   /** The parts with their caches, which have room for the parts' rows. */
@@ -196,20 +218,22 @@ export class ServeStage {
     return groups;
   }
 
-  /** qkv (M, 3D), whose keys and values are in the caches -> context (K, D) of the groups' K rows, which come first. */
+  /** qkv (M, 3D), whose keys and values are in the caches -> context (K, D) of the groups' K rows, one group after the other. */
   async #attend(
     groups: readonly AttendGroup[],
-    { block, qkv, rowCount: K }: { block: number; qkv: Float32Array; rowCount: number },
+    { block, qkv }: { block: number; qkv: Float32Array },
   ): Promise<Float32Array> {
     const { emb_dim: D } = this.#setup.config;
-    const context = new Float32Array(K * D);
+    const context = new Float32Array(groups.reduce((sum, { count }) => sum + count, 0) * D);
+    let filled = 0;
     for (let done = 0; done < groups.length; done += ATTEND_GROUPS_MAX) {
       const together = groups.slice(done, done + ATTEND_GROUPS_MAX);
       const inputs = together.map((group, i) => this.#attention(group, { block, qkv, suffix: `_${i}` }));
       const program = await this.#attendProgram(together.length);
       const attended = await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>);
-      for (const [i, { first, count }] of together.entries()) {
-        context.set(attended[`context_${i}`].subarray(0, count * D), first * D);
+      for (const [i, { count }] of together.entries()) {
+        context.set(attended[`context_${i}`].subarray(0, count * D), filled);
+        filled += count * D;
       }
     }
     return context;
@@ -247,45 +271,32 @@ export class ServeStage {
     return program;
   }
 
-  /** One entry a part: null for a part that asks for no token. */
-  async #sample(x: Float32Array, parts: readonly ServePart[]): Promise<(SampledRows | null)[]> {
-    const wanted: number[] = [];
-    for (const { part, first, count } of this.#cached(parts)) {
-      const rows = part.sample === null ? 0 : part.sample.drafts.length + 1;
-      for (let row = count - rows; row < count; row++) wanted.push(first + row);
-    }
-    const all = await this.#logitRows(x, wanted);
-    let done = 0;
-    return parts.map(({ sequence, sample }) => {
+  /** One entry a part: null for a part that asks for no token. `at` has the rows by their places in the step. */
+  #sample(at: ReadonlyMap<number, LogitRow>, parts: readonly ServePart[]): (SampledRows | null)[] {
+    return Array.from(this.#cached(parts), ({ part: { sequence, sample }, first, count }) => {
       if (sample === null) return null;
-      const rows = all.slice(done, (done += sample.drafts.length + 1));
+      const end = first + count;
+      const rows = Array.from({ length: sample.drafts.length + 1 }, (_, i) =>
+        at.get(end - sample.drafts.length - 1 + i)!,
+      );
       const output = this.#outputs.get(sequence)!;
       const tokens = output.sample(rows, sample);
       return { tokens, draft: output.draft(sample.draftMax) };
     });
   }
 
-  /** Of the last rows: how unlikely each finds its target. */
-  async #losses(x: Float32Array, targets: readonly number[]): Promise<number[]> {
-    const first = x.length / this.#setup.config.emb_dim - targets.length;
-    const rows = targets.map((_, i) => first + i);
-    return (await this.#logitRows(x, rows)).map((row, i) => -logprobOf(row, targets[i]));
-  }
-
-  /** What the head says of some rows of x (M, D), in that order; to be read until the next call. */
-  async #logitRows(x: Float32Array, wanted: readonly number[]): Promise<LogitRow[]> {
+  /** What the head says of rows x (M, D); to be read until the next call. */
+  async #logitRows(x: Float32Array): Promise<LogitRow[]> {
     const { emb_dim: D, vocab_size: V } = this.#setup.config;
-    const rowCount = wanted.length;
-    if (rowCount === 0) return [];
-    const rows = new Float32Array(rowCount * D);
-    for (const [i, row] of wanted.entries()) rows.set(x.subarray(row * D, (row + 1) * D), i * D);
-    if (this.#logitData.length < rowCount * V) this.#logitData = new Float32Array(rowCount * V);
+    const M = x.length / D;
+    if (M === 0) return [];
+    if (this.#logitData.length < M * V) this.#logitData = new Float32Array(M * V);
     const outputs = {
-      logits: { data: this.#logitData.subarray(0, rowCount * V), dims: [rowCount, V] },
-      max: { data: new Float32Array(rowCount), dims: [rowCount, 1] },
-      logSum: { data: new Float32Array(rowCount), dims: [rowCount, 1] },
+      logits: { data: this.#logitData.subarray(0, M * V), dims: [M, V] },
+      max: { data: new Float32Array(M), dims: [M, 1] },
+      logSum: { data: new Float32Array(M), dims: [M, 1] },
     };
-    await this.#logits!.run({ x: { data: rows, dims: [rowCount, D] } }, outputs);
+    await this.#logits!.run({ x: { data: x, dims: [M, D] } }, outputs);
     return logitRows({ logits: outputs.logits.data, max: outputs.max.data, logSum: outputs.logSum.data });
   }
 
@@ -305,6 +316,45 @@ export class ServeStage {
     [this.#qkv, this.#logits, this.#embeddings] = [null, null, null];
     for (const program of programs) await program?.release();
   }
+}
+
+/** Rows of a step on their way through a block. */
+interface Passage {
+  /** In order. */
+  readonly rows: readonly number[];
+  /** The groups that these rows attend in. */
+  readonly groups: readonly AttendGroup[];
+  /** (M): where each of the rows is when the groups' rows follow one another. */
+  readonly attended: Tensor;
+}
+
+function passage(rows: readonly number[], groups: readonly AttendGroup[]): Passage {
+  const kept: AttendGroup[] = [];
+  const attended: number[] = [];
+  let [at, before] = [0, 0];
+  for (const group of groups) {
+    const start = at;
+    while (at < rows.length && rows[at] < group.first + group.count) attended.push(before + rows[at++] - group.first);
+    if (at === start) continue;
+    kept.push(group);
+    before += group.count;
+  }
+  return { rows, groups: kept, attended: { data: BigInt64Array.from(attended, BigInt), dims: [rows.length] } };
+}
+
+/** Some rows of x (M, D), in their order. */
+function gatherRows(x: Float32Array, rows: readonly number[], { D }: { D: number }): Float32Array {
+  const gathered = new Float32Array(rows.length * D);
+  for (const [i, row] of rows.entries()) gathered.set(x.subarray(row * D, (row + 1) * D), i * D);
+  return gathered;
+}
+
+/** Of the last rows: how unlikely each finds its target. */
+function losses(
+  at: ReadonlyMap<number, LogitRow>,
+  { targets, rowCount }: { targets: readonly number[]; rowCount: number },
+): number[] {
+  return targets.map((target, i) => -logprobOf(at.get(rowCount - targets.length + i)!, target));
 }
 
 /** (R, P) for `rows` rows from `position` on: each sees the positions up to its own; a twin sees what its row sees. */
