@@ -10,6 +10,7 @@ import type { MicroBatch, StageCalls, TensorChunk, TrainSetup } from '../workers
 import { FLIGHTS_PER_STAGE } from './memory.ts';
 import type { PlanStage } from './protocol.ts';
 import { readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
+import { WeightPasses } from './weight-passes.ts';
 import { PRIORITY, type Caller, type WorkerThread } from './worker-thread.ts';
 
 export type StageThread = WorkerThread<StageCalls>;
@@ -110,7 +111,8 @@ export class Pipeline {
   /** One optimizer update. Nothing changes when it throws: `cancelled` on abort, `NotFinite` for a loss that is no number. */
   async step(request: StepRequest, signal: AbortSignal): Promise<StepResult> {
     const micros = this.#microBatches(request.starts, request.step);
-    const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, signal));
+    const passes = new WeightPasses(this.#lease, { stages: this.#stages, microCount: micros.length });
+    const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, { passes, signal }));
     const finished = await this.#all(({ thread }) => thread.call('trainFinish', { lease: this.#lease }));
     const squares = new Map(
       finished.flatMap((stage) => stage.squares.map((square) => [square.tensor, square.sumOfSquares])),
@@ -267,7 +269,10 @@ export class Pipeline {
   }
 
   /** Forward, backward and weight gradients of one micro-batch; resolves to the sum of its rows' losses. */
-  async #trainMicroBatch(micro: MicroBatch, signal: AbortSignal): Promise<number> {
+  async #trainMicroBatch(
+    micro: MicroBatch,
+    { passes, signal }: { passes: WeightPasses; signal: AbortSignal },
+  ): Promise<number> {
     const lease = this.#lease;
     let { x } = await this.#embedder.call('trainEmbed', { lease, micro, train: true });
     let lossSum = 0;
@@ -279,14 +284,14 @@ export class Pipeline {
     }
     const weightPasses: Promise<unknown>[] = [];
     let dy: Float32Array | null = null;
-    for (const { thread } of [...this.#stages].reverse()) {
+    for (const [stage, { thread }] of [...this.#stages.entries()].reverse()) {
       signal.throwIfAborted();
       const { dx }: { dx: Float32Array } = await thread.call(
         'trainBackward',
         { lease, micro, dy },
         { priority: PRIORITY.backward },
       );
-      const pass = thread.call('trainWeights', { lease, micro }, { priority: PRIORITY.weights });
+      const pass = passes.add(stage, micro);
       // Awaited below; should this micro-batch fail before that, the failure that counts is the one thrown.
       pass.catch(() => undefined);
       weightPasses.push(pass);

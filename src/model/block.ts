@@ -51,7 +51,7 @@ interface BlockInputs {
 }
 
 /** Shapes of a block's tensors by the names of its programs' inputs. */
-const blockShapes = (config: GptConfig): ReadonlyMap<string, readonly number[]> =>
+export const blockShapes = (config: GptConfig): ReadonlyMap<string, readonly number[]> =>
   new Map(blockTensors(config, 0).map((tensor) => [tensor.name.replace('h.0.', ''), tensor.shape]));
 
 function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): BlockInputs {

@@ -8,6 +8,7 @@ import type { Quantization } from '../model/quantize.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import type { NativeRuns } from './ending.ts';
 import type { SampledRows, SamplingOptions, ServePart } from './serving-messages.ts';
+import type { MicroBatch, StageRange, TrainSetup, WeightsLoan, WeightsPass } from './training-messages.ts';
 
 export type {
   ExportPiece,
@@ -20,6 +21,16 @@ export type {
 } from './preparer-messages.ts';
 
 export type { SampledRows, SampledToken, SamplingOptions, ServePart, ServeSample } from './serving-messages.ts';
+
+export {
+  weightParts,
+  type MicroBatch,
+  type StageRange,
+  type TrainSetup,
+  type WeightPart,
+  type WeightsLoan,
+  type WeightsPass,
+} from './training-messages.ts';
 
 // ---- The store: one thread, the only writing connection ----------------------------------------------------------------
 
@@ -323,39 +334,6 @@ export interface WorkerSettings {
 
 // ---- Stages: one thread each, the owner of a contiguous range of blocks -------------------------------------------------
 
-/** Blocks [firstBlock, endBlock), and whether the embeddings and the head are here. A tied wte lives with the head. */
-export interface StageRange {
-  readonly firstBlock: number;
-  readonly endBlock: number;
-  readonly embeds: boolean;
-  readonly head: boolean;
-}
-
-export interface TrainSetup {
-  readonly config: GptConfig;
-  readonly stage: StageRange;
-  readonly batchSize: number;
-  readonly microBatchSize: number;
-  readonly contextLength: number;
-  /** Of dropout. */
-  readonly seed: number;
-  /** All token ids of the dataset, shared by the stages: uint16, or uint32 when `wideTokens`. */
-  readonly tokens: SharedArrayBuffer;
-  readonly wideTokens: boolean;
-  /** Load AdamW's moments from the checkpoint too; otherwise they begin at zero. */
-  readonly optimizerState: boolean;
-}
-
-/** Some of a step's sequences: windows of `contextLength` + 1 tokens that begin at `starts`. */
-export interface MicroBatch {
-  /** Within the step, from 0: sums run in this order. */
-  readonly index: number;
-  readonly step: number;
-  /** Number of its first sequence within the batch. */
-  readonly firstSequence: number;
-  readonly starts: readonly number[];
-}
-
 /** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
 export interface StageCalls {
   trainLoad: [
@@ -374,7 +352,12 @@ export interface StageCalls {
     { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array | null },
     { readonly dx: Float32Array },
   ];
-  trainWeights: [{ readonly lease: string; readonly micro: MicroBatch }, Record<string, never>];
+  /** Passes of one part come in micro-batch order. */
+  trainWeights: [{ readonly lease: string } & WeightsPass, Record<string, never>];
+  /** Instead of `trainWeights`: the pass of a block for another stage, which sends it on by `trainTakeBack`. */
+  trainLend: [{ readonly lease: string; readonly micro: MicroBatch; readonly block: number }, WeightsLoan];
+  trainWeightsFor: [{ readonly lease: string } & WeightsLoan, WeightsLoan];
+  trainTakeBack: [{ readonly lease: string; readonly block: number } & WeightsLoan, Record<string, never>];
   trainEmbedBackward: [
     { readonly lease: string; readonly micro: MicroBatch; readonly dx: Float32Array },
     Record<string, never>,

@@ -72,7 +72,14 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainBackward':
       return { dx: await training(request.lease).backward(request.micro, request.dy) };
     case 'trainWeights':
-      await training(request.lease).weights(request.micro);
+      await training(request.lease).weightPass(request.micro, request.part);
+      return {};
+    case 'trainLend':
+      return training(request.lease).lend(request.micro, request.block);
+    case 'trainWeightsFor':
+      return await training(request.lease).weightsFor(request);
+    case 'trainTakeBack':
+      training(request.lease).takeBack(request.block, request);
       return {};
     case 'trainEmbedBackward':
       training(request.lease).embedBackward(request.micro, request.dx);

@@ -18,6 +18,8 @@ export interface HeadActivations {
 }
 
 export interface Flight {
+  /** Weight passes that are still to come. */
+  passesLeft: number;
   readonly blocks: BlockActivations[];
   head: HeadActivations | null;
   /** Gradient of the last block's output, from the head; only on the stage that has it. */

@@ -95,10 +95,7 @@ export async function headWeights(stage: HeadStage, { x, saved }: HeadActivation
   const { config } = setup;
   const { probabilities, normalized, dNormalized } = saved;
   const [weight, bias, projection] = headTensorNames(config).map(stage.parameter);
-  const norm = [
-    { name: 'ln_f.weight', at: weight },
-    { name: 'ln_f.bias', at: bias },
-  ];
+  const norm = [weight, bias].map(({ spec: { name, shape }, g }) => ({ name, shape, g }));
   const program = await stage.program(`head weights ${accumulate ? 'next' : 'first'}`, () =>
     headWeightsProgram(config, { rowCount: targets.length, accumulate }),
   );

@@ -4,24 +4,26 @@ import { gradientParts } from '../model/block.ts';
 import type { TensorSpec } from '../model/tensors.ts';
 import type { Tensors } from './engine.ts';
 
-/** One of a stage's tensors with all that training keeps beside it. The arrays stay the same for the whole training. */
+/** One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training. */
 export interface Parameter {
   readonly spec: TensorSpec;
   readonly w: Float32Array;
   readonly m: Float32Array;
   readonly v: Float32Array;
-  /** Gradient of the current step so far; it means something once `begun`. */
-  readonly g: Float32Array;
+  /** Gradient of the current step so far; it means something once `begun`, and is empty while it is lent to another stage. */
+  g: Float32Array;
   begun: boolean;
+  /** Of the gradient, once it is complete and somebody had the time. */
+  sumOfSquares: number | null;
 }
 
-/** The gradients of `parameters` in place, under the names of a program's inputs or outputs. */
+/** Gradients in place, under the names of a program's inputs or outputs. */
 export function gradientTensors(
-  parameters: readonly { readonly name: string; readonly at: Parameter }[],
+  gradients: readonly { readonly name: string; readonly shape: readonly number[]; readonly g: Float32Array }[],
   suffix: 'soFar' | 'gradient',
 ): Tensors {
-  const entries = parameters.flatMap(({ name, at: { g, spec } }) =>
-    gradientParts({ name, shape: spec.shape }, suffix).map(({ name: part, dims, start }) => {
+  const entries = gradients.flatMap(({ name, shape, g }) =>
+    gradientParts({ name, shape }, suffix).map(({ name: part, dims, start }) => {
       const size = dims.reduce((product, length) => product * length, 1);
       return [part, { data: g.subarray(start, start + size), dims }] as const;
     }),

@@ -6,6 +6,7 @@ import { ADAMW_CHUNK_SIZE, adamwProgram, adamwScalars, type AdamwStep } from '..
 import {
   blockBackwardProgram,
   blockForwardProgram,
+  blockShapes,
   blockWeightsProgram,
   BLOCK_ROW_GRADIENTS,
   BLOCK_ROW_WIDTHS,
@@ -14,15 +15,24 @@ import {
 import { dropoutInPlace, embed, embedBackward } from '../model/embedding.ts';
 import { assert } from '../model/errors.ts';
 import type { Graph } from '../model/graph.ts';
+import { headTensorNames } from '../model/head.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
-import { CHUNK_SIZE, type ChunkAddress, type MicroBatch, type TensorChunk } from './messages.ts';
+import {
+  CHUNK_SIZE,
+  weightParts,
+  type ChunkAddress,
+  type MicroBatch,
+  type TensorChunk,
+  type WeightPart,
+  type WeightsLoan,
+} from './messages.ts';
 import type { DecodingStage } from './train-decode.ts';
 import type { TensorPart, TrainSetup } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
 import { blockMasks, embeddingMask, maskTensors } from './train-masks.ts';
-import type { BlockActivations, Flight } from './train-flight.ts';
+import type { Flight } from './train-flight.ts';
 import { headLosses, headWeights, trainHead, type HeadStage } from './train-head.ts';
 import { gradientTensors, sumOfSquares, type Parameter } from './train-parameters.ts';
 
@@ -41,7 +51,8 @@ export class TrainStage {
   readonly #embeddingGradients = new Map<number, { ids: Uint32Array; dx: Float32Array }>();
   /** Rows of the embeddings' tables whose gradients are not zero. */
   #touched: { readonly wte: Set<number>; readonly wpe: Set<number> } = { wte: new Set(), wpe: new Set() };
-  #weightPassesDone = 0;
+  /** Micro-batches whose weight gradients a part has. */
+  readonly #passes = new Map<WeightPart, number>();
   #snapshot: Snapshot | null = null;
   /** Elements of the table's tensors, by name, that the update under way is done with. */
   readonly #updated = new Map<string, number>();
@@ -56,7 +67,7 @@ export class TrainStage {
       const moment = (part: 'm' | 'v'): Float32Array =>
         setup.optimizerState ? load(spec, part) : new Float32Array(spec.size);
       const [w, m, v, g] = [load(spec, 'w'), moment('m'), moment('v'), new Float32Array(spec.size)];
-      this.#parameters.set(spec.name, { spec, w, m, v, g, begun: false });
+      this.#parameters.set(spec.name, { spec, w, m, v, g, begun: false, sumOfSquares: null });
     }
   }
 
@@ -75,13 +86,17 @@ export class TrainStage {
     return parameter;
   }
 
+  /** Those of a block, by the names of its programs' inputs. */
+  #blockParameters(block: number): Record<string, Parameter> {
+    const named = blockTensors(this.#setup.config, block).map(
+      ({ name }) => [name.slice(`h.${block}.`.length), this.#parameter(name)] as const,
+    );
+    return Object.fromEntries(named);
+  }
+
   #blockTensors(block: number): Record<string, Tensor> {
-    const inputs: Record<string, Tensor> = {};
-    for (const { name } of blockTensors(this.#setup.config, block)) {
-      const { w, spec } = this.#parameter(name);
-      inputs[name.slice(`h.${block}.`.length)] = { data: w, dims: spec.shape };
-    }
-    return inputs;
+    const parameters = Object.entries(this.#blockParameters(block));
+    return Object.fromEntries(parameters.map(([name, { w, spec }]) => [name, { data: w, dims: spec.shape }]));
   }
 
   #rows(data: Float32Array): Tensor {
@@ -130,7 +145,7 @@ export class TrainStage {
   async forward(micro: MicroBatch, x: Float32Array): Promise<{ y: Float32Array | null; losses: Float32Array | null }> {
     const { config, stage } = this.#setup;
     const program = await this.#program('forward', () => blockForwardProgram(config, this.#batch, { save: true }));
-    const flight: Flight = { blocks: [], head: null, dx: null };
+    const flight: Flight = { passesLeft: weightParts(stage).length, blocks: [], head: null, dx: null };
     const { B, T } = this.#batch;
     for (let block = stage.firstBlock; block < stage.endBlock; block++) {
       const masks = blockMasks(this.#setup, { micro, block });
@@ -183,40 +198,93 @@ export class TrainStage {
     return gradient;
   }
 
-  /** Adds a micro-batch's weight gradients, for all blocks of the stage and its head. Micro-batches come in order. */
+  /** Adds a micro-batch's weight gradients, for all blocks of the stage and its head. */
   async weights(micro: MicroBatch): Promise<void> {
-    const { stage } = this.#setup;
-    const flight = this.#flights.get(micro.index);
-    assert(flight !== undefined, `micro-batch ${micro.index} is not in flight`);
-    assert(this.#weightPassesDone === micro.index, `weight gradients of micro-batch ${micro.index} are out of order`);
-    this.#weightPassesDone += 1;
-    if (flight.head !== null) await headWeights(this.#head(micro), flight.head);
-    for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
-      await this.#blockWeights(micro, { block, at: flight.blocks[block - stage.firstBlock] });
-    }
-    this.#flights.delete(micro.index);
+    for (const part of weightParts(this.#setup.stage)) await this.weightPass(micro, part);
   }
 
-  async #blockWeights(micro: MicroBatch, { block, at }: { block: number; at: BlockActivations }): Promise<void> {
+  /** Adds one part's weight gradients of a micro-batch. Micro-batches come in order. */
+  async weightPass(micro: MicroBatch, part: WeightPart): Promise<void> {
+    if (part !== 'head') {
+      this.takeBack(part, await this.weightsFor(this.#loan(micro, part)));
+      return;
+    }
+    const { head } = this.#beginPass(micro, part);
+    assert(head !== null, 'this stage has no head');
+    await headWeights(this.#head(micro), head);
+    if (!this.#isLast(micro)) return;
+    for (const name of headTensorNames(this.#setup.config)) {
+      const parameter = this.#parameter(name);
+      parameter.sumOfSquares = sumOfSquares(parameter.g);
+    }
+  }
+
+  /** A block's pass of a micro-batch, for another stage to do: `takeBack` ends it. */
+  lend(micro: MicroBatch, block: number): WeightsLoan {
+    const loan = this.#loan(micro, block);
+    return { ...loan, norms: loan.norms.map(({ name, bytes }) => ({ name, bytes: bytes.slice() })) };
+  }
+
+  #loan(micro: MicroBatch, block: number): WeightsLoan {
+    const { blocks } = this.#beginPass(micro, block);
+    const { x, saved, gradients } = blocks[block - this.#setup.stage.firstBlock];
+    const { context, a, u } = saved;
+    const named = (arrays: Readonly<Record<string, Float32Array>>): WeightsLoan['rows'] =>
+      Object.entries(arrays).map(([name, bytes]) => ({ name, bytes }));
+    const parameters = this.#blockParameters(block);
+    return {
+      accumulate: micro.index > 0,
+      last: this.#isLast(micro),
+      rows: named({ x, context, a, u, ...gradients! }),
+      norms: NORM_TENSORS.map((name) => ({ name, bytes: parameters[name].w })),
+      gradients: Object.entries(parameters).map(([name, { g }]) => ({ name, bytes: g, sumOfSquares: null })),
+    };
+  }
+
+  /** Does a block's weight pass, whoever's it is. */
+  async weightsFor(loan: WeightsLoan): Promise<WeightsLoan> {
     const { config } = this.#setup;
-    const accumulate = micro.index > 0;
+    const { accumulate, last, rows, norms, gradients } = loan;
     const program = await this.#program(`weights ${accumulate ? 'next' : 'first'}`, () =>
       blockWeightsProgram(config, this.#batch, { accumulate }),
     );
-    const tensors = this.#blockTensors(block);
-    const parameters = Object.keys(tensors).map((name) => ({ name, at: this.#parameter(`h.${block}.${name}`) }));
-    const { context, a, u } = at.saved;
-    const { dy, dFed = dy, ...rows } = at.gradients!;
+    const shapes = blockShapes(config);
+    const { dy, dFed = dy, ...named } = Object.fromEntries(rows.map(({ name, bytes }) => [name, bytes]));
+    const own = gradients.map(({ name, bytes }) => ({ name, g: bytes, shape: shapes.get(name)! }));
     await program.run(
       {
-        ...this.#rowTensors({ x: at.x, context, a, u, dFed, ...rows }),
-        ...Object.fromEntries(NORM_TENSORS.map((name) => [name, tensors[name]])),
-        ...(accumulate ? gradientTensors(parameters, 'soFar') : {}),
+        ...this.#rowTensors({ ...named, dFed }),
+        ...Object.fromEntries(norms.map(({ name, bytes }) => [name, { data: bytes, dims: shapes.get(name)! }])),
+        ...(accumulate ? gradientTensors(own, 'soFar') : {}),
       },
-      gradientTensors(parameters, 'gradient'),
+      gradientTensors(own, 'gradient'),
     );
-    for (const parameter of parameters) parameter.at.begun = true;
-    for (const array of [at.x, context, a, u, ...Object.values(at.gradients!)]) this.#arrays.give(array);
+    if (!last) return loan;
+    const summed = gradients.map((gradient) => ({ ...gradient, sumOfSquares: sumOfSquares(gradient.bytes) }));
+    return { ...loan, gradients: summed };
+  }
+
+  takeBack(block: number, { rows, gradients }: WeightsLoan): void {
+    const parameters = this.#blockParameters(block);
+    for (const { name, bytes, sumOfSquares } of gradients) {
+      Object.assign(parameters[name], { g: bytes, sumOfSquares, begun: true });
+    }
+    for (const { bytes } of rows) this.#arrays.give(bytes);
+  }
+
+  #beginPass(micro: MicroBatch, part: WeightPart): Flight {
+    const flight = this.#flights.get(micro.index);
+    assert(flight !== undefined, `micro-batch ${micro.index} is not in flight`);
+    const done = this.#passes.get(part) ?? 0;
+    assert(done === micro.index, `weight gradients of micro-batch ${micro.index} are out of order`);
+    this.#passes.set(part, done + 1);
+    flight.passesLeft -= 1;
+    if (flight.passesLeft === 0) this.#flights.delete(micro.index);
+    return flight;
+  }
+
+  #isLast({ index }: MicroBatch): boolean {
+    return (index + 1) * this.#setup.microBatchSize === this.#setup.batchSize;
   }
 
   /** Keeps dx (B*T, D) at the embeddings' output for `finish`. */
@@ -238,7 +306,7 @@ export class TrainStage {
       for (const [table, rows] of [[wte, this.#touched.wte] as const, [wpe, this.#touched.wpe] as const]) {
         if (!table.begun) for (const row of rows) table.g.fill(0, row * D, (row + 1) * D);
         rows.clear();
-        table.begun = true;
+        Object.assign(table, { begun: true, sumOfSquares: null });
       }
       for (const [, { ids, dx }] of [...this.#embeddingGradients].sort(([a], [b]) => a - b)) {
         embedBackward(dx, ids, { dwte: wte.g, dwpe: wpe.g, D, T });
@@ -248,12 +316,12 @@ export class TrainStage {
       for (let position = 0; position < T; position++) this.#touched.wpe.add(position);
       this.#embeddingGradients.clear();
     }
-    this.#weightPassesDone = 0;
-    return [...this.#parameters.values()].map(({ spec, g, begun }) => {
+    this.#passes.clear();
+    return [...this.#parameters.values()].map(({ spec, g, begun, sumOfSquares: known }) => {
       assert(begun, `${spec.name} has no gradient`);
       // All other rows of an untied token embedding are zero.
       const rows = spec.name === 'wte.weight' && !config.tie_weights ? this.#touched.wte : null;
-      if (rows === null) return { tensor: spec.name, sumOfSquares: sumOfSquares(g) };
+      if (rows === null) return { tensor: spec.name, sumOfSquares: known ?? sumOfSquares(g) };
       const ascending = [...rows].sort((a, b) => a - b).map((row) => g.subarray(row * D, (row + 1) * D));
       return { tensor: spec.name, sumOfSquares: ascending.reduce((sum, row) => sum + sumOfSquares(row), 0) };
     });
@@ -287,7 +355,7 @@ export class TrainStage {
         );
         this.#updated.set(spec.name, end);
       }
-      parameter.begun = false;
+      Object.assign(parameter, { begun: false, sumOfSquares: null });
     }
     this.#updated.clear();
     return true;
@@ -327,8 +395,12 @@ export class TrainStage {
   reset(): void {
     this.#flights.clear();
     this.#embeddingGradients.clear();
-    this.#weightPassesDone = 0;
-    for (const parameter of this.#parameters.values()) parameter.begun = false;
+    this.#passes.clear();
+    for (const parameter of this.#parameters.values()) {
+      Object.assign(parameter, { begun: false, sumOfSquares: null });
+      // Lent to a stage that did not give it back.
+      if (parameter.g.length === 0) parameter.g = new Float32Array(parameter.spec.size);
+    }
   }
 
   /** x (B*T, D) -> y (B*T, D), or the loss of each row (B*T) on the head's stage. No dropout, nothing kept. */

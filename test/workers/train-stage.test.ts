@@ -6,7 +6,14 @@ import { initialTensors } from '../../src/model/init.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 import type { Engine } from '../../src/workers/engine.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
-import type { MicroBatch, StageRange, TrainSetup } from '../../src/workers/messages.ts';
+import {
+  weightParts,
+  type MicroBatch,
+  type StageRange,
+  type TrainSetup,
+  type WeightsLoan,
+} from '../../src/workers/messages.ts';
+import { arraysOf, transferableBuffers } from '../../src/workers/reply.ts';
 import { TrainStage } from '../../src/workers/train-stage.ts';
 import { flatTokens, golden, GOLDEN_NAMES, l2, relative, type Golden } from '../golden/golden.ts';
 
@@ -17,6 +24,8 @@ interface RunOptions {
   readonly ends?: readonly number[];
   readonly config?: Partial<GptConfig>;
   readonly steps?: number;
+  /** Weight passes of each stage's blocks are done by the next stage. */
+  readonly lends?: boolean;
 }
 
 interface Run {
@@ -33,6 +42,10 @@ function stageRanges(config: GptConfig, ends: readonly number[]): StageRange[] {
   });
 }
 
+/** As it arrives on another thread: this side's arrays are gone. */
+const moved = (loan: WeightsLoan): WeightsLoan =>
+  structuredClone(loan, { transfer: transferableBuffers(arraysOf(loan)) });
+
 async function train(reference: Golden, options: RunOptions): Promise<Run> {
   const config = { ...reference.config, ...options.config };
   const batchSize = reference.tokens[0].length;
@@ -47,7 +60,8 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     ...{ config, batchSize, microBatchSize: options.microBatchSize, contextLength: T, seed: 7 },
     ...{ tokens, wideTokens: false, optimizerState: false },
   };
-  const stages = stageRanges(config, options.ends ?? [config.n_layers]).map(
+  const ranges = stageRanges(config, options.ends ?? [config.n_layers]);
+  const stages = ranges.map(
     (stage) => new TrainStage(options.engine, { ...setup, stage }, ({ name }) => initial.get(name)!.slice()),
   );
   const embedder = config.tie_weights ? stages.at(-1)! : stages[0];
@@ -69,9 +83,12 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
         x = y;
       }
       let dy: Float32Array | null = null;
-      for (const stage of stages.toReversed()) {
+      for (const [i, stage] of [...stages.entries()].toReversed()) {
         dy = await stage.backward(micro, dy);
-        await stage.weights(micro);
+        for (const part of weightParts(ranges[i])) {
+          if (options.lends !== true || part === 'head') await stage.weightPass(micro, part);
+          else stage.takeBack(part, await stages[(i + 1) % stages.length].weightsFor(moved(stage.lend(micro, part))));
+        }
       }
       embedder.embedBackward(micro, dy!);
     }
@@ -138,6 +155,13 @@ describe.each(CASES)('PyTorch run %s on %s', (name, _, engine) => {
       expect(split.norms).toEqual(whole.norms);
       for (const [tensor, data] of whole.weights) expect(split.weights.get(tensor), tensor).toEqual(data);
     }
+  });
+
+  test('weight passes that another stage does give the same bits', async () => {
+    const options = { engine, microBatchSize: 1, steps: 2, ends: [1, reference.config.n_layers] };
+    const [own, lent] = [await train(reference, options), await train(reference, { ...options, lends: true })];
+    expect(lent.norms).toEqual(own.norms);
+    for (const [tensor, data] of own.weights) expect(lent.weights.get(tensor), tensor).toEqual(data);
   });
 
   test('micro-batches add up to the batch', async () => {
