@@ -29,6 +29,8 @@ export class Connection {
   readonly #socket: WebSocket;
   readonly #handlers: Handlers;
   readonly #onError: (error: unknown) => void;
+  /** Requests that have come, and wait for their turn: at most what one read of the socket held. */
+  readonly #waiting: string[] = [];
   #pending = 0;
   /** Whether the last ping has been answered. */
   #alive = true;
@@ -60,7 +62,10 @@ export class Connection {
     socket.on('close', () => subscriptions.close());
     socket.on('message', (data, isBinary) => {
       if (isBinary) socket.close(1003, 'text frames only');
-      else this.#answer((data as Buffer).toString('utf8'));
+      else {
+        this.#waiting.push((data as Buffer).toString('utf8'));
+        this.#proceed();
+      }
     });
     raw.setTimeout(STALL_TIMEOUT_MS);
     raw.on('timeout', () => {
@@ -80,9 +85,24 @@ export class Connection {
     this.#socket.ping();
   }
 
+  /** Begins requests, in order, while there is room for more answers; while some wait, no more are read. */
+  #proceed(): void {
+    const socket = this.#socket;
+    const hasRoom = (): boolean => this.#pending < PENDING_REQUESTS_MAX && socket.bufferedAmount < BUFFERED_BYTES_MAX;
+    while (hasRoom()) {
+      const text = this.#waiting.shift();
+      if (text === undefined) break;
+      this.#answer(text);
+    }
+    if (this.#waiting.length > 0) socket.pause();
+    else if (socket.isPaused && hasRoom()) {
+      this.#alive = true;
+      socket.resume();
+    }
+  }
+
   #answer(text: string): void {
     this.#pending += 1;
-    this.#throttle();
     void answer(text, this.#handlers)
       .then((response) => {
         if (response !== null) this.#send(JSON.stringify(response));
@@ -90,26 +110,13 @@ export class Connection {
       .catch(this.#onError)
       .finally(() => {
         this.#pending -= 1;
-        this.#throttle();
+        this.#proceed();
       });
   }
 
   #send(text: string): void {
     if (this.#socket.readyState !== this.#socket.OPEN) return;
-    this.#socket.send(text, () => this.#throttle());
-    this.#throttle();
-  }
-
-  /** Reads no more requests while too many wait for an answer, or too many bytes for the reader. */
-  #throttle(): void {
-    const socket = this.#socket;
-    const full = this.#pending >= PENDING_REQUESTS_MAX || socket.bufferedAmount >= 2 * BUFFERED_BYTES_MAX;
-    const roomy = this.#pending < PENDING_REQUESTS_MAX / 2 && socket.bufferedAmount < BUFFERED_BYTES_MAX;
-    if (full && !socket.isPaused) socket.pause();
-    else if (roomy && socket.isPaused) {
-      this.#alive = true;
-      socket.resume();
-    }
+    this.#socket.send(text, () => this.#proceed());
   }
 
   #cutOff(): void {

@@ -6,10 +6,11 @@ import type { EventLog } from './event-log.ts';
 import { isTerminal, type JobEvent } from './protocol.ts';
 import type { StoreClient } from './store-client.ts';
 
-/** Bytes that may wait in a socket before its cursors stop. */
-export const BUFFERED_BYTES_MAX = 256 << 10;
-const DRAIN_POLL_MS = 50;
-const PAGE = 256;
+/** Bytes that may wait in a socket before its cursors stop; the kernel holds megabytes more. */
+export const BUFFERED_BYTES_MAX = 64 << 10;
+const DRAIN_POLL_MS = 10;
+/** Events read from the store at once. */
+const PAGE = 64;
 
 export interface EventSink {
   /** Bytes handed to the socket and not yet sent. */
@@ -31,6 +32,8 @@ export class Subscriptions {
   readonly #sink: EventSink;
   readonly #onError: (error: unknown) => void;
   readonly #cursors = new Map<string, Cursor>();
+  /** Ends with the newest page: however many cursors there are, a socket holds one page beyond its bound. */
+  #pages: Promise<unknown> = Promise.resolve();
   #closed = false;
 
   constructor(
@@ -85,19 +88,23 @@ export class Subscriptions {
   }
 
   async #catchUp(jobId: string, cursor: Cursor): Promise<void> {
-    while (!cursor.closed) {
-      if (this.#sink.bufferedBytes() >= BUFFERED_BYTES_MAX) {
-        await new Promise((resolve) => setTimeout(resolve, DRAIN_POLL_MS));
-        continue;
-      }
-      const { events, lastSeq } = await this.#store.call('readEvents', { jobId, after: cursor.last, limit: PAGE });
-      for (const event of events) this.#send(cursor, event);
-      // What was stored meanwhile is on its way as a live event only if nothing lies between.
-      if (cursor.last >= lastSeq) {
-        cursor.live = true;
-        return;
-      }
+    while (!cursor.closed && !cursor.live) {
+      const page = this.#pages.then(() => this.#sendPage(jobId, cursor));
+      this.#pages = page.catch(() => undefined);
+      await page;
     }
+  }
+
+  /** Waits for room, then sends what is stored; the cursor is live when that was all. */
+  async #sendPage(jobId: string, cursor: Cursor): Promise<void> {
+    while (!cursor.closed && this.#sink.bufferedBytes() >= BUFFERED_BYTES_MAX) {
+      await new Promise((resolve) => setTimeout(resolve, DRAIN_POLL_MS));
+    }
+    if (cursor.closed) return;
+    const { events, lastSeq } = await this.#store.call('readEvents', { jobId, after: cursor.last, limit: PAGE });
+    for (const event of events) this.#send(cursor, event);
+    // What was stored meanwhile is on its way as a live event only if nothing lies between.
+    cursor.live = cursor.last >= lastSeq;
   }
 
   #send(cursor: Cursor, event: StoredEvent): void {

@@ -16,6 +16,7 @@ import { versionRows } from './versions.ts';
 import { fuzzedWeightsRows } from './fuzzed-weights.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { shutdownRows } from './shutdown.ts';
+import { slowReaderRows } from './slow-readers.ts';
 import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
 import { storageFaultRows } from './storage-faults.ts';
@@ -40,6 +41,7 @@ export const ROWS: readonly Row[] = [
   ...secretRows,
   ...fuzzedWeightsRows,
   ...streamRows,
+  ...slowReaderRows,
   ...submitOnceRows,
   ...shutdownRows,
   ...workerDeathRows,

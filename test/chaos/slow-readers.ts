@@ -1,0 +1,292 @@
+// Readers that take nothing: cut off after a while, bounded in memory until then, no harm to those who read on, and without a loss
+// to themselves. Ten that only listen are set against resident memory; ten that ask on and on, against what is held of it.
+
+import { readFileSync } from 'node:fs';
+import type { JobEvent } from '../../src/daemon/protocol.ts';
+import type { Daemon, DataHome, RawClient } from '../e2e/daemon-fixture.ts';
+import {
+  countedHeap,
+  descriptorCount,
+  liveBytes,
+  makeModel,
+  MIB,
+  percentile,
+  residentBytes,
+  waitUntil,
+} from './probe.ts';
+import { portOf } from './raw-socket.ts';
+import { check, type Context, type Outcome, type Row, type Tally } from './row.ts';
+import { checkWhole, generation, LONG } from './streams.ts';
+
+/** Twice ten seconds without a byte taken, and the grace of a goodbye. */
+const STALLED_MS_MAX = 25_000;
+const READERS = 10;
+/** Their events are more bytes than the kernel's own buffers hold, some 4 MB a connection. */
+const JOBS = 8;
+const LOGPROBS = 20;
+
+const WARM_ROUNDS = 3;
+/** Of resident memory, for all readers that take nothing. */
+const GROWTH_MIB_MAX = 16;
+/** So long nothing more is queued when nothing can be. */
+const STILL_MS = 300;
+/** Of generations: the best of them tells the lag of those who read, as the machine has other work. */
+const LAG_ROUNDS = 5;
+/** What their lag may become, and what a clock of milliseconds does not tell. */
+const LAG_FACTOR_MAX = 1.2;
+const LAG_MS_MIN = 5;
+
+/** Whoever asks without end asks so often. */
+const QUESTIONS = 2000;
+const RESIDENT_WATCH_MS = 20;
+const HELD_WATCH_MS = 500;
+/** What is held for one of them, and what is still held when they are gone. */
+const ASKER_MIB_MAX = 1;
+const LEFT_MIB_MAX = 1;
+const LEFT_TRIES_MAX = 20;
+
+/** Stored generations, what an honest client heard of them, and how many descriptors are open while it is the only one. */
+interface Scene {
+  readonly home: DataHome;
+  readonly honest: RawClient;
+  readonly jobIds: readonly string[];
+  readonly expected: readonly string[];
+  readonly open: number;
+}
+
+async function scene(home: DataHome, env: Readonly<Record<string, string>> = {}): Promise<Scene> {
+  const { pid } = await home.start({ workers: 2, env });
+  await makeModel(home, LONG);
+  const honest = await home.connect();
+  const jobIds: string[] = [];
+  for (let seed = 1; seed <= JOBS; seed++) {
+    jobIds.push(await honest.submit('generate', { ...generation(seed), logprobs: LOGPROBS }));
+    await honest.subscribe(jobIds[seed - 1]);
+    await honest.untilEnd(jobIds[seed - 1]);
+  }
+  return { home, honest, jobIds, expected: sorted(honest.events), open: descriptorCount(pid) };
+}
+
+const connected = (home: DataHome, count: number): Promise<RawClient[]> =>
+  Promise.all(Array.from({ length: count }, () => home.connect()));
+
+/** Resolves when no descriptors are open beside those of the scene and of `others`. */
+const cutOff = ({ home, open }: Scene, others = 0): Promise<void> =>
+  waitUntil(
+    () => descriptorCount(home.daemon.pid) <= open + others,
+    'readers that stopped are cut off',
+    STALLED_MS_MAX,
+  );
+
+/** Resolves when the daemon has filled what the kernel holds for its connections, and waits for their readers. */
+async function stalled({ url, pid }: Daemon): Promise<void> {
+  const port = `:${portOf({ url }).toString(16).toUpperCase().padStart(4, '0')}`;
+  let last = -1;
+  let since = 0;
+  await waitUntil(() => {
+    const lines = readFileSync(`/proc/${pid}/net/tcp`, 'utf8').trim().split('\n');
+    const fields = lines.map((line) => line.trim().split(/\s+/)).filter(([, local]) => local.endsWith(port));
+    const queued = fields.reduce((sum, [, , , , queues]) => sum + parseInt(queues.split(':')[0], 16), 0);
+    if (queued !== last) since = performance.now();
+    last = queued;
+    return queued > 0 && performance.now() - since > STILL_MS;
+  }, 'what the kernel holds is full');
+}
+
+/** Hears the beginning of a job, then asks for `questions` and takes nothing. */
+async function stopReading(reader: RawClient, jobId: string, questions: readonly string[]): Promise<void> {
+  await reader.subscribe(jobId);
+  await reader.until(({ seq }) => seq === 100);
+  reader.socket.pause();
+  for (const question of questions) reader.socket.send(question);
+}
+
+const question = (method: string, params: object): string =>
+  JSON.stringify({ jsonrpc: '2.0', id: 'again', method, params });
+
+/** Whoever stopped hears the rest over a new connection, and misses nothing. */
+async function checkNoLoss(
+  tally: Tally,
+  { home, jobIds, expected }: Scene,
+  readers: readonly RawClient[],
+): Promise<void> {
+  for (const reader of readers) {
+    await tally.try(async () => {
+      // What its own machine still holds is read before the end of the connection is.
+      reader.socket.resume();
+      await reader.closed;
+      const all = sorted(await continued(home, { jobIds, heard: reader.events }));
+      check(
+        JSON.stringify(all) === JSON.stringify(expected),
+        `${all.length} of ${expected.length} events after the cut`,
+      );
+    });
+  }
+}
+
+/** What was heard before a cut, once each, and what a new connection tells after the last of it. */
+async function continued(
+  home: DataHome,
+  { jobIds, heard }: { readonly jobIds: readonly string[]; readonly heard: readonly JobEvent[] },
+): Promise<JobEvent[]> {
+  const client = await home.connect();
+  const all: JobEvent[] = [];
+  for (const jobId of jobIds) {
+    const log: JobEvent[] = [];
+    // A subscription that begins again begins with the first event.
+    for (const event of heard) if (event.jobId === jobId && event.seq === log.length + 1) log.push(event);
+    all.push(...log);
+    if (log.at(-1)?.type === 'succeeded') continue;
+    await client.subscribe(jobId, log.length);
+    await client.untilEnd(jobId);
+  }
+  client.close();
+  return [...all, ...client.events];
+}
+
+const sorted = (events: readonly JobEvent[]): string[] => events.map((event) => JSON.stringify(event)).sort();
+
+/** Each reader hears every job from its first event on. */
+async function hearAll(readers: readonly RawClient[], jobIds: readonly string[]): Promise<void> {
+  const hear = async (reader: RawClient): Promise<void> => {
+    for (const jobId of jobIds) {
+      await reader.subscribe(jobId);
+      await reader.untilEnd(jobId);
+      reader.events.length = 0;
+    }
+  };
+  await Promise.all(readers.map(hear));
+}
+
+/** Milliseconds within which 99 of 100 events of a generation reached its readers: the best of some generations. */
+async function lagMs(submitter: RawClient, readers: readonly RawClient[]): Promise<number> {
+  const rounds: number[] = [];
+  for (let round = 0; round < LAG_ROUNDS; round++) {
+    const lags: number[] = [];
+    const jobId = await submitter.submit('generate', generation(100 + round));
+    const read = async (reader: RawClient): Promise<void> => {
+      const onMessage = (): void => void lags.push(Date.now() - (reader.events.at(-1)?.at ?? Date.now()));
+      reader.socket.on('message', onMessage);
+      await reader.subscribe(jobId);
+      await reader.untilEnd(jobId);
+      reader.socket.off('message', onMessage);
+      checkWhole(reader.events);
+      reader.events.length = 0;
+    };
+    await Promise.all(readers.map(read));
+    rounds.push(percentile(lags, 0.99));
+  }
+  return Math.min(...rounds);
+}
+
+async function readersThatStop({ tries, tally, home: makeHome }: Context): Promise<Outcome> {
+  const home = makeHome();
+  const stage = await scene(home);
+  const { honest, jobIds } = stage;
+  const { pid } = home.daemon;
+  const fast = await connected(home, READERS);
+  // The daemon takes its working size with as many readers that take everything.
+  const warming = await connected(home, tries);
+  for (let round = 0; round < WARM_ROUNDS; round++) await hearAll([...fast, ...warming], jobIds);
+  const usualLagMs = await lagMs(honest, fast);
+  for (const reader of warming) reader.close();
+  const before = residentBytes(pid);
+  let peak = before;
+  const watch = setInterval(() => (peak = Math.max(peak, residentBytes(pid))), RESIDENT_WATCH_MS);
+  const slow = await connected(home, tries);
+  const questions = jobIds.map((jobId) => question('job.subscribe', { jobId, after: 0 }));
+  let disturbedLagMs: number;
+  let slowestMs: number;
+  try {
+    await Promise.all(slow.map((reader) => stopReading(reader, jobIds[0], questions)));
+    const startedAt = performance.now();
+    await stalled(home.daemon);
+    disturbedLagMs = await lagMs(honest, fast);
+    await cutOff(stage, fast.length);
+    slowestMs = performance.now() - startedAt;
+  } finally {
+    clearInterval(watch);
+  }
+  await checkNoLoss(tally, stage, slow);
+  const grownMib = (peak - before) / MIB;
+  if (grownMib > GROWTH_MIB_MAX) tally.fault(`resident memory grew by ${grownMib.toFixed(1)} MiB`);
+  if (disturbedLagMs > Math.max(usualLagMs * LAG_FACTOR_MAX, LAG_MS_MIN))
+    tally.fault(`those who read waited ${disturbedLagMs} ms instead of ${usualLagMs}`);
+  tally.note(
+    `all cut off after ${(slowestMs / 1000).toFixed(1)} s; resident memory grew by ${grownMib.toFixed(1)} MiB from ` +
+      `${(before / MIB).toFixed(1)}; 99 of 100 events reached ${READERS} who read within ${disturbedLagMs} ms, ` +
+      `before that within ${usualLagMs} ms`,
+  );
+  return tally.outcome();
+}
+
+/** MiB that are still held when what is told of a closed connection has been told. */
+async function leftOver(home: DataHome, before: number): Promise<number> {
+  let leftMib = Infinity;
+  for (let tries = 0; tries < LEFT_TRIES_MAX && leftMib > LEFT_MIB_MAX; tries++) {
+    leftMib = ((await liveBytes(home)) - before) / MIB;
+    await new Promise((resolve) => setTimeout(resolve, HELD_WATCH_MS));
+  }
+  return leftMib;
+}
+
+async function readersThatAsk({ tries, tally, home: makeHome }: Context): Promise<Outcome> {
+  const home = makeHome();
+  const stage = await scene(home, countedHeap(home));
+  const { honest, jobIds } = stage;
+  const questions = Array.from({ length: QUESTIONS }, () => [
+    ...jobIds.map((jobId) => question('job.subscribe', { jobId, after: 0 })),
+    question('job.list', {}),
+  ]).flat();
+  // The heap takes its working size with the first.
+  const [first] = await connected(home, 1);
+  await stopReading(first, jobIds[0], questions);
+  await cutOff(stage);
+  first.close();
+
+  const before = await liveBytes(home);
+  let peak = before;
+  const watching = new AbortController();
+  const readers = await connected(home, tries);
+  await Promise.all(readers.map((reader) => stopReading(reader, jobIds[0], questions)));
+  const watched = (async () => {
+    while (!watching.signal.aborted) {
+      peak = Math.max(peak, await liveBytes(home));
+      await new Promise((resolve) => setTimeout(resolve, HELD_WATCH_MS));
+    }
+  })();
+  // Another stream goes on as ever.
+  const jobId = await honest.submit('generate', generation(99));
+  await honest.subscribe(jobId);
+  await honest.untilEnd(jobId);
+  await tally.try(() => checkWhole(honest.events.filter((event) => event.jobId === jobId)));
+  await cutOff(stage);
+  watching.abort();
+  await watched;
+  const leftMib = await leftOver(home, before);
+  await checkNoLoss(tally, stage, readers);
+  const grownMib = (peak - before) / MIB;
+  const allowedMib = ASKER_MIB_MAX * tries;
+  if (grownMib > allowedMib) tally.fault(`${grownMib.toFixed(1)} MiB were held for them, not ${allowedMib} at most`);
+  if (leftMib > LEFT_MIB_MAX) tally.fault(`${leftMib.toFixed(1)} MiB are held for readers that are gone`);
+  tally.note(`${grownMib.toFixed(1)} MiB were held for them, ${leftMib.toFixed(2)} MiB afterwards`);
+  return tally.outcome();
+}
+
+export const slowReaderRows: readonly Row[] = [
+  {
+    name: 'R22',
+    title:
+      'readers that stop reading are cut off, take 16 MiB together at most, slow no other one, and go on without a loss',
+    tries: 10,
+    short: 0,
+    run: readersThatStop,
+  },
+  {
+    name: 'R22q',
+    title: 'readers that ask on and on and read nothing: 1 MiB is held for each, none of it afterwards',
+    tries: 10,
+    short: 0,
+    run: readersThatAsk,
+  },
+];
