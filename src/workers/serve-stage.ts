@@ -22,6 +22,7 @@ import type { Tokenizer } from '../model/tokenizer.ts';
 import type { Engine, Program, Tensor } from './engine.ts';
 import { KvCache } from './kv-cache.ts';
 import type { SampledRows, ServePart, StageCalls, StageRange } from './messages.ts';
+import { Scratch } from './scratch.ts';
 import { SequenceOutput } from './sequence-output.ts';
 
 /** Rows have the same bits on any number of threads. Narrow models are done before a second thread is awake. */
@@ -57,8 +58,8 @@ export class ServeStage {
   readonly #feeds: Program[] = [];
   readonly #attends = new Map<number, Program>();
   #logits: Program | null = null;
-  /** The newest step's logits: V for each row that samples, grown to the most that a step has had. */
-  #logitData = new Float32Array(0);
+  /** What the newest step's programs have written. */
+  readonly #scratch = new Scratch();
   #embeddings: { wte: Float32Array; wpe: Float32Array } | null = null;
   readonly #caches = new Map<string, KvCache>();
   /** Only on the head's stage. */
@@ -149,24 +150,32 @@ export class ServeStage {
     );
     const headRows = head ? this.#headRows(parts, { rowCount: x.length / D, judged: targets.length }) : all.rows;
     const ending = headRows.length === all.rows.length ? all : passage(headRows, groups);
-    let { qkv } = await this.#qkv!.run({ x: { data: x, dims: [x.length / D, D] } });
+    const qkv = this.#scratch.take('qkv', 3 * x.length);
+    const qkvInto = { qkv: { data: qkv, dims: [x.length / D, 3 * D] } };
+    await this.#qkv!.run({ x: { data: x, dims: [x.length / D, D] } }, qkvInto);
     for (const [block, feed] of this.#feeds.entries()) {
       for (const { cache, first, count, position } of this.#cached(parts)) {
         cache.write(block, qkv, { first, count, position });
       }
       // Of the other rows the last block's keys and values are all that will ever be read.
-      const passing = block === this.#feeds.length - 1 ? ending : all;
+      const last = block === this.#feeds.length - 1;
+      const passing = last ? ending : all;
       x = passing === all ? x : gatherRows(x, passing.rows, { D });
       if (x.length === 0) break;
       // The last group attends in the program that goes on with what all have attended to: a lone sequence needs no other.
       const context = await this.#attend(passing.groups.slice(0, -1), { block, qkv });
-      const fed = await feed.run({
-        ...{ x: { data: x, dims: [x.length / D, D] }, rows: passing.attended },
-        ...{ context: { data: context, dims: [context.length / D, D] } },
-        ...this.#attention(passing.groups.at(-1)!, { block, qkv, suffix: '' }),
-      });
-      x = fed['y'];
-      qkv = fed['qkv'];
+      const dims = [x.length / D, D];
+      // What goes to the next stage leaves this thread with its buffer.
+      const y = last && !head ? new Float32Array(x.length) : this.#scratch.take(`y${block % 2}`, x.length);
+      await feed.run(
+        {
+          ...{ x: { data: x, dims }, rows: passing.attended },
+          ...{ context: { data: context, dims: [context.length / D, D] } },
+          ...this.#attention(passing.groups.at(-1)!, { block, qkv, suffix: '' }),
+        },
+        { y: { data: y, dims }, ...(last ? {} : qkvInto) },
+      );
+      x = y;
     }
     if (!head) return { x, sampled: null, losses: null };
     const told = await this.#logitRows(x);
@@ -224,15 +233,20 @@ export class ServeStage {
     { block, qkv }: { block: number; qkv: Float32Array },
   ): Promise<Float32Array> {
     const { emb_dim: D } = this.#setup.config;
-    const context = new Float32Array(groups.reduce((sum, { count }) => sum + count, 0) * D);
+    const context = this.#scratch.take('context', groups.reduce((sum, { count }) => sum + count, 0) * D);
     let filled = 0;
     for (let done = 0; done < groups.length; done += ATTEND_GROUPS_MAX) {
       const together = groups.slice(done, done + ATTEND_GROUPS_MAX);
       const inputs = together.map((group, i) => this.#attention(group, { block, qkv, suffix: `_${i}` }));
       const program = await this.#attendProgram(together.length);
-      const attended = await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>);
+      const attended = together.map(({ mask: { dims } }, i) => ({
+        data: this.#scratch.take(`context_${i}`, dims[0] * D),
+        dims: [dims[0], D],
+      }));
+      const into = Object.fromEntries(attended.map((tensor, i) => [`context_${i}`, tensor]));
+      await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>, into);
       for (const [i, { count }] of together.entries()) {
-        context.set(attended[`context_${i}`].subarray(0, count * D), filled);
+        context.set(attended[i].data.subarray(0, count * D), filled);
         filled += count * D;
       }
     }
@@ -246,7 +260,7 @@ export class ServeStage {
   ): Record<string, Tensor> {
     const { emb_dim: D, n_heads: H } = this.#setup.config;
     const [R, P] = mask.dims;
-    const q = new Float32Array(R * D);
+    const q = this.#scratch.take(`q${suffix}`, R * D);
     // A lone row goes with a twin.
     for (let row = 0; row < R; row++) {
       const from = (first + Math.min(row, count - 1)) * 3 * D;
@@ -290,11 +304,10 @@ export class ServeStage {
     const { emb_dim: D, vocab_size: V } = this.#setup.config;
     const M = x.length / D;
     if (M === 0) return [];
-    if (this.#logitData.length < M * V) this.#logitData = new Float32Array(M * V);
     const outputs = {
-      logits: { data: this.#logitData.subarray(0, M * V), dims: [M, V] },
-      max: { data: new Float32Array(M), dims: [M, 1] },
-      logSum: { data: new Float32Array(M), dims: [M, 1] },
+      logits: { data: this.#scratch.take('logits', M * V), dims: [M, V] },
+      max: { data: this.#scratch.take('max', M), dims: [M, 1] },
+      logSum: { data: this.#scratch.take('logSum', M), dims: [M, 1] },
     };
     await this.#logits!.run({ x: { data: x, dims: [M, D] } }, outputs);
     return logitRows({ logits: outputs.logits.data, max: outputs.max.data, logSum: outputs.logSum.data });
@@ -311,6 +324,7 @@ export class ServeStage {
   async close(): Promise<void> {
     this.#caches.clear();
     this.#outputs.clear();
+    this.#scratch.clear();
     const programs = [this.#qkv, this.#logits, ...this.#feeds.splice(0), ...this.#attends.values()];
     this.#attends.clear();
     [this.#qkv, this.#logits, this.#embeddings] = [null, null, null];
