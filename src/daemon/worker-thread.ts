@@ -12,6 +12,12 @@ import { arraysOf, transferableBuffers, unwrap, type Reply } from '../workers/re
 export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weights: 3 } as const;
 export type Priority = (typeof PRIORITY)[keyof typeof PRIORITY];
 
+/**
+ * Three semi-spaces of V8's young generation: each thread touches all of them before it sees old ones again, by default 48 MB.
+ * What lives long is in typed arrays, outside.
+ */
+const YOUNG_GENERATION_MB = 6;
+
 class PriorityQueue implements TaskQueue {
   readonly #lanes: PiscinaTask[][] = Object.values(PRIORITY).map(() => []);
 
@@ -149,6 +155,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
       minThreads: 1,
       maxThreads: 1,
       idleTimeout: Infinity,
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
       concurrentTasksPerWorker: 1,
       // Without it the pool may put a task behind later ones.
       stricterFIFO: true,
