@@ -2,7 +2,7 @@
 // that looks is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, EXIT, VERSION } from '../daemon/protocol.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, EXIT, LIMITS, VERSION } from '../daemon/protocol.ts';
 import { dataDirOf } from './connection.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 
@@ -26,7 +26,9 @@ export function addDoctorCommand(program: Command, context: CliContext): void {
     .action(async (flags: DoctorFlags) => {
       const { examine } = await import('../workers/doctor.ts');
       const { host, port, engine } = flags;
-      const findings = await examine({ dataDir: dataDirOf(flags, context), host, port, engine });
+      const dataDir = dataDirOf(flags, context);
+      const { tokenCharactersMin } = LIMITS;
+      const findings = await examine({ dataDir, host, port, engine, tokenCharactersMin });
       const ok = findings.every((finding) => finding.ok);
       if (flags.json) printJson(context, { ok, version: VERSION, findings });
       else {

@@ -9,6 +9,8 @@ export const LIMITS = {
   messageBytesMax: 1 << 20,
   /** One blob (a weights or text file). */
   blobBytesMax: 64 * 2 ** 30,
+  /** A shorter bearer token could be guessed. */
+  tokenCharactersMin: 16,
   promptCharactersMax: 1 << 19,
   maxTokensMax: 1 << 20,
   /** Samples of one generation. */

@@ -27,6 +27,8 @@ export interface DoctorOptions {
   readonly host: string;
   readonly port: number;
   readonly engine: EngineChoice;
+  /** The daemon refuses a shorter token. */
+  readonly tokenCharactersMin: number;
 }
 
 const NODE_VERSION_MIN = '20.19.0';
@@ -47,7 +49,7 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
     ['engine', () => lookAtEngine(options.engine)],
     ['sqlite', lookAtSqlite],
     ['data directory', () => lookAtDirectory(options.dataDir)],
-    ['token', () => lookAtToken(options.dataDir)],
+    ['token', () => lookAtToken(options)],
     ['database', () => lookAtDatabase(options.dataDir)],
     ['disk', () => lookAtDisk(options.dataDir)],
     ['port', () => lookAtPort(options)],
@@ -115,14 +117,18 @@ function lookAtDirectory(dataDir: string): Seen {
     : fault(`${dataDir} can be written by others`, `Take that away: chmod go-w ${dataDir}`);
 }
 
-function lookAtToken(dataDir: string): Seen {
+function lookAtToken({ dataDir, tokenCharactersMin }: DoctorOptions): Seen {
   const file = path.join(dataDir, 'token');
   if (!existsSync(file)) return fine('not there yet: the first start makes it');
   if ((statSync(file).mode & 0o077) !== 0) {
     return fault(`${file} can be read by others`, `chmod 600 ${file}, or delete it for a new one at the next start.`);
   }
-  return readFileSync(file, 'utf8').trim() === ''
-    ? fault(`${file} is empty`, 'Delete it: the next start makes a new one.')
+  const { length } = readFileSync(file, 'utf8').trim();
+  return length < tokenCharactersMin
+    ? fault(
+        `${file} holds ${length} characters, and "gptd start" wants at least ${tokenCharactersMin}`,
+        'Delete it: the next start makes a new one.',
+      )
     : fine('only its owner can read it');
 }
 

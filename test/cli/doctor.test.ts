@@ -31,6 +31,19 @@ test('finds nothing wrong with an empty directory', async () => {
   expect([report.ok, exitCode]).toEqual([true, EXIT.ok]);
 });
 
+test.each(['', 'x', 'fifteen-letters'])('faults the token %j, which "gptd start" refuses', async (token) => {
+  writeFileSync(path.join(dir, 'token'), `${token}\n`, { mode: 0o600 });
+  const { report } = await examine();
+  expect(faults(report)).toEqual(['token']);
+  expect(report.findings.find(({ name }) => name === 'token')?.detail).toContain(`holds ${token.length} characters`);
+});
+
+test('finds nothing wrong with a token of sixteen characters', async () => {
+  writeFileSync(path.join(dir, 'token'), 'sixteen-letters!\n', { mode: 0o600 });
+  const { report } = await examine();
+  expect(faults(report)).toEqual([]);
+});
+
 test('names each fault with what to do, and leaves a damaged database as it is', async () => {
   const database = path.join(dir, 'gptd.db');
   writeFileSync(database, 'this is no database at all, but it is long enough to have a header. '.repeat(20));
