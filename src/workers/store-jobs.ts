@@ -20,6 +20,8 @@ interface JobRow {
   readonly created_at: number;
   readonly started_at: number | null;
   readonly ended_at: number | null;
+  /** Rises with every job that ends. */
+  readonly end_number: number | null;
   readonly last_seq: number;
   readonly result: string | null;
   readonly error: string | null;
@@ -69,9 +71,10 @@ export function jobCalls(
   const updateJob = db.prepare<
     [{ [K in keyof Omit<JobRow, 'job_number' | 'kind' | 'spec' | 'priority' | 'created_at'>]: JobRow[K] }]
   >(
-    `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, last_seq = :last_seq,
+    `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, end_number = :end_number, last_seq = :last_seq,
        result = :result, error = :error WHERE job_id = :job_id`,
   );
+  const nextEndNumber = db.prepare<[], number>('SELECT coalesce(max(end_number), 0) + 1 FROM jobs').pluck();
   const storeMetrics = metricsWriter(db);
   const selectEvents = db.prepare<[{ jobId: string; after: number; limit: number; type: string | null }], EventRow>(
     `SELECT seq, at, type, data FROM events
@@ -167,7 +170,8 @@ export function jobCalls(
     });
     for (const jobId of changed) {
       const { job_id, state, started_at, ended_at, last_seq, result, error } = rows.get(jobId)!;
-      updateJob.run({ job_id, state, started_at, ended_at, last_seq, result, error });
+      const end_number = ENDED.has(state) ? nextEndNumber.get()! : null;
+      updateJob.run({ job_id, state, started_at, ended_at, end_number, last_seq, result, error });
     }
     return events;
   });

@@ -171,6 +171,15 @@ export const MIGRATIONS: readonly string[] = [
   ALTER TABLE chunks_of_checkpoints RENAME TO checkpoint_chunks;
   CREATE INDEX checkpoint_chunks_by_hash ON checkpoint_chunks (hash);
   `,
+  `
+  -- In which order jobs ended: a clock that is set says something else.
+  ALTER TABLE jobs ADD COLUMN end_number INTEGER;
+  UPDATE jobs SET end_number = ended.number FROM (
+    SELECT job_number, row_number() OVER (ORDER BY ended_at, job_number) AS number FROM jobs WHERE ended_at IS NOT NULL
+  ) AS ended WHERE jobs.job_number = ended.job_number;
+  DROP INDEX jobs_by_end;
+  CREATE UNIQUE INDEX jobs_by_end ON jobs (end_number);
+  `,
 ];
 
 /** Version of the schema that this program reads and writes. */

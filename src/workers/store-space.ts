@@ -18,14 +18,15 @@ const EVENTS_A_CALL = 2000;
  * checkpoint which is still there. A part of them a call; returns whether there are more.
  */
 export function jobCollector(db: Database.Database): (keepJobs: number) => boolean {
-  const selectOldestKept = db.prepare<[number], { endedAt: number; jobNumber: number }>(
-    `SELECT ended_at AS endedAt, job_number AS jobNumber FROM jobs WHERE ended_at IS NOT NULL
-     ORDER BY ended_at DESC, job_number DESC LIMIT 1 OFFSET ? - 1`,
-  );
+  const selectOldestKept = db
+    .prepare<[number], number>(
+      'SELECT end_number FROM jobs WHERE end_number IS NOT NULL ORDER BY end_number DESC LIMIT 1 OFFSET ? - 1',
+    )
+    .pluck();
   const selectOld = db
-    .prepare<[{ endedAt: number; jobNumber: number }], string>(
-      `SELECT job_id FROM jobs WHERE (ended_at, job_number) < (:endedAt, :jobNumber)
-         AND job_id NOT IN (SELECT job_id FROM checkpoints) ORDER BY ended_at, job_number LIMIT 1`,
+    .prepare<[number], string>(
+      `SELECT job_id FROM jobs WHERE end_number < ?
+         AND job_id NOT IN (SELECT job_id FROM checkpoints) ORDER BY end_number LIMIT 1`,
     )
     .pluck();
   const removeEvents = db.prepare<[{ jobId: string; limit: number }]>(

@@ -5,6 +5,7 @@ import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
+import Database from 'better-sqlite3';
 import { expect, it } from 'vitest';
 import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
 import { databasePath, migrationBackupPath } from '../../src/workers/store-schema.ts';
@@ -42,6 +43,25 @@ it('keeps jobs, events and curves, and copies the database as it was', () => {
   mkdirSync(restored);
   writeFileSync(databasePath(restored), readFileSync(backup));
   expect(openedStore(restored).store.getJob({ jobId: 'old' })).toMatchObject({ state: 'queued' });
+});
+
+it('numbers the jobs that have ended in the order of their ends', () => {
+  const dataDir = firstVersion();
+  const db = new Database(databasePath(dataDir));
+  db.exec(`INSERT INTO jobs (job_id, kind, spec, state, created_at, ended_at, last_seq)
+    VALUES ('c', 'params', '{}', 'succeeded', 1, 30, 2), ('a', 'params', '{}', 'failed', 2, 10, 2),
+      ('b', 'params', '{}', 'cancelled', 3, 20, 2)`);
+  db.close();
+  openedStore(dataDir);
+  const reader = new Database(databasePath(dataDir), { readonly: true });
+  const numbers = reader.prepare('SELECT job_id, end_number FROM jobs ORDER BY job_id').raw().all();
+  reader.close();
+  expect(numbers).toEqual([
+    ['a', 1],
+    ['b', 2],
+    ['c', 3],
+    ['old', null],
+  ]);
 });
 
 it('copies nothing when it starts from nothing or from today', () => {

@@ -105,6 +105,21 @@ describe('ended jobs', () => {
     expect(listed(store)).toEqual(['g7', 'g6', 'g5', 'waits']);
   });
 
+  it('go in the order in which they ended, whatever the clock said then', () => {
+    const { store } = openedStore();
+    const names = ['first', 'second', 'third', 'fourth'];
+    // They are submitted in another order.
+    for (const name of [...names].reverse()) submit(store, name, { model: 'm' });
+    vi.useFakeTimers({ toFake: ['Date'] });
+    onTestFinished(() => void vi.useRealTimers());
+    for (const [i, day] of [2, 30, 1, 3].entries()) {
+      vi.setSystemTime(day * 24 * 3600 * 1000);
+      end(store, names[i]);
+    }
+    tidy(store, 2);
+    expect(listed(store)).toEqual(['third', 'fourth']);
+  });
+
   it('go in small pieces, and nobody reads a log without its beginning', () => {
     const { store, dataDir } = openedStore();
     const key = 'once';
