@@ -21,6 +21,7 @@ import { soakRows } from './soak.ts';
 import { streamRows } from './streams.ts';
 import { storageFaultRows } from './storage-faults.ts';
 import { submitOnceRows } from './submit-once.ts';
+import { timingRows } from './token-timing.ts';
 import { trainingFeatureRows } from './training-features.ts';
 import { workerDeathRows } from './worker-deaths.ts';
 import type { Row } from './row.ts';
@@ -39,6 +40,7 @@ export const ROWS: readonly Row[] = [
   ...networkRows,
   ...nameRows,
   ...secretRows,
+  ...timingRows,
   ...fuzzedWeightsRows,
   ...streamRows,
   ...slowReaderRows,
