@@ -1,8 +1,8 @@
 // The programs that generate tokens. Weights are constants, so that the engine packs them once; rows of all running
-// sequences go through `qkv`, `feed` and `logits` together, attention runs per sequence over its own cache. Splitting a block
-// at attention keeps the cache in JavaScript and out of the programs' outputs. Training programs are in block.ts and head.ts.
-// Letters: M rows, K of them that attended before, R query rows of one sequence, D width, H heads, W = D/H, P cached positions
-// (capacity), V vocabulary.
+// sequences go through `qkv`, `feed` and `logits` together, attention over each one's own cache. Splitting a block at attention
+// keeps the cache in JavaScript and out of the programs' outputs. Training programs are in block.ts and head.ts.
+// Letters: M rows, K query rows that attended before, N sequences side by side, R query rows of each, D width, H heads,
+// W = D/H, P cached positions (capacity), V vocabulary.
 
 import { assert } from './errors.ts';
 import type { GptConfig } from './config.ts';
@@ -118,7 +118,7 @@ export function qkvProgram(
 /**
  * The rest of a block: attention of the last group of query rows (see attendProgram; context (K, D) is what the groups before
  * it have attended to), then everything behind attention. x (M, D) before the block, rows (M): where each row's attention
- * is, K + R rows in all, so that a twin is left out -> y (M, D); with `next` also the next block's qkv (M, 3D): a run less.
+ * is among the K + N R of all groups, so that twins are left out -> y (M, D); with `next` also the next block's qkv (M, 3D): a run less.
  */
 export function feedProgram(
   config: GptConfig,
@@ -149,10 +149,11 @@ export const ATTEND_ROWS_MIN = 2;
 export const ATTEND_ROWS_MAX = 16;
 
 /**
- * Attention of `groups` independent groups of query rows, each over a cache of its own: for group i, q_i (R, D), keys_i
- * (H, P, W), values_i (H, W, P), mask_i (R, P) of 0 and -Infinity -> context_i (R, D). No weights: one program serves every
- * block. The caches are the left sides of both products, so they are streamed and never repacked; the sums over P then run
- * in one order for 2 to 16 query rows, while a single row takes another kernel and more rows another blocking.
+ * Attention of `groups` independent groups, each of R query rows for each of N sequences whose caches are side by side: for
+ * group i, q_i (N, R, D), keys_i (N, H, P, W), values_i (N, H, W, P), mask_i (N, 1, R, P) of 0 and -Infinity -> context_i
+ * (N R, D). No weights: one program serves every block. The caches are the left sides of both products, so they are streamed
+ * and never repacked; the sums over P then run in one order for 2 to 16 query rows, while a single row takes another kernel and
+ * more rows another blocking.
  */
 export function attendProgram(config: GptConfig, groups: number): Graph {
   const g = new GraphBuilder(`attend ${groups}`);
@@ -163,16 +164,17 @@ export function attendProgram(config: GptConfig, groups: number): Graph {
 /** One group's attention; its inputs are q, keys, values and mask, each with the suffix. */
 function emitAttention(g: GraphBuilder, { config, suffix }: { config: GptConfig; suffix: string }): Value {
   const { emb_dim: D, n_heads: H } = config;
-  const [R, P] = [`R${suffix}`, `P${suffix}`];
-  const q = g.input(`q${suffix}`, [R, D]);
-  const keys = g.input(`keys${suffix}`, [H, P, D / H]);
-  const values = g.input(`values${suffix}`, [H, D / H, P]);
-  const mask = g.input(`mask${suffix}`, [R, P]);
-  const columns = g.node('Transpose', [g.node('Reshape', [q, g.integers([-1, H, D / H])])], { perm: [1, 2, 0] });
+  const [N, R, P] = [`N${suffix}`, `R${suffix}`, `P${suffix}`];
+  const q = g.input(`q${suffix}`, [N, R, D]);
+  const keys = g.input(`keys${suffix}`, [N, H, P, D / H]);
+  const values = g.input(`values${suffix}`, [N, H, D / H, P]);
+  const mask = g.input(`mask${suffix}`, [N, 1, R, P]);
+  const heads = g.node('Reshape', [q, g.integers([0, 0, H, D / H])]);
+  const columns = g.node('Transpose', [heads], { perm: [0, 2, 3, 1] });
   const scores = product(g, keys, { b: columns, factor: 1 / Math.sqrt(D / H) });
-  const masked = g.node('Add', [g.node('Transpose', [scores], { perm: [0, 2, 1] }), mask]);
-  const attended = g.node('Transpose', [g.node('Softmax', [masked], { axis: -1 })], { perm: [0, 2, 1] });
-  const context = g.node('Transpose', [product(g, values, { b: attended })], { perm: [2, 0, 1] });
+  const masked = g.node('Add', [g.node('Transpose', [scores], { perm: [0, 1, 3, 2] }), mask]);
+  const attended = g.node('Transpose', [g.node('Softmax', [masked], { axis: -1 })], { perm: [0, 1, 3, 2] });
+  const context = g.node('Transpose', [product(g, values, { b: attended })], { perm: [0, 3, 1, 2] });
   return g.node('Reshape', [context, g.integers([-1, D])]);
 }
 

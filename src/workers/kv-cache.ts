@@ -1,15 +1,12 @@
-// Keys and values of one sequence in the blocks of one stage. Room is taken in steps: attention costs as much as the
-// capacity, not the length, so a short sequence has a small cache. Letters: D width, H heads, W = D/H, P capacity.
+// Keys and values of the sequences in the blocks of one stage. Room is taken in steps: attention costs as much as the capacity,
+// not the length, so a short sequence has a small cache. Caches of one capacity are seats of a slab: those beside each other
+// attend in one product. Letters: D width, H heads, W = D/H, P capacity, S seats.
 
 import { CACHE_STEP } from '../model/serving.ts';
 import { assert } from '../model/errors.ts';
 
-interface BlockCache {
-  /** (H, P, W) */
-  keys: Float32Array;
-  /** (H, W, P) */
-  values: Float32Array;
-}
+/** Seats of a slab. A seat takes memory when it is first written: until then the system has not given the pages. */
+const SEATS = 8;
 
 export interface CacheShape {
   readonly D: number;
@@ -17,27 +14,123 @@ export interface CacheShape {
   readonly blockCount: number;
 }
 
-export class KvCache {
-  readonly #shape: CacheShape;
-  #blocks: BlockCache[];
-  #capacity = 0;
+interface SlabBlock {
+  /** (S, H, P, W) */
+  readonly keys: Float32Array;
+  /** (S, H, W, P) */
+  readonly values: Float32Array;
+}
 
-  constructor(shape: CacheShape) {
-    this.#shape = shape;
-    this.#blocks = Array.from({ length: shape.blockCount }, () => ({
-      keys: new Float32Array(0),
-      values: new Float32Array(0),
+export class CacheSlab {
+  /** P, a multiple of CACHE_STEP. */
+  readonly capacity: number;
+  readonly #blocks: readonly SlabBlock[];
+  readonly #seatLength: number;
+  readonly #taken = new Map<number, KvCache>();
+  readonly #used = new Set<number>();
+
+  constructor({ D, blockCount }: CacheShape, capacity: number) {
+    this.capacity = capacity;
+    this.#seatLength = D * capacity;
+    this.#blocks = Array.from({ length: blockCount }, () => ({
+      keys: new Float32Array(SEATS * this.#seatLength),
+      values: new Float32Array(SEATS * this.#seatLength),
     }));
   }
 
-  /** P, a multiple of CACHE_STEP. */
-  get capacity(): number {
-    return this.#capacity;
+  get caches(): readonly KvCache[] {
+    return [...this.#taken.values()];
   }
 
-  /** keys (H, P, W) and values (H, W, P) of a block, to be read until the next `reserve`. */
-  block(index: number): Readonly<BlockCache> {
-    return this.#blocks[index];
+  /** Used seats have memory, also those that are free again. */
+  get isMostlyLeft(): boolean {
+    return this.#used.size > 2 * this.#taken.size;
+  }
+
+  /** The first free seat, all zeros; -1 when there is none. */
+  take(cache: KvCache): number {
+    const seat = Array.from({ length: SEATS }, (_, i) => i).findIndex((i) => !this.#taken.has(i));
+    if (seat === -1) return -1;
+    // A masked position counts as zero times its values, which must be numbers.
+    if (this.#used.has(seat)) {
+      for (let block = 0; block < this.#blocks.length; block++) {
+        const { keys, values } = this.seats(block, { first: seat, count: 1 });
+        keys.fill(0);
+        values.fill(0);
+      }
+    }
+    this.#taken.set(seat, cache);
+    this.#used.add(seat);
+    return seat;
+  }
+
+  leave(seat: number): void {
+    this.#taken.delete(seat);
+  }
+
+  /** keys (N, H, P, W) and values (N, H, W, P) of N seats beside each other in a block. */
+  seats(block: number, { first, count }: { first: number; count: number }): SlabBlock {
+    const [from, to] = [first * this.#seatLength, (first + count) * this.#seatLength];
+    const { keys, values } = this.#blocks[block];
+    return { keys: keys.subarray(from, to), values: values.subarray(from, to) };
+  }
+}
+
+interface Seat {
+  readonly slab: CacheSlab;
+  readonly index: number;
+}
+
+/** Where a stage's sequences keep their keys and values. */
+export class CacheRoom {
+  readonly shape: CacheShape;
+  #slabs: CacheSlab[] = [];
+
+  constructor(shape: CacheShape) {
+    this.shape = shape;
+  }
+
+  take(cache: KvCache, capacity: number): Seat {
+    for (const slab of this.#slabs) {
+      const index = slab.capacity === capacity ? slab.take(cache) : -1;
+      if (index !== -1) return { slab, index };
+    }
+    const slab = new CacheSlab(this.shape, capacity);
+    this.#slabs.push(slab);
+    return { slab, index: slab.take(cache) };
+  }
+
+  /** A slab without sequences is given back. */
+  leave({ slab, index }: Seat): void {
+    slab.leave(index);
+    if (slab.caches.length === 0) this.#slabs = this.#slabs.filter((other) => other !== slab);
+  }
+
+  /** Empties slabs that are mostly left and gives them back, so that at most half of the memory is idle. */
+  tidy(): void {
+    const left = this.#slabs.filter((slab) => slab.isMostlyLeft);
+    this.#slabs = this.#slabs.filter((slab) => !left.includes(slab));
+    for (const cache of left.flatMap(({ caches }) => caches)) cache.move();
+  }
+}
+
+/** The cache of one sequence. */
+export class KvCache {
+  readonly #room: CacheRoom;
+  #seat: Seat | null = null;
+
+  constructor(room: CacheRoom) {
+    this.#room = room;
+  }
+
+  /** Where it is, until the next call that moves it. */
+  get seat(): Seat {
+    assert(this.#seat !== null, 'a cache has no seat before it has room');
+    return this.#seat;
+  }
+
+  get #capacity(): number {
+    return this.#seat?.slab.capacity ?? 0;
   }
 
   /** Makes room for `length` positions and keeps what is there. */
@@ -51,20 +144,36 @@ export class KvCache {
     this.#copyOf(other, { length, room: length });
   }
 
+  /** To another seat, of another slab when the room has given up its own. */
+  move(): void {
+    this.#copyOf(this, { length: this.#capacity, room: this.#capacity });
+  }
+
+  free(): void {
+    if (this.#seat !== null) this.#room.leave(this.#seat);
+    this.#seat = null;
+  }
+
   #copyOf(other: KvCache, { length, room }: { length: number; room: number }): void {
-    const { D, H } = this.#shape;
-    const [W, from, to] = [D / H, other.#capacity, Math.ceil(room / CACHE_STEP) * CACHE_STEP];
-    this.#blocks = other.#blocks.map((old) => {
-      const grown = { keys: new Float32Array(D * to), values: new Float32Array(D * to) };
+    const { D, H, blockCount } = this.#room.shape;
+    const seat = this.#room.take(this, Math.ceil(room / CACHE_STEP) * CACHE_STEP);
+    const [W, from, to] = [D / H, other.#capacity, seat.slab.capacity];
+    for (let block = 0; block < blockCount && length > 0; block++) {
+      const old = other.#block(block);
+      const grown = seat.slab.seats(block, { first: seat.index, count: 1 });
       for (let row = 0; row < D; row++) {
         grown.values.set(old.values.subarray(row * from, row * from + length), row * to);
       }
       for (let head = 0; head < H; head++) {
         grown.keys.set(old.keys.subarray(head * from * W, (head * from + length) * W), head * to * W);
       }
-      return grown;
-    });
-    this.#capacity = to;
+    }
+    this.free();
+    this.#seat = seat;
+  }
+
+  #block(index: number): SlabBlock {
+    return this.seat.slab.seats(index, { first: this.seat.index, count: 1 });
   }
 
   /** Stores keys and values out of qkv (M, 3D), its rows from `first` on, at `count` positions from `position` on. */
@@ -73,9 +182,9 @@ export class KvCache {
     qkv: Float32Array,
     { first, count, position }: { first: number; count: number; position: number },
   ): void {
-    const { D, H } = this.#shape;
+    const { D, H } = this.#room.shape;
     const [W, P] = [D / H, this.#capacity];
-    const { keys, values } = this.#blocks[index];
+    const { keys, values } = this.#block(index);
     for (let row = 0; row < count; row++) {
       const from = (first + row) * 3 * D;
       const at = position + row;

@@ -9,8 +9,6 @@ import { assert, GptdError } from '../model/errors.ts';
 import type { Quantization } from '../model/quantize.ts';
 import { logitRows, logprobOf, type LogitRow } from '../model/sampling.ts';
 import {
-  ATTEND_ROWS_MAX,
-  ATTEND_ROWS_MIN,
   attendProgram,
   feedProgram,
   logitsProgram,
@@ -19,8 +17,9 @@ import {
   type Weights,
 } from '../model/serving.ts';
 import type { Tokenizer } from '../model/tokenizer.ts';
+import { attendGroups, passage, rowsOf, type AttendGroup, type RowSpan } from './attend-groups.ts';
 import type { Engine, Program, Tensor } from './engine.ts';
-import { KvCache } from './kv-cache.ts';
+import { CacheRoom, KvCache } from './kv-cache.ts';
 import type { SampledRows, ServePart, StageCalls, StageRange } from './messages.ts';
 import { Scratch } from './scratch.ts';
 import { SequenceOutput } from './sequence-output.ts';
@@ -32,16 +31,6 @@ const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({
 
 /** Groups of query rows that one run of attention takes, at the most: programs are compiled when they are first needed. */
 const ATTEND_GROUPS_MAX = 8;
-
-/** Query rows of one sequence over its cache, the same in every block of a step. */
-interface AttendGroup {
-  readonly cache: KvCache;
-  /** First of the step's rows, and how many of them. */
-  readonly first: number;
-  readonly count: number;
-  /** (R, P) for R query rows: `count`, or two when it is one. */
-  readonly mask: Tensor;
-}
 
 export interface ServeSetup {
   readonly config: GptConfig;
@@ -61,6 +50,7 @@ export class ServeStage {
   /** What the newest step's programs have written. */
   readonly #scratch = new Scratch();
   #embeddings: { wte: Float32Array; wpe: Float32Array } | null = null;
+  readonly #room: CacheRoom;
   readonly #caches = new Map<string, KvCache>();
   /** Only on the head's stage. */
   readonly #outputs = new Map<string, SequenceOutput>();
@@ -68,6 +58,9 @@ export class ServeStage {
   private constructor(engine: Engine, setup: ServeSetup) {
     this.#engine = engine;
     this.#setup = setup;
+    const { config, stage } = setup;
+    const blockCount = stage.endBlock - stage.firstBlock;
+    this.#room = new CacheRoom({ D: config.emb_dim, H: config.n_heads, blockCount });
   }
 
   /** Compiles the stage's programs. What `weights` gives is compiled in, and not kept but for the embeddings. */
@@ -143,7 +136,8 @@ export class ServeStage {
     const { emb_dim: D } = this.#setup.config;
     const { head } = this.#setup.stage;
     let x = input instanceof Float32Array ? input : this.embed(input, parts);
-    const groups = this.#attendGroups(parts);
+    this.#reserve(parts);
+    const groups = attendGroups([...this.#cached(parts)]);
     const all = passage(
       Array.from({ length: x.length / D }, (_, row) => row),
       groups,
@@ -195,9 +189,7 @@ export class ServeStage {
   }
 
   /** The parts with their caches, which have room for the parts' rows. */
-  *#cached(
-    parts: readonly ServePart[],
-  ): Generator<{ cache: KvCache; part: ServePart; first: number; count: number; position: number }> {
+  *#cached(parts: readonly ServePart[]): Generator<RowSpan & { part: ServePart }> {
     let first = 0;
     for (const part of parts) {
       const { rowCount: count, position } = part;
@@ -206,25 +198,15 @@ export class ServeStage {
     }
   }
 
-  /** Makes room in the caches, and says which rows attend together. */
-  #attendGroups(parts: readonly ServePart[]): AttendGroup[] {
-    const { config, stage } = this.#setup;
-    const shape = { D: config.emb_dim, H: config.n_heads, blockCount: stage.endBlock - stage.firstBlock };
+  /** Makes room in the caches. */
+  #reserve(parts: readonly ServePart[]): void {
+    this.#room.tidy();
     for (const { sequence, fork, position, rowCount } of parts) {
-      const cache = this.#caches.get(sequence) ?? new KvCache(shape);
+      const cache = this.#caches.get(sequence) ?? new KvCache(this.#room);
       this.#caches.set(sequence, cache);
       if (fork !== null) cache.fork(this.#caches.get(fork.from)!, fork.length);
       cache.reserve(position + rowCount);
     }
-    const groups: AttendGroup[] = [];
-    for (const { cache, first, count, position } of this.#cached(parts)) {
-      for (let row = 0; row < count; row += ATTEND_ROWS_MAX) {
-        const rows = Math.min(ATTEND_ROWS_MAX, count - row);
-        const mask = attentionMask(rows, { position: position + row, P: cache.capacity });
-        groups.push({ cache, first: first + row, count: rows, mask });
-      }
-    }
-    return groups;
   }
 
   /** qkv (M, 3D), whose keys and values are in the caches -> context (K, D) of the groups' K rows, one group after the other. */
@@ -233,44 +215,41 @@ export class ServeStage {
     { block, qkv }: { block: number; qkv: Float32Array },
   ): Promise<Float32Array> {
     const { emb_dim: D } = this.#setup.config;
-    const context = this.#scratch.take('context', groups.reduce((sum, { count }) => sum + count, 0) * D);
+    const context = this.#scratch.take('context', rowsOf(groups) * D);
     let filled = 0;
     for (let done = 0; done < groups.length; done += ATTEND_GROUPS_MAX) {
       const together = groups.slice(done, done + ATTEND_GROUPS_MAX);
       const inputs = together.map((group, i) => this.#attention(group, { block, qkv, suffix: `_${i}` }));
       const program = await this.#attendProgram(together.length);
-      const attended = together.map(({ mask: { dims } }, i) => ({
-        data: this.#scratch.take(`context_${i}`, dims[0] * D),
-        dims: [dims[0], D],
-      }));
-      const into = Object.fromEntries(attended.map((tensor, i) => [`context_${i}`, tensor]));
-      await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>, into);
-      for (const [i, { count }] of together.entries()) {
-        context.set(attended[i].data.subarray(0, count * D), filled);
-        filled += count * D;
-      }
+      const into = together.map((group, i) => {
+        const rows = rowsOf([group]);
+        return [`context_${i}`, { data: context.subarray(filled, (filled += rows * D)), dims: [rows, D] }] as const;
+      });
+      await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>, Object.fromEntries(into));
     }
     return context;
   }
 
   /** One group's inputs of a program with attention. */
   #attention(
-    { cache, first, count, mask }: AttendGroup,
+    { slab, firstSeat, spans, mask }: AttendGroup,
     { block, qkv, suffix }: { block: number; qkv: Float32Array; suffix: string },
   ): Record<string, Tensor> {
     const { emb_dim: D, n_heads: H } = this.#setup.config;
-    const [R, P] = mask.dims;
-    const q = this.#scratch.take(`q${suffix}`, R * D);
-    // A lone row goes with a twin.
-    for (let row = 0; row < R; row++) {
-      const from = (first + Math.min(row, count - 1)) * 3 * D;
-      q.set(qkv.subarray(from, from + D), row * D);
+    const [N, , R, P] = mask.dims;
+    const q = this.#scratch.take(`q${suffix}`, N * R * D);
+    for (const [i, { first, count }] of spans.entries()) {
+      // A missing row is a twin of the last one.
+      for (let row = 0; row < R; row++) {
+        const from = (first + Math.min(row, count - 1)) * 3 * D;
+        q.set(qkv.subarray(from, from + D), (i * R + row) * D);
+      }
     }
-    const { keys, values } = cache.block(block);
+    const { keys, values } = slab.seats(block, { first: firstSeat, count: N });
     return {
-      [`q${suffix}`]: { data: q, dims: [R, D] },
-      [`keys${suffix}`]: { data: keys, dims: [H, P, D / H] },
-      [`values${suffix}`]: { data: values, dims: [H, D / H, P] },
+      [`q${suffix}`]: { data: q, dims: [N, R, D] },
+      [`keys${suffix}`]: { data: keys, dims: [N, H, P, D / H] },
+      [`values${suffix}`]: { data: values, dims: [N, H, D / H, P] },
       [`mask${suffix}`]: mask,
     };
   }
@@ -317,11 +296,14 @@ export class ServeStage {
   end({ sequences, keepCaches }: Omit<StageCalls['serveEnd'][0], 'lease'>): void {
     for (const sequence of sequences) {
       this.#outputs.delete(sequence);
-      if (!keepCaches) this.#caches.delete(sequence);
+      if (keepCaches) continue;
+      this.#caches.get(sequence)?.free();
+      this.#caches.delete(sequence);
     }
   }
 
   async close(): Promise<void> {
+    for (const cache of this.#caches.values()) cache.free();
     this.#caches.clear();
     this.#outputs.clear();
     this.#scratch.clear();
@@ -330,30 +312,6 @@ export class ServeStage {
     [this.#qkv, this.#logits, this.#embeddings] = [null, null, null];
     for (const program of programs) await program?.release();
   }
-}
-
-/** Rows of a step on their way through a block. */
-interface Passage {
-  /** In order. */
-  readonly rows: readonly number[];
-  /** The groups that these rows attend in. */
-  readonly groups: readonly AttendGroup[];
-  /** (M): where each of the rows is when the groups' rows follow one another. */
-  readonly attended: Tensor;
-}
-
-function passage(rows: readonly number[], groups: readonly AttendGroup[]): Passage {
-  const kept: AttendGroup[] = [];
-  const attended: number[] = [];
-  let [at, before] = [0, 0];
-  for (const group of groups) {
-    const start = at;
-    while (at < rows.length && rows[at] < group.first + group.count) attended.push(before + rows[at++] - group.first);
-    if (at === start) continue;
-    kept.push(group);
-    before += group.count;
-  }
-  return { rows, groups: kept, attended: { data: BigInt64Array.from(attended, BigInt), dims: [rows.length] } };
 }
 
 /** Some rows of x (M, D), in their order. */
@@ -369,14 +327,4 @@ function losses(
   { targets, rowCount }: { targets: readonly number[]; rowCount: number },
 ): number[] {
   return targets.map((target, i) => -logprobOf(at.get(rowCount - targets.length + i)!, target));
-}
-
-/** (R, P) for `rows` rows from `position` on: each sees the positions up to its own; a twin sees what its row sees. */
-function attentionMask(rows: number, { position, P }: { position: number; P: number }): Tensor {
-  const R = Math.max(rows, ATTEND_ROWS_MIN);
-  const data = new Float32Array(R * P);
-  for (let row = 0; row < R; row++) {
-    data.fill(-Infinity, row * P + position + Math.min(row, rows - 1) + 1, (row + 1) * P);
-  }
-  return { data, dims: [R, P] };
 }

@@ -69,7 +69,7 @@ const maskOf = (value: number): number => (value > 0 ? 0 : -Infinity);
 const inEachPrecision = (M: number, emit: (quantization: Quantization | null) => Graph): Case[] =>
   [null, ...QUANTIZATIONS].map((quantization) => ({
     graph: emit(quantization),
-    ...{ sizes: { M, K: 3, R: 2, P: 64 }, indexLimit: 5, shape: { mask: maskOf } },
+    ...{ sizes: { M, K: 3, N: 1, R: 2, P: 64 }, indexLimit: 5, shape: { mask: maskOf } },
     tolerance: quantization === null ? TOLERANCE : ROUNDED_TOLERANCE,
   }));
 
@@ -107,7 +107,7 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
   attendProgram: [
     {
       graph: attendProgram(config, 1),
-      sizes: { R_0: 3, P_0: 64 },
+      sizes: { N_0: 2, R_0: 3, P_0: 64 },
       shape: { mask_0: maskOf },
     },
   ],

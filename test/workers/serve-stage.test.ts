@@ -192,6 +192,25 @@ describe.each(
     }
   });
 
+  test('caches side by side, with other numbers of guesses and after others have left their seats, change no bit', async () => {
+    const streams = [80, 12, 80, 30, 80].map((count) => new Stream(stages, { count }));
+    for (let turn = 0; streams.some(({ done }) => !done); turn++) {
+      const steps = streams.flatMap((stream, i) => {
+        if (stream.done || turn < 4 * i) return [];
+        if (stream.position < 70) return [{ stream, part: stream.part(70) }];
+        const at = stream.tokens.length;
+        const drafts = reference.slice(at, Math.min(at + ((turn + i) % 4), 79)).map(({ id }) => id);
+        return [{ stream, part: stream.part(1, { drafts }) }];
+      });
+      await step(stages, steps);
+      for (const { name, done } of streams) {
+        if (done) for (const stage of stages) stage.end({ sequences: [name], keepCaches: false });
+      }
+    }
+    for (const { tokens } of streams) expect(tokens).toEqual(reference.slice(0, tokens.length));
+    expect(streams.map(({ tokens }) => tokens.length)).toEqual([80, 12, 80, 30, 80]);
+  });
+
   test('a beginning that is taken from another cache changes no bit', async () => {
     const first = new Stream(stages, { count: 20 });
     await step(stages, [{ stream: first, part: first.part(70) }]);

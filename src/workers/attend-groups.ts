@@ -1,0 +1,100 @@
+// Which rows of a step attend in one product: those of sequences whose caches are seats beside each other. Bits do not depend on
+// it. Letters: M rows of the step, N sequences of a group, R query rows of each, P capacity.
+
+import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN } from '../model/serving.ts';
+import type { Tensor } from './engine.ts';
+import type { CacheSlab, KvCache } from './kv-cache.ts';
+
+/** Some of the step's rows, all of one sequence. */
+export interface RowSpan {
+  readonly cache: KvCache;
+  readonly first: number;
+  readonly count: number;
+  /** Of the first row. */
+  readonly position: number;
+}
+
+/** Sequences whose caches are side by side attend together, the same in every block of a step. */
+export interface AttendGroup {
+  readonly slab: CacheSlab;
+  readonly firstSeat: number;
+  /** One a seat. */
+  readonly spans: readonly RowSpan[];
+  /** (N, 1, R, P) for the spans' most rows, or two when that is one. */
+  readonly mask: Tensor;
+}
+
+/** Splits spans into what one product takes: up to ATTEND_ROWS_MAX rows of sequences side by side, or of one alone. */
+export function attendGroups(spans: readonly RowSpan[]): AttendGroup[] {
+  const pieces = spans.flatMap(({ cache, first, count, position }) =>
+    Array.from({ length: Math.ceil(count / ATTEND_ROWS_MAX) }, (_, i): RowSpan => {
+      const before = i * ATTEND_ROWS_MAX;
+      const rows = Math.min(ATTEND_ROWS_MAX, count - before);
+      return { cache, first: first + before, count: rows, position: position + before };
+    }),
+  );
+  const slabs = new Map<CacheSlab, RowSpan[]>();
+  for (const piece of pieces) {
+    const { slab } = piece.cache.seat;
+    const beside = slabs.get(slab);
+    if (beside === undefined) slabs.set(slab, [piece]);
+    else beside.push(piece);
+  }
+  return [...slabs].flatMap(([slab, inSlab]) => {
+    const runs: RowSpan[][] = [];
+    for (const span of inSlab.sort((a, b) => a.cache.seat.index - b.cache.seat.index)) {
+      const last = runs.at(-1)?.at(-1);
+      const beside = last !== undefined && span.cache.seat.index === last.cache.seat.index + 1;
+      // A full piece of a prompt would make every row beside it sixteen.
+      if (beside && Math.max(span.count, last.count) < ATTEND_ROWS_MAX) runs.at(-1)!.push(span);
+      else runs.push([span]);
+    }
+    return runs.map((run) => ({
+      ...{ slab, firstSeat: run[0].cache.seat.index, spans: run },
+      mask: attentionMask(run, slab.capacity),
+    }));
+  });
+}
+
+/** Query rows of the groups, twins included. */
+export const rowsOf = (groups: readonly AttendGroup[]): number =>
+  groups.reduce((sum, { mask: { dims } }) => sum + dims[0] * dims[2], 0);
+
+/** Rows of a step on their way through a block. */
+export interface Passage {
+  /** In order. */
+  readonly rows: readonly number[];
+  /** The groups that these rows attend in. */
+  readonly groups: readonly AttendGroup[];
+  /** (M): where each of the rows is when the groups' query rows follow one another. */
+  readonly attended: Tensor;
+}
+
+export function passage(rows: readonly number[], groups: readonly AttendGroup[]): Passage {
+  const wanted = new Set(rows);
+  const rowsIn = ({ first, count }: RowSpan): number[] => Array.from({ length: count }, (_, i) => first + i);
+  const kept = groups.filter(({ spans }) => spans.some((span) => rowsIn(span).some((row) => wanted.has(row))));
+  const places = new Map<number, number>();
+  let before = 0;
+  for (const { spans, mask } of kept) {
+    for (const span of spans) {
+      for (const [i, row] of rowsIn(span).entries()) places.set(row, before + i);
+      before += mask.dims[2];
+    }
+  }
+  const attended = { data: BigInt64Array.from(rows, (row) => BigInt(places.get(row)!)), dims: [rows.length] };
+  return { rows, groups: kept, attended };
+}
+
+/** (N, 1, R, P): each row sees the positions up to its own; a twin sees what the last row of its span sees. */
+function attentionMask(spans: readonly RowSpan[], P: number): Tensor {
+  const R = Math.max(ATTEND_ROWS_MIN, ...spans.map(({ count }) => count));
+  const data = new Float32Array(spans.length * R * P);
+  for (const [i, { count, position }] of spans.entries()) {
+    for (let row = 0; row < R; row++) {
+      const at = (i * R + row) * P;
+      data.fill(-Infinity, at + position + Math.min(row, count - 1) + 1, at + P);
+    }
+  }
+  return { data, dims: [spans.length, 1, R, P] };
+}
