@@ -26,7 +26,14 @@ export default defineConfig(
   },
   {
     // Scripts run before anything is installed or built, benchmarks against what is built: plain JavaScript, outside the compiler's project.
-    files: ['scripts/*.js', 'bench/*.js', 'bench/peer/*.js', 'test/interop/*.js', 'test/chaos/*.js'],
+    files: [
+      'scripts/*.js',
+      'bench/*.js',
+      'bench/peer/*.js',
+      'test/interop/*.js',
+      'test/chaos/*.js',
+      'test/daemon/*.js',
+    ],
     extends: [tseslint.configs.disableTypeChecked],
     languageOptions: {
       parserOptions: { projectService: false },

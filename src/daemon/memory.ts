@@ -40,11 +40,30 @@ export function cachedTokensMax(config: GptConfig, budgetBytes: number): number 
 export function servingBytes(config: GptConfig, quantization: Quantization | null = null): number {
   const { n_layers: L, emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
   const cache = C * positionBytes(config);
-  if (quantization === null) return weightsBytes(config) + cache + (tied ? V * D * FLOAT_BYTES : 0);
   const matrices = L * 12 * D * D + V * D;
-  const bytesPerWeight = quantizedBytes({ quantization, K: BLOCK_SIZE, N: 1 }) / BLOCK_SIZE;
   const rest = countParameters(config).total_params - matrices + (tied ? V * D : 0);
-  return Math.ceil(matrices * bytesPerWeight) + rest * FLOAT_BYTES + cache;
+  return formatBytes(matrices, quantization) + rest * FLOAT_BYTES + cache;
+}
+
+/** What V8 lets pile up of arrays that nobody needs any more. */
+const UNCOLLECTED_BYTES = 64 << 20;
+
+/**
+ * What loading takes beside that until it is over: the largest matrix as it is read; as it is served four times, in the encoded
+ * program, whose buffer doubles as it grows, and while the engine packs its copy; and all matrices that were quantized, until
+ * they are stored.
+ */
+export function loadingBytes(config: GptConfig, quantization: Quantization | null = null): number {
+  const { n_layers: L, emb_dim: D, vocab_size: V } = config;
+  const largest = Math.max(V, 4 * D) * D;
+  const made = quantization === null ? 0 : formatBytes(L * 12 * D * D + V * D, quantization);
+  return largest * FLOAT_BYTES + 4 * formatBytes(largest, quantization) + made + UNCOLLECTED_BYTES;
+}
+
+/** Of the weights of matrices. */
+function formatBytes(weightCount: number, quantization: Quantization | null): number {
+  if (quantization === null) return weightCount * FLOAT_BYTES;
+  return Math.ceil((weightCount * quantizedBytes({ quantization, K: BLOCK_SIZE, N: 1 })) / BLOCK_SIZE);
 }
 
 /**

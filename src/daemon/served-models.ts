@@ -8,7 +8,7 @@ import type { StoredCheckpoint, StoredModel, TensorChunk } from '../workers/mess
 import type { Quantization } from '../model/quantize.ts';
 import { SERVING_THREADS } from '../model/serving.ts';
 import { Batcher } from './batcher.ts';
-import { admit, cachedTokensMax, servingBytes } from './memory.ts';
+import { admit, cachedTokensMax, loadingBytes, servingBytes } from './memory.ts';
 import type { StageCaller, StageThread } from './pipeline.ts';
 import { planStages } from './plan.ts';
 import type { PlanStage } from './protocol.ts';
@@ -39,7 +39,8 @@ interface Entry {
   readonly key: string;
   readonly model: ServedModel;
   readonly loaded: Promise<void>;
-  readonly bytes: number;
+  /** More while it loads. */
+  bytes: number;
   /** The model's name in the store. */
   readonly name: string;
   users: number;
@@ -84,14 +85,14 @@ export class ServedModels {
     const key = `serve-${checkpointId}-${digest.slice(0, 8)}-${kept}`;
     const find = (): Entry | undefined =>
       [...this.#entries.values()].find((entry) => entry.key === key && !entry.isRetired);
-    const bytes = servingBytes(config, request.quantization);
+    const bytes = servingBytes(config, request.quantization) + loadingBytes(config, request.quantization);
     admit(bytes, { budgetBytes: this.#budgetBytes, what: `Generating with ${model}` });
     let entry = find();
     while (entry === undefined && !this.#makeRoom(bytes)) {
       await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
       entry = find();
     }
-    entry ??= this.#load(key, { config, tokenizer: complete, request, bytes });
+    entry ??= this.#load(key, { config, tokenizer: complete, request });
     entry.users += 1;
     const { lease } = entry.model;
     this.#entries.delete(lease);
@@ -137,8 +138,7 @@ export class ServedModels {
       config,
       tokenizer,
       request: { checkpoint, quantization },
-      bytes,
-    }: { config: GptConfig; tokenizer: TokenizerSpec | null; request: ServeRequest; bytes: number },
+    }: { config: GptConfig; tokenizer: TokenizerSpec | null; request: ServeRequest },
   ): Entry {
     // A stage computes on several threads by itself, and the stages of one step work in turn: more of them only add hops.
     const stageCount = Math.ceil(this.#threads.length / SERVING_THREADS);
@@ -163,19 +163,23 @@ export class ServedModels {
       }
       const made = settled.flatMap((result) => (result.status === 'fulfilled' ? result.value.made : []));
       // Nobody has to wait for it.
-      void this.#keep(checkpointId, made);
+      void this.#keep(checkpointId, made).then(() => {
+        entry.bytes -= loadingBytes(config, quantization);
+        this.#wake();
+      });
     };
     const limits = { sequencesMax: SEQUENCES_MAX, cachedTokensMax: cachedTokensMax(config, this.#budgetBytes) };
     const model = { lease, config, stages };
-    return {
+    const entry: Entry = {
       key,
       model: { ...model, batcher: new Batcher(model, limits) },
       loaded: load(),
-      bytes,
+      bytes: servingBytes(config, quantization) + loadingBytes(config, quantization),
       name: checkpoint.model,
       users: 0,
       isRetired: false,
     };
+    return entry;
   }
 
   /** Stores what was made of a checkpoint's weights; what cannot be stored is made again at the next load. */

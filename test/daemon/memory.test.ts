@@ -1,9 +1,13 @@
 // Estimates of memory: exact where they count parameters, growing with everything that costs memory, and told when too large.
 
+import { execFile } from 'node:child_process';
+import path from 'node:path';
+import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import {
   admit,
   admitTraining,
+  loadingBytes,
   optimizerBytes,
   servingBytes,
   trainingBytes,
@@ -92,3 +96,18 @@ describe('a training that does not fit', () => {
     });
   });
 });
+
+test.each([null, 'int8', 'int4'] as const)(
+  'what a load in format %s takes at its peak is within the estimate, and more than half of it',
+  async (quantization) => {
+    const config = withFields({ vocab_size: 20_000, emb_dim: 512, n_heads: 8 });
+    const script = path.join(import.meta.dirname, 'serving-peak.js');
+    const dist = path.resolve(import.meta.dirname, '../../dist');
+    const args = [script, dist, JSON.stringify(quantization), JSON.stringify(config)];
+    const { stdout } = await promisify(execFile)(process.execPath, args);
+    const estimate = servingBytes(config, quantization) + loadingBytes(config, quantization);
+    expect(Number(stdout) / estimate).toBeLessThan(1);
+    expect(Number(stdout) / estimate).toBeGreaterThan(0.5);
+  },
+  60_000,
+);

@@ -1,0 +1,33 @@
+// Loads a model of 33 M weights for serving in a format, as a stage's thread does when nothing is stored of it, and prints by how
+// many bytes the process's largest resident size grew. Takes the folder of the built program.
+
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const [dist, quantization, config] = [process.argv[2], JSON.parse(process.argv[3]), JSON.parse(process.argv[4])];
+const load = (file) => import(pathToFileURL(path.join(dist, file)).href);
+const { ServeStage } = await load('workers/serve-stage.js');
+const { servedWeights } = await load('workers/served-weights.js');
+const { loadEngine } = await load('workers/load-engine.js');
+const { tensorTable } = await load('model/tensors.js');
+const engine = await loadEngine('onnx');
+
+async function serve(settings) {
+  const sizes = new Map(tensorTable(settings).map(({ name, size }) => [name, size]));
+  const reader = { readTensor: ({ tensor }) => new Float32Array(sizes.get(tensor)).fill(0.01), readMade: () => null };
+  const weights = servedWeights(reader, { checkpointId: 1, config: settings });
+  const range = { firstBlock: 0, endBlock: settings.n_layers, embeds: true, head: true };
+  const stage = await ServeStage.load(
+    engine,
+    { config: settings, stage: range, tokenizer: null, quantization },
+    weights,
+  );
+  return { stage, made: weights.made() };
+}
+
+// What the engine itself takes is there before.
+const held = [await serve({ ...config, vocab_size: 64, emb_dim: 64 })];
+const before = process.resourceUsage().maxRSS;
+held.push(await serve(config));
+console.log(1024 * (process.resourceUsage().maxRSS - before));
+process.exit(held.length === 2 ? 0 : 1);
