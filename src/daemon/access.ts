@@ -84,6 +84,34 @@ export function refuseSource(request: IncomingMessage, rules: AccessRules): Refu
   };
 }
 
+/** Browsers ask whether they may before they send; the answer is kept so long. */
+const PREFLIGHT_SECONDS = 600;
+
+/**
+ * What a browser has to be told before it hands a reply to a page of an allowed origin, and whether it is asking only that. Nothing for
+ * any other origin; the daemon's own pages need nothing.
+ */
+export function crossOrigin(
+  { method, headers }: IncomingMessage,
+  { allowOrigins }: AccessRules,
+): { readonly headers: Readonly<Record<string, string>>; readonly isPreflight: boolean } {
+  const { origin } = headers;
+  if (origin === undefined || !allowOrigins.includes(origin)) return { headers: {}, isPreflight: false };
+  const allowed = { 'access-control-allow-origin': origin, vary: 'Origin' };
+  if (method !== 'OPTIONS' || headers['access-control-request-method'] === undefined)
+    return { headers: allowed, isPreflight: false };
+  return {
+    headers: {
+      ...allowed,
+      'access-control-allow-methods': 'GET, HEAD, POST, PUT',
+      // What clients add, OpenAI's own among them, differs; nothing but the token is believed.
+      'access-control-allow-headers': headers['access-control-request-headers'] ?? '',
+      'access-control-max-age': String(PREFLIGHT_SECONDS),
+    },
+    isPreflight: true,
+  };
+}
+
 /** Bound to every address of the machine, the daemon's own address is the one that the request came in by. */
 function wildcardAddress({ socket }: IncomingMessage, { host }: AccessRules): string | null {
   if (host !== '0.0.0.0' && host !== '[::]') return null;

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { WebSocketServer, type WebSocket } from 'ws';
 import { GptdError } from '../model/errors.ts';
-import { refuseSource, refuseToken, type AccessRules, type Refusal } from './access.ts';
+import { crossOrigin, refuseSource, refuseToken, type AccessRules, type Refusal } from './access.ts';
 import { receiveBlob, sendBlob } from './blobs.ts';
 import { Connection, type ConnectionParts } from './connection.ts';
 import { errorBody, HTTP_STATUS } from './http-errors.ts';
@@ -111,13 +111,21 @@ export class Server {
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     response.setHeader('x-content-type-options', 'nosniff');
     const pathname = pathOf(request);
-    const open = pathname === '/healthz';
-    const refusal = refuseSource(request, this.#rules) ?? (open ? null : refuseToken(request, this.#rules));
+    const isHealth = pathname === '/healthz';
+    // A question of the browser carries no token, and gets no more than the answer.
+    const { headers, isPreflight } = crossOrigin(request, this.#rules);
+    response.setHeaders(new Map(Object.entries(headers)));
+    const refusal =
+      refuseSource(request, this.#rules) ?? (isHealth || isPreflight ? null : refuseToken(request, this.#rules));
     if (refusal !== null) {
       this.#refused(request, refusal);
       // Whatever else a stranger sends is not read: Node ends the connection with the reply.
       response.setHeader('connection', 'close');
       this.#reply(response, refusal.status, errorBody(new GptdError('unauthorized', refusal.message)));
+      return;
+    }
+    if (isPreflight) {
+      response.writeHead(204).end();
       return;
     }
     try {

@@ -257,6 +257,49 @@ describe('HTTP', () => {
     }
   });
 
+  const PAGE = 'http://localhost:5173';
+  const crossOriginHeaders = (response: Response): string[] =>
+    [...response.headers.keys()].filter((name) => name.startsWith('access-control-'));
+
+  test('a page of an allowed origin may ask, send its token, and read the reply', async () => {
+    const url = `${home.daemon.url}/v1/completions`;
+    const asks = { 'access-control-request-method': 'POST', 'access-control-request-headers': 'authorization,x-more' };
+    const asked = await fetch(url, { method: 'OPTIONS', headers: { origin: PAGE, ...asks } });
+    expect(asked.status).toBe(204);
+    expect(Object.fromEntries(asked.headers)).toMatchObject({
+      'access-control-allow-origin': PAGE,
+      'access-control-allow-methods': 'GET, HEAD, POST, PUT',
+      'access-control-allow-headers': 'authorization,x-more',
+      vary: 'Origin',
+    });
+    const body = JSON.stringify({ model: 'm', prompt: 'x', max_tokens: 2, stream: true });
+    const headers = { ...authorized(), 'content-type': 'application/json', origin: PAGE };
+    const answered = await fetch(url, { method: 'POST', headers, body });
+    expect([answered.status, answered.headers.get('access-control-allow-origin')]).toEqual([200, PAGE]);
+    expect(await answered.text()).toContain('data: [DONE]');
+    // The page learns why, too.
+    const refused = await fetch(url, { method: 'POST', headers: { origin: PAGE }, body });
+    expect([refused.status, refused.headers.get('access-control-allow-origin')]).toEqual([401, PAGE]);
+  });
+
+  test.each(['https://evil.example', 'null', 'http://localhost:5174', undefined])(
+    'the origin %s is given no leave to ask or to read',
+    async (origin) => {
+      const from: Record<string, string> = origin === undefined ? {} : { origin };
+      const asks = { 'access-control-request-method': 'POST' };
+      const status = origin === undefined ? 401 : 403;
+      for (const [method, headers] of [
+        ['OPTIONS', asks],
+        ['OPTIONS', { ...asks, ...authorized() }],
+        ['GET', authorized()],
+      ] as const) {
+        const response = await fetch(`${home.daemon.url}/v1/models`, { method, headers: { ...headers, ...from } });
+        expect(crossOriginHeaders(response)).toEqual([]);
+        if (origin !== undefined || !('authorization' in headers)) expect(response.status).toBe(status);
+      }
+    },
+  );
+
   test('a loopback name is a Host of its own, whatever the port', async () => {
     for (const host of ['localhost', 'localhost:9000', '127.0.0.1', '[::1]:7433']) {
       expect(await ask('/healthz', { headers: { host } })).toMatchObject({ status: 200 });
