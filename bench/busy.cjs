@@ -1,5 +1,6 @@
-// Loaded into a daemon with `node --require`: every run of ONNX Runtime on any thread, as a line "<begin> <end>" of milliseconds
-// since 1970 in the file that GPTD_BUSY_LOG names. The product knows nothing of this file.
+// Loaded into a daemon with `node --require`: what a stage's thread spends its time on, as a line "<thread> run|wait <begin> <end>"
+// of milliseconds since 1970 in the file that GPTD_BUSY_LOG names: every run of ONNX Runtime, and every wait for a request. The
+// product knows nothing of this file.
 
 const { appendFileSync } = require('node:fs');
 const { performance } = require('node:perf_hooks');
@@ -9,14 +10,24 @@ const log = process.env.GPTD_BUSY_LOG;
 // The stages' threads are those that are told where the data are.
 if (!threads.isMainThread && log !== undefined && threads.workerData?.dataDir !== undefined) {
   const { InferenceSession } = require('onnxruntime-node');
-  const { run } = InferenceSession.prototype;
   const now = () => performance.timeOrigin + performance.now();
+  const note = (kind, begin) => {
+    appendFileSync(log, `${threads.threadId} ${kind} ${begin.toFixed(3)} ${now().toFixed(3)}\n`);
+  };
+  const { run } = InferenceSession.prototype;
   InferenceSession.prototype.run = async function (...args) {
     const begin = now();
     try {
       return await run.apply(this, args);
     } finally {
-      appendFileSync(log, `${begin.toFixed(3)} ${now().toFixed(3)}\n`);
+      note('run', begin);
     }
+  };
+  const { wait } = Atomics;
+  Atomics.wait = (...args) => {
+    const begin = now();
+    const result = wait(...args);
+    note('wait', begin);
+    return result;
   };
 }

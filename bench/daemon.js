@@ -15,7 +15,8 @@ const run = promisify(execFile);
 
 /**
  * Starts a daemon; `cli(...args)` resolves to a command's standard output, `events(...args)` to its job events. With
- * `timed` it notes when its engine runs: `busy()` gives [begin, end] of every run, in milliseconds since 1970.
+ * `timed` it notes when its engine runs and when its stages wait: `busy()` gives `{thread, kind, begin, end}` of every `run` and
+ * `wait`, in milliseconds since 1970.
  */
 export async function startDaemon(workers, { timed = false } = {}) {
   const folder = mkdtempSync(path.join(tmpdir(), 'gptd-bench-'));
@@ -49,7 +50,8 @@ export async function startDaemon(workers, { timed = false } = {}) {
       readFileSync(busyLog, 'utf8')
         .trimEnd()
         .split('\n')
-        .map((line) => line.split(' ').map(Number)),
+        .map((line) => line.split(' '))
+        .map(([thread, kind, begin, end]) => ({ thread, kind, begin: Number(begin), end: Number(end) })),
     /** Largest resident size so far, in bytes; 0 where the system does not tell. */
     peakBytes: () => {
       const status = `/proc/${daemon.pid}/status`;

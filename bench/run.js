@@ -6,7 +6,7 @@ import { parseArgs } from 'node:util';
 import { withDaemon } from './daemon.js';
 import { benchDecoding, DECODING, TINY_DECODING } from './decode.js';
 import { matmulPeak, readBandwidth } from './machine.js';
-import { benchTraining, TINY_TRAINING, TRAINING } from './train.js';
+import { reportTraining, TINY_TRAINING, TRAINING } from './train.js';
 
 const { values } = parseArgs({
   options: {
@@ -28,15 +28,7 @@ const machine = async () => {
 
 await machine();
 await withDaemon(Number(values.workers), async (daemon) => {
-  if (values.only !== 'decode') {
-    for (const work of values.tiny ? TINY_TRAINING : TRAINING) {
-      const { name, seconds, tokensPerSecond, torch, ratio } = await benchTraining(daemon, work, turns);
-      const peer =
-        torch === null ? 'PyTorch is not installed' : `PyTorch ${fixed(torch, 3)} s, ${fixed(ratio, 2)} times as long`;
-      console.log(`train ${name}: ${fixed(seconds, 3)} s a step, ${fixed(tokensPerSecond, 0)} tokens/s; ${peer}`);
-    }
-    console.log(`peak resident memory of the daemon: ${fixed(daemon.peakBytes() / 1e9, 2)} GB`);
-  }
+  if (values.only !== 'decode') await reportTraining(daemon, values.tiny ? TINY_TRAINING : TRAINING, turns);
   if (values.only !== 'train') {
     const { name, early, late } = await benchDecoding(daemon, values.tiny ? TINY_DECODING : DECODING, turns);
     console.log(

@@ -5,6 +5,7 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createModel, flagsOf, median } from './daemon.js';
+import { matmulPeak } from './machine.js';
 
 const PYTHON = '/usr/bin/python3';
 const PEER = fileURLToPath(new URL('peer_torch.py', import.meta.url));
@@ -47,7 +48,7 @@ function torchSeconds({ vocab, context, width, heads, layers, batch, steps }) {
  * Floating-point operations of a step's matrix products: three products forward and backward for each weight but the
  * embeddings', and attention's two over the whole square of positions, as they are computed.
  */
-export const stepFlops = ({ vocab, context, width, layers, batch }) =>
+const stepFlops = ({ vocab, context, width, layers, batch }) =>
   batch * context * (6 * (12 * width * width * layers + vocab * width) + 12 * context * width * layers);
 
 /** Creates the model of a piece of work, and resolves to how it is trained: `train` takes more flags and resolves to the events. */
@@ -94,4 +95,19 @@ export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
     torch,
     ratio: torch === null ? null : torch / seconds,
   };
+}
+
+/** Times each of `works` beside PyTorch, and says what share of the machine's matmul peak it reaches. */
+export async function reportTraining(daemon, works, turns) {
+  const peak = await matmulPeak(2);
+  console.log(`f32 matmul peak: ${peak.toFixed(0)} GFLOPS on 2 threads`);
+  for (const work of works) {
+    const { name, seconds, tokensPerSecond, torch, ratio } = await benchTraining(daemon, work, turns);
+    const share = stepFlops(work) / seconds / peak / 1e9;
+    const peer =
+      torch === null ? 'PyTorch is not installed' : `PyTorch ${torch.toFixed(3)} s, ${ratio.toFixed(2)} times as long`;
+    const told = `${seconds.toFixed(3)} s a step, ${tokensPerSecond.toFixed(0)} tokens/s`;
+    console.log(`train ${name}: ${told}, ${(100 * share).toFixed(0)} % of the peak; ${peer}`);
+  }
+  console.log(`peak resident memory of the daemon: ${(daemon.peakBytes() / 1e9).toFixed(2)} GB`);
 }

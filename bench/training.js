@@ -6,9 +6,16 @@ import './no-reports.js';
 import { parseArgs } from 'node:util';
 import { median, withDaemon } from './daemon.js';
 import { printPanel, savePanels } from './growth.js';
-import { matmulPeak } from './machine.js';
 import { profileStep } from './profile.js';
-import { benchTraining, prepareTraining, stepFlops, stepSeconds, stepTimes, TINY_TRAINING, TRAINING } from './train.js';
+import {
+  benchTraining,
+  prepareTraining,
+  reportTraining,
+  stepSeconds,
+  stepTimes,
+  TINY_TRAINING,
+  TRAINING,
+} from './train.js';
 
 const { values } = parseArgs({
   options: {
@@ -22,19 +29,7 @@ const { values } = parseArgs({
 const turns = Number(values.turns);
 const works = values.tiny ? TINY_TRAINING : TRAINING;
 const largest = works.at(-1);
-
-async function steps(daemon) {
-  const peak = await matmulPeak(2);
-  console.log(`f32 matmul peak: ${peak.toFixed(0)} GFLOPS on 2 threads`);
-  for (const work of works) {
-    const { name, seconds, tokensPerSecond, ratio } = await benchTraining(daemon, work, turns);
-    const share = stepFlops(work) / seconds / peak / 1e9;
-    const peer = ratio === null ? 'PyTorch is not installed' : `PyTorch takes ${ratio.toFixed(2)} times as long`;
-    const told = `${seconds.toFixed(3)} s a step, ${tokensPerSecond.toFixed(0)} tokens/s`;
-    console.log(`${name}: ${told}, ${(100 * share).toFixed(0)} % of the peak; ${peer}`);
-  }
-  console.log(`peak resident memory of the daemon: ${(daemon.peakBytes() / 1e9).toFixed(2)} GB`);
-}
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 /** Each number of workers has a daemon of its own, one after the other. */
 async function workers() {
@@ -49,10 +44,23 @@ async function workers() {
   console.log(`${largest.name}: ${told}: ${(one / all).toFixed(2)} times as fast`);
 }
 
-async function profile() {
-  const shares = await profileStep(largest);
-  const told = shares.map(({ kind, share }) => `${kind} ${(100 * share).toFixed(1)} %`);
+/** By kind of work on one thread; then through the daemon, by what its workers spend their time on. */
+async function profile(daemon) {
+  const kinds = await profileStep(largest);
+  const told = kinds.map(({ kind, share }) => `${kind} ${percent(share)}`);
   console.log(`${largest.name}, time in programs on one thread: ${told.join(', ')}`);
+  const times = stepTimes(await (await prepareTraining(daemon, largest))());
+  const span = { begin: times[0], end: times.at(-1) };
+  const spans = daemon.busy();
+  const shares = [...new Set(spans.map(({ thread }) => thread))].map((worker) => {
+    const of = (wanted) => spans.filter(({ thread, kind }) => thread === worker && kind === wanted);
+    return { programs: covered(of('run'), span), waiting: covered(of('wait'), span) };
+  });
+  for (const [i, { programs, waiting }] of shares.entries()) {
+    const rest = percent(1 - programs - waiting);
+    const parts = `programs ${percent(programs)}, waiting ${percent(waiting)}, JavaScript between ${rest}`;
+    console.log(`${largest.name}, worker ${i + 1} of ${shares.length}: ${parts}`);
+  }
 }
 
 /** How long no engine runs between the first step and the last, the way to the first step, and what checkpoints cost. */
@@ -63,10 +71,11 @@ async function overheads(daemon) {
     const step = median(stepSeconds(events));
     const started = events.find(({ type }) => type === 'started').at;
     const times = stepTimes(events);
-    const idle = idleShare(daemon.busy(), { begin: times[0], end: times.at(-1) });
+    const runs = daemon.busy().filter(({ kind }) => kind === 'run');
+    const idle = 1 - covered(runs, { begin: times[0], end: times.at(-1) });
     const first = (times[0] - started) / 1000;
     console.log(
-      `${work.name}: no engine runs in ${(100 * idle).toFixed(2)} % of the time between the first step's end and the last one's`,
+      `${work.name}: no engine runs in ${percent(idle)} of the time between the first step's end and the last one's`,
     );
     console.log(
       `${work.name}: ${first.toFixed(2)} s from the job's start to its first step's end, ${(first - step).toFixed(2)} s without the step`,
@@ -85,15 +94,14 @@ async function overheads(daemon) {
   );
 }
 
-/** Share of a span in which none of the [begin, end] pairs lies. */
-function idleShare(runs, { begin, end }) {
-  let [idle, until] = [0, begin];
-  for (const [from, to] of runs.toSorted((a, b) => a[0] - b[0])) {
-    if (to <= begin || from >= end) continue;
-    idle += Math.max(0, from - until);
+/** Share of a span in which at least one of `{begin, end}` lies. */
+function covered(spans, { begin, end }) {
+  let [sum, until] = [0, begin];
+  for (const { begin: from, end: to } of spans.toSorted((a, b) => a.begin - b.begin)) {
+    sum += Math.max(0, Math.min(to, end) - Math.max(from, until));
     until = Math.max(until, to);
   }
-  return (idle + Math.max(0, end - until)) / (end - begin);
+  return sum / (end - begin);
 }
 
 /** From one shape, each measure doubled twice by itself. */
@@ -119,8 +127,9 @@ async function growth(daemon) {
 }
 
 const all = values.part === undefined;
-if (all || values.part === 'steps') await withDaemon(Number(values.workers), steps);
+if (all || values.part === 'steps')
+  await withDaemon(Number(values.workers), (daemon) => reportTraining(daemon, works, turns));
 if (all || values.part === 'workers') await workers();
-if (all || values.part === 'profile') await profile();
+if (all || values.part === 'profile') await withDaemon(Number(values.workers), profile, { timed: true });
 if (all || values.part === 'daemon') await withDaemon(Number(values.workers), overheads, { timed: true });
 if (all || values.part === 'growth') await withDaemon(Number(values.workers), growth);
