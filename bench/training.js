@@ -32,7 +32,7 @@ const largest = works.at(-1);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 /** Each number of workers has a daemon of its own, one after the other. */
-async function workers() {
+async function compareWorkers() {
   const counts = [1, Number(values.workers)];
   const seconds = [];
   for (const count of counts) {
@@ -52,7 +52,8 @@ async function profile(daemon) {
   const times = stepTimes(await (await prepareTraining(daemon, largest))());
   const span = { begin: times[0], end: times.at(-1) };
   const spans = daemon.busy();
-  const shares = [...new Set(spans.map(({ thread }) => thread))].map((worker) => {
+  const workers = new Set(spans.filter(({ kind }) => kind === 'run').map(({ thread }) => thread));
+  const shares = [...workers].map((worker) => {
     const of = (wanted) => spans.filter(({ thread, kind }) => thread === worker && kind === wanted);
     return { programs: covered(of('run'), span), waiting: covered(of('wait'), span) };
   });
@@ -129,7 +130,7 @@ async function growth(daemon) {
 const all = values.part === undefined;
 if (all || values.part === 'steps')
   await withDaemon(Number(values.workers), (daemon) => reportTraining(daemon, works, turns));
-if (all || values.part === 'workers') await workers();
+if (all || values.part === 'workers') await compareWorkers();
 if (all || values.part === 'profile') await withDaemon(Number(values.workers), profile, { timed: true });
 if (all || values.part === 'daemon') await withDaemon(Number(values.workers), overheads, { timed: true });
 if (all || values.part === 'growth') await withDaemon(Number(values.workers), growth);

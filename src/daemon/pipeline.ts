@@ -276,26 +276,24 @@ export class Pipeline {
     const lease = this.#lease;
     let { x } = await this.#embedder.call('trainEmbed', { lease, micro, train: true });
     let lossSum = 0;
+    let dy: Float32Array | null = null;
     for (const { thread } of this.#stages) {
       signal.throwIfAborted();
-      const { y, losses } = await thread.call('trainForward', { lease, micro, x });
-      if (losses !== null) lossSum = sum(losses);
-      else x = y!;
+      const reply = await thread.call('trainForward', { lease, micro, x });
+      if ('y' in reply) x = reply.y;
+      else [lossSum, dy] = [sum(reply.losses), reply.dx];
     }
     const weightPasses: Promise<unknown>[] = [];
-    let dy: Float32Array | null = null;
     for (const [stage, { thread }] of [...this.#stages.entries()].reverse()) {
-      signal.throwIfAborted();
-      const { dx }: { dx: Float32Array } = await thread.call(
-        'trainBackward',
-        { lease, micro, dy },
-        { priority: PRIORITY.backward },
-      );
+      if (stage < this.#stages.length - 1) {
+        signal.throwIfAborted();
+        const request = { lease, micro, dy: dy! };
+        ({ dx: dy } = await thread.call('trainBackward', request, { priority: PRIORITY.backward }));
+      }
       const pass = passes.add(stage, micro);
       // Awaited below; should this micro-batch fail before that, the failure that counts is the one thrown.
       pass.catch(() => undefined);
       weightPasses.push(pass);
-      dy = dx;
     }
     await this.#embedder.call('trainEmbedBackward', { lease, micro, dx: dy! }, { priority: PRIORITY.backward });
     await Promise.all(weightPasses);

@@ -344,12 +344,13 @@ export interface StageCalls {
     { readonly lease: string; readonly micro: MicroBatch; readonly train: boolean },
     { readonly x: Float32Array },
   ];
+  /** The stage with the head goes on to its backward pass at once: the stages before it wait for `dx`. */
   trainForward: [
     { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
-    { readonly y: Float32Array | null; readonly losses: Float32Array | null },
+    { readonly y: Float32Array } | { readonly losses: Float32Array; readonly dx: Float32Array },
   ];
   trainBackward: [
-    { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array | null },
+    { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array },
     { readonly dx: Float32Array },
   ];
   /** Passes of one part come in micro-batch order. */

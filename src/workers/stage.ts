@@ -58,6 +58,14 @@ async function unload(lease: string): Promise<void> {
   for (const stage of stages) await stage?.close();
 }
 
+async function trainForward(
+  stage: TrainStage,
+  { micro, x }: StageCalls['trainForward'][0],
+): Promise<StageCalls['trainForward'][1]> {
+  const { y, losses } = await stage.forward(micro, x);
+  return losses === null ? { y: y! } : { losses, dx: await stage.backward(micro, null) };
+}
+
 async function handle(request: StageRequest): Promise<StageCalls[keyof StageCalls][1]> {
   switch (request.type) {
     case 'trainLoad': {
@@ -68,7 +76,7 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainEmbed':
       return { x: training(request.lease).embed(request.micro, { train: request.train }) };
     case 'trainForward':
-      return await training(request.lease).forward(request.micro, request.x);
+      return await trainForward(training(request.lease), request);
     case 'trainBackward':
       return { dx: await training(request.lease).backward(request.micro, request.dy) };
     case 'trainWeights':
