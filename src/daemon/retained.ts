@@ -3,6 +3,9 @@
 
 import { CACHE_STEP } from '../model/serving.ts';
 
+/** More are not worth their memory: short sequences of a small model would take thousands of places before their positions are full. */
+export const RETAINED_MAX = 256;
+
 export class Retained {
   /** Least recently used first. */
   readonly #ids = new Map<string, readonly number[]>();
@@ -22,12 +25,12 @@ export class Retained {
     for (const [name, ids] of this.#ids) yield { name, ids };
   }
 
-  /** Drops sequences until the rest takes at most `positionsMax`; returns their names. Those `spared` stay in any case. */
+  /** Drops sequences until RETAINED_MAX are left, of `positionsMax` at the most; returns their names. Those `spared` stay in any case. */
   evict(positionsMax: number, spared: ReadonlySet<string | undefined>): string[] {
     const evicted: string[] = [];
     let used = [...this.#ids.values()].reduce((sum, ids) => sum + capacity(ids.length), 0);
     for (const [name, ids] of this.#ids) {
-      if (used <= positionsMax) break;
+      if (used <= positionsMax && this.#ids.size <= RETAINED_MAX) break;
       if (spared.has(name)) continue;
       this.#ids.delete(name);
       used -= capacity(ids.length);
