@@ -5,8 +5,8 @@
 import { CACHE_STEP } from '../model/serving.ts';
 import { assert } from '../model/errors.ts';
 
-/** Seats of a slab. A seat takes memory when it is first written: until then the system has not given the pages. */
-const SEATS = 8;
+/** Seats of a slab, at the most. */
+const SEATS_MAX = 8;
 
 export interface CacheShape {
   readonly D: number;
@@ -24,17 +24,19 @@ interface SlabBlock {
 export class CacheSlab {
   /** P, a multiple of CACHE_STEP. */
   readonly capacity: number;
+  readonly seatCount: number;
   readonly #blocks: readonly SlabBlock[];
   readonly #seatLength: number;
   readonly #taken = new Map<number, KvCache>();
   readonly #used = new Set<number>();
 
-  constructor({ D, blockCount }: CacheShape, capacity: number) {
+  constructor({ D, blockCount }: CacheShape, { capacity, seats }: { capacity: number; seats: number }) {
     this.capacity = capacity;
+    this.seatCount = seats;
     this.#seatLength = D * capacity;
     this.#blocks = Array.from({ length: blockCount }, () => ({
-      keys: new Float32Array(SEATS * this.#seatLength),
-      values: new Float32Array(SEATS * this.#seatLength),
+      keys: new Float32Array(seats * this.#seatLength),
+      values: new Float32Array(seats * this.#seatLength),
     }));
   }
 
@@ -49,7 +51,7 @@ export class CacheSlab {
 
   /** The first free seat, all zeros; -1 when there is none. */
   take(cache: KvCache): number {
-    const seat = Array.from({ length: SEATS }, (_, i) => i).findIndex((i) => !this.#taken.has(i));
+    const seat = Array.from({ length: this.seatCount }, (_, i) => i).findIndex((i) => !this.#taken.has(i));
     if (seat === -1) return -1;
     // A masked position counts as zero times its values, which must be numbers.
     if (this.#used.has(seat)) {
@@ -85,17 +87,29 @@ interface Seat {
 export class CacheRoom {
   readonly shape: CacheShape;
   #slabs: CacheSlab[] = [];
+  #seatCount = SEATS_MAX;
 
   constructor(shape: CacheShape) {
     this.shape = shape;
   }
 
+  /** Slabs that are made from now on are for so many sequences: a lone one does not pay for seats beside its own. */
+  expect(sequences: number): void {
+    this.#seatCount = Math.min(SEATS_MAX, 2 ** Math.ceil(Math.log2(sequences)));
+  }
+
+  /** Whether a slab would be larger if it were made now. */
+  isNarrow({ slab }: Seat): boolean {
+    return slab.seatCount < this.#seatCount;
+  }
+
   take(cache: KvCache, capacity: number): Seat {
     for (const slab of this.#slabs) {
-      const index = slab.capacity === capacity ? slab.take(cache) : -1;
+      const fits = slab.capacity === capacity && slab.seatCount >= this.#seatCount;
+      const index = fits ? slab.take(cache) : -1;
       if (index !== -1) return { slab, index };
     }
-    const slab = new CacheSlab(this.shape, capacity);
+    const slab = new CacheSlab(this.shape, { capacity, seats: this.#seatCount });
     this.#slabs.push(slab);
     return { slab, index: slab.take(cache) };
   }
@@ -133,9 +147,11 @@ export class KvCache {
     return this.#seat?.slab.capacity ?? 0;
   }
 
-  /** Makes room for `length` positions and keeps what is there. */
+  /** Makes room for `length` positions, beside the other sequences of the step, and keeps what is there. */
   reserve(length: number): void {
-    if (length > this.#capacity) this.#copyOf(this, { length: this.#capacity, room: length });
+    const isNarrow = this.#seat !== null && this.#room.isNarrow(this.#seat);
+    if (length <= this.#capacity && !isNarrow) return;
+    this.#copyOf(this, { length: this.#capacity, room: Math.max(length, this.#capacity) });
   }
 
   /** Takes over the first `length` positions of another cache. */

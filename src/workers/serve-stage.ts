@@ -200,6 +200,7 @@ export class ServeStage {
 
   /** Makes room in the caches. */
   #reserve(parts: readonly ServePart[]): void {
+    this.#room.expect(parts.length);
     this.#room.tidy();
     for (const { sequence, fork, position, rowCount } of parts) {
       const cache = this.#caches.get(sequence) ?? new KvCache(this.#room);

@@ -80,6 +80,26 @@ describe('groups of attention', () => {
     expect(seen).toEqual([11, 11, 11, 11, 12, 13]);
   });
 
+  test('a lone sequence has a slab of its own size, and moves beside others with what it holds when they come', () => {
+    const room = new CacheRoom(SHAPE);
+    room.expect(1);
+    const [alone] = caches(room, [64]);
+    expect(alone.seat.slab.seatCount).toBe(1);
+    alone.write(
+      0,
+      Float32Array.from({ length: 12 }, (_, i) => i),
+      { first: 0, count: 1, position: 3 },
+    );
+    const held = [...alone.seat.slab.seats(0, { first: 0, count: 1 }).values];
+    room.expect(3);
+    const all = [alone, ...caches(room, [64, 64])];
+    alone.reserve(10);
+    expect(new Set(all.map(({ seat }) => seat.slab)).size).toBe(1);
+    const { slab, index } = alone.seat;
+    expect(slab.seatCount).toBe(4);
+    expect([...slab.seats(0, { first: index, count: 1 }).values]).toEqual(held);
+  });
+
   test('a seat that another sequence has left is all zeros', () => {
     const room = new CacheRoom(SHAPE);
     const [kept, left] = caches(room, [64, 64]);
