@@ -1,7 +1,7 @@
 // The ONNX Runtime engine. One session a program, sequential. Inputs are read in place and given outputs are written in place.
 // After a run the binding makes a copy of every output, also of those: at 124M that cost a quarter of a training step, most of
 // it in page faults. It makes them in order and stops at the first that is no tensor; so a run whose outputs are all given asks
-// for an empty sequence first, and takes the binding's complaint for its end.
+// for an empty sequence first, and takes the binding's complaint for its end. Small outputs are copied: the complaint costs more.
 
 import os from 'node:os';
 import { createRequire } from 'node:module';
@@ -32,6 +32,12 @@ const AWAKE_IN_RUNS = { intra_op: { allow_spinning: '1', spin_duration_us: '50' 
 const NO_TENSOR = 'gptd.no_tensor';
 const NO_TENSOR_MESSAGE = 'Non tensor type is temporarily not supported.';
 
+/** About as long as a complaint takes, 9 us, a copy of so many bytes takes too. */
+const COPIED_BYTES_MAX = 64 * 1024;
+
+const bytesOf = (tensors: Tensors): number =>
+  Object.values(tensors).reduce((sum, { data }) => sum + data.byteLength, 0);
+
 const mapTensors = (tensors: Tensors): Record<string, ort.Tensor> =>
   Object.fromEntries(Object.entries(tensors).map(([name, tensor]) => [name, toOrt(tensor)]));
 
@@ -60,7 +66,7 @@ export const onnxEngine: Engine = {
     return {
       async run(inputs, into = {}) {
         const written = mapTensors(into);
-        if (outputNames.every((name) => Object.hasOwn(into, name))) {
+        if (bytesOf(into) > COPIED_BYTES_MAX && outputNames.every((name) => Object.hasOwn(into, name))) {
           await runInPlace(session, mapTensors(inputs), { [NO_TENSOR]: null, ...written });
           return {};
         }
