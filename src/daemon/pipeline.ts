@@ -111,7 +111,7 @@ export class Pipeline {
   /** One optimizer update. Nothing changes when it throws: `cancelled` on abort, `NotFinite` for a loss that is no number. */
   async step(request: StepRequest, signal: AbortSignal): Promise<StepResult> {
     const micros = this.#microBatches(request.starts, request.step);
-    const passes = new WeightPasses(this.#lease, { stages: this.#stages, microCount: micros.length });
+    const passes = new WeightPasses(this.#lease, { stages: this.#stages, microCount: micros.length, signal });
     const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, { passes, signal }));
     const finished = await this.#all(({ thread }) => thread.call('trainFinish', { lease: this.#lease }));
     const squares = new Map(

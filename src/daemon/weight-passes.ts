@@ -32,15 +32,21 @@ interface Lane {
   helping: boolean;
 }
 
+interface WeightPassesOptions {
+  readonly stages: readonly { thread: Caller<StageCalls>; plan: PlanStage }[];
+  readonly microCount: number;
+  /** Passes that have not been sent when it aborts reject. */
+  readonly signal: AbortSignal;
+}
+
 export class WeightPasses {
   readonly #lease: string;
   readonly #lanes: readonly Lane[];
+  readonly #signal: AbortSignal;
 
-  constructor(
-    lease: string,
-    { stages, microCount }: { stages: readonly { thread: Caller<StageCalls>; plan: PlanStage }[]; microCount: number },
-  ) {
+  constructor(lease: string, { stages, microCount, signal }: WeightPassesOptions) {
     this.#lease = lease;
+    this.#signal = signal;
     this.#lanes = stages.map(({ thread, plan }) => {
       const parts = weightParts(plan);
       const left = microCount * parts.length;
@@ -62,6 +68,12 @@ export class WeightPasses {
   }
 
   #send(): void {
+    if (this.#signal.aborted) {
+      for (const { waiting } of this.#lanes) {
+        for (const { settle } of waiting.splice(0)) settle(Promise.reject(this.#signal.reason as Error));
+      }
+      return;
+    }
     for (const lane of this.#lanes) {
       while (lane.sent < SENT_MAX) {
         const pass = takePass(lane, () => true);
