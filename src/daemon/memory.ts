@@ -46,7 +46,7 @@ export function servingBytes(config: GptConfig, quantization: Quantization | nul
 }
 
 /** What V8 lets pile up of arrays that nobody needs any more. */
-const UNCOLLECTED_BYTES = 64 << 20;
+const UNCOLLECTED_BYTES = 128 << 20;
 
 /**
  * What loading takes beside that until it is over: the largest matrix as it is read; as it is served four times, in the encoded

@@ -98,7 +98,7 @@ describe('a training that does not fit', () => {
 });
 
 test.each([null, 'int8', 'int4'] as const)(
-  'what a load in format %s takes at its peak is within the estimate, and more than half of it',
+  'what a load in format %s takes at its peak is within the estimate, and more than a third of it',
   async (quantization) => {
     const config = withFields({ vocab_size: 20_000, emb_dim: 512, n_heads: 8 });
     const script = path.join(import.meta.dirname, 'serving-peak.js');
@@ -107,7 +107,7 @@ test.each([null, 'int8', 'int4'] as const)(
     const { stdout } = await promisify(execFile)(process.execPath, args);
     const estimate = servingBytes(config, quantization) + loadingBytes(config, quantization);
     expect(Number(stdout) / estimate).toBeLessThan(1);
-    expect(Number(stdout) / estimate).toBeGreaterThan(0.5);
+    expect(Number(stdout) / estimate).toBeGreaterThan(1 / 3);
   },
   60_000,
 );
