@@ -7,7 +7,7 @@ import { tokenCountMin, type TokenizerSpec } from '../model/tokenizer.ts';
 import type { StoredModel } from '../workers/messages.ts';
 import { describeParameters } from './create-jobs.ts';
 import type { Services } from './job-context.ts';
-import { admit, admitTraining, loadingBytes, servingBytes, weightsBytes } from './memory.ts';
+import { admit, admitTraining, servingPeakBytes, weightsBytes } from './memory.ts';
 import { modelOf, resolveModel } from './model-reference.ts';
 import { planStages } from './plan.ts';
 import type { GenerateSpec, JobKind, JobSpecs, TrainSpec } from './protocol.ts';
@@ -116,8 +116,7 @@ async function checkGenerate(
         `the model's context holds ${config.context_length}. Shorten the prompt.`,
     );
   }
-  const quantization = spec.quantize ?? null;
-  admit(servingBytes(config, quantization) + loadingBytes(config, quantization), {
+  admit(servingPeakBytes(config, spec.quantize ?? null), {
     budgetBytes: services.memoryBudgetBytes,
     what: `Generating with ${spec.model}`,
   });

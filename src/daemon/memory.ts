@@ -60,6 +60,10 @@ export function loadingBytes(config: GptConfig, quantization: Quantization | nul
   return largest * FLOAT_BYTES + 4 * formatBytes(largest, quantization) + made + UNCOLLECTED_BYTES;
 }
 
+/** What a model takes at the most from when its loading begins. */
+export const servingPeakBytes = (config: GptConfig, quantization: Quantization | null): number =>
+  servingBytes(config, quantization) + loadingBytes(config, quantization);
+
 /** Of the weights of matrices. */
 function formatBytes(weightCount: number, quantization: Quantization | null): number {
   if (quantization === null) return weightCount * FLOAT_BYTES;

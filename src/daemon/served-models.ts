@@ -8,7 +8,7 @@ import type { StoredCheckpoint, StoredModel, TensorChunk } from '../workers/mess
 import type { Quantization } from '../model/quantize.ts';
 import { SERVING_THREADS } from '../model/serving.ts';
 import { Batcher } from './batcher.ts';
-import { admit, cachedTokensMax, loadingBytes, servingBytes } from './memory.ts';
+import { admit, cachedTokensMax, servingBytes, servingPeakBytes } from './memory.ts';
 import type { StageCaller, StageThread } from './pipeline.ts';
 import { planStages } from './plan.ts';
 import type { PlanStage } from './protocol.ts';
@@ -85,14 +85,14 @@ export class ServedModels {
     const key = `serve-${checkpointId}-${digest.slice(0, 8)}-${kept}`;
     const find = (): Entry | undefined =>
       [...this.#entries.values()].find((entry) => entry.key === key && !entry.isRetired);
-    const bytes = servingBytes(config, request.quantization) + loadingBytes(config, request.quantization);
+    const bytes = servingPeakBytes(config, request.quantization);
     admit(bytes, { budgetBytes: this.#budgetBytes, what: `Generating with ${model}` });
     let entry = find();
     while (entry === undefined && !this.#makeRoom(bytes)) {
       await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
       entry = find();
     }
-    entry ??= this.#load(key, { config, tokenizer: complete, request });
+    entry ??= this.#load(key, { config, tokenizer: complete, request, bytes });
     entry.users += 1;
     const { lease } = entry.model;
     this.#entries.delete(lease);
@@ -138,7 +138,8 @@ export class ServedModels {
       config,
       tokenizer,
       request: { checkpoint, quantization },
-    }: { config: GptConfig; tokenizer: TokenizerSpec | null; request: ServeRequest },
+      bytes,
+    }: { config: GptConfig; tokenizer: TokenizerSpec | null; request: ServeRequest; bytes: number },
   ): Entry {
     // A stage computes on several threads by itself, and the stages of one step work in turn: more of them only add hops.
     const stageCount = Math.ceil(this.#threads.length / SERVING_THREADS);
@@ -164,7 +165,7 @@ export class ServedModels {
       const made = settled.flatMap((result) => (result.status === 'fulfilled' ? result.value.made : []));
       // Nobody has to wait for it.
       void this.#keep(checkpointId, made).then(() => {
-        entry.bytes -= loadingBytes(config, quantization);
+        entry.bytes = servingBytes(config, quantization);
         this.#wake();
       });
     };
@@ -174,7 +175,7 @@ export class ServedModels {
       key,
       model: { ...model, batcher: new Batcher(model, limits) },
       loaded: load(),
-      bytes: servingBytes(config, quantization) + loadingBytes(config, quantization),
+      bytes,
       name: checkpoint.model,
       users: 0,
       isRetired: false,
