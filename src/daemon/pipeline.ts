@@ -113,7 +113,7 @@ export class Pipeline {
     const micros = this.#microBatches(request.starts, request.step);
     const passes = new WeightPasses(this.#lease, { stages: this.#stages, microCount: micros.length, signal });
     const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, { passes, signal }));
-    const finished = await this.#all(({ thread }) => thread.call('trainFinish', { lease: this.#lease }));
+    const finished = await this.#all(({ thread }) => thread.call('trainFinish', { lease: this.#lease }, { signal }));
     const squares = new Map(
       finished.flatMap((stage) => stage.squares.map((square) => [square.tensor, square.sumOfSquares])),
     );
@@ -123,6 +123,7 @@ export class Pipeline {
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
       throw new NotFinite(`Step ${request.step} has loss ${loss} and gradient norm ${gradNorm}.`);
     }
+    signal.throwIfAborted();
     const { gradClip } = request;
     // PyTorch's clip_grad_norm_.
     const gradScale = gradClip > 0 && gradNorm > gradClip ? gradClip / (gradNorm + 1e-6) : 1;
@@ -194,10 +195,10 @@ export class Pipeline {
     // The last micro-batch is filled up with windows that do not count.
     const filled = [...starts, ...Array.from({ length: (M - (starts.length % M)) % M }, () => starts[0])];
     return await this.#inFlight(this.#microBatches(filled, 0), async (micro) => {
-      let { x } = await this.#embedder.call('trainEmbed', { lease: this.#lease, micro, train: false });
+      const lease = this.#lease;
+      let { x } = await this.#embedder.call('trainEmbed', { lease, micro, train: false }, { signal });
       for (const { thread } of this.#stages) {
-        signal.throwIfAborted();
-        const { y, losses } = await thread.call('trainEvaluate', { lease: this.#lease, micro, x });
+        const { y, losses } = await thread.call('trainEvaluate', { lease, micro, x }, { signal });
         const first = micro.firstSequence;
         if (losses !== null) return take(losses, Math.min(M, starts.length - first), first);
         x = y!;
@@ -274,28 +275,26 @@ export class Pipeline {
     { passes, signal }: { passes: WeightPasses; signal: AbortSignal },
   ): Promise<number> {
     const lease = this.#lease;
-    let { x } = await this.#embedder.call('trainEmbed', { lease, micro, train: true });
+    const urgent = { priority: PRIORITY.backward, signal };
+    let { x } = await this.#embedder.call('trainEmbed', { lease, micro, train: true }, { signal });
     let lossSum = 0;
     let dy: Float32Array | null = null;
     for (const { thread } of this.#stages) {
-      signal.throwIfAborted();
-      const reply = await thread.call('trainForward', { lease, micro, x });
+      const reply = await thread.call('trainForward', { lease, micro, x }, { signal });
       if ('y' in reply) x = reply.y;
       else [lossSum, dy] = [sum(reply.losses), reply.dx];
     }
     const weightPasses: Promise<unknown>[] = [];
     for (const [stage, { thread }] of [...this.#stages.entries()].reverse()) {
       if (stage < this.#stages.length - 1) {
-        signal.throwIfAborted();
-        const request = { lease, micro, dy: dy! };
-        ({ dx: dy } = await thread.call('trainBackward', request, { priority: PRIORITY.backward }));
+        ({ dx: dy } = await thread.call('trainBackward', { lease, micro, dy: dy! }, urgent));
       }
       const pass = passes.add(stage, micro);
       // Awaited below; should this micro-batch fail before that, the failure that counts is the one thrown.
       pass.catch(() => undefined);
       weightPasses.push(pass);
     }
-    await this.#embedder.call('trainEmbedBackward', { lease, micro, dx: dy! }, { priority: PRIORITY.backward });
+    await this.#embedder.call('trainEmbedBackward', { lease, micro, dx: dy! }, urgent);
     await Promise.all(weightPasses);
     return lossSum;
   }

@@ -35,7 +35,7 @@ interface Lane {
 interface WeightPassesOptions {
   readonly stages: readonly { thread: Caller<StageCalls>; plan: PlanStage }[];
   readonly microCount: number;
-  /** Passes that have not been sent when it aborts reject. */
+  /** Passes that no thread has taken up when it aborts reject. */
   readonly signal: AbortSignal;
 }
 
@@ -83,7 +83,7 @@ export class WeightPasses {
           const { micro, part } = pass;
           const request = { lease: this.#lease, micro, part };
           await lane.thread
-            .call('trainWeights', request, { priority: PRIORITY.weights })
+            .call('trainWeights', request, { priority: PRIORITY.weights, signal: this.#signal })
             .finally(() => (lane.sent -= 1));
         });
       }
@@ -115,9 +115,10 @@ export class WeightPasses {
     const lease = this.#lease;
     const block = pass.part as number;
     // Between two passes of the owner's: it has nothing more urgent left.
-    const urgent = { priority: PRIORITY.backward };
+    const signal = this.#signal;
+    const urgent = { priority: PRIORITY.backward, signal };
     const lent = await owner.thread.call('trainLend', { lease, micro: pass.micro, block }, urgent);
-    const done = await helper.thread.call('trainWeightsFor', { lease, ...lent });
+    const done = await helper.thread.call('trainWeightsFor', { lease, ...lent }, { signal });
     await owner.thread.call('trainTakeBack', { lease, block, ...done }, urgent);
   }
 }

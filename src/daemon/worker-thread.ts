@@ -18,6 +18,13 @@ export type Priority = (typeof PRIORITY)[keyof typeof PRIORITY];
  */
 const YOUNG_GENERATION_MB = 6;
 
+/** What a request waits with. */
+interface Ticket {
+  readonly priority: Priority;
+  /** Takes the request out of the queue; null while it is not in it. */
+  leave: (() => void) | null;
+}
+
 class PriorityQueue implements TaskQueue {
   readonly #lanes: PiscinaTask[][] = Object.values(PRIORITY).map(() => []);
 
@@ -26,30 +33,35 @@ class PriorityQueue implements TaskQueue {
   }
 
   shift(): PiscinaTask | null {
-    return this.#lanes.find((lane) => lane.length > 0)?.shift() ?? null;
+    const task = this.#lanes.find((lane) => lane.length > 0)?.shift() ?? null;
+    if (task !== null) ticketOf(task).leave = null;
+    return task;
   }
 
   push(task: PiscinaTask): void {
-    this.#laneOf(task).push(task);
+    this.#enter(task).push(task);
   }
 
   /** A task that the pool took and could not place goes back to the head of its lane. */
   unshift(task: PiscinaTask): void {
-    this.#laneOf(task).unshift(task);
+    this.#enter(task).unshift(task);
   }
 
   remove(task: PiscinaTask): void {
-    for (const lane of this.#lanes) {
-      const at = lane.indexOf(task);
-      if (at >= 0) lane.splice(at, 1);
-    }
+    const { priority } = ticketOf(task);
+    const at = this.#lanes[priority].indexOf(task);
+    if (at >= 0) this.#lanes[priority].splice(at, 1);
   }
 
-  #laneOf(task: PiscinaTask): PiscinaTask[] {
-    const { priority } = task[queueOptionsSymbol] as { priority: Priority };
-    return this.#lanes[priority];
+  /** The lane of a task that comes into it now. */
+  #enter(task: PiscinaTask): PiscinaTask[] {
+    const ticket = ticketOf(task);
+    ticket.leave = () => this.remove(task);
+    return this.#lanes[ticket.priority];
   }
 }
+
+const ticketOf = (task: PiscinaTask): Ticket => task[queueOptionsSymbol] as Ticket;
 
 /** The thread died under a request, or it has died since what the request is about was put there: do the work again. */
 export class WorkerDied extends GptdError {
@@ -64,13 +76,15 @@ export type ThreadSettings = Omit<WorkerSettings, 'nativeRuns'>;
 
 type CallsOf<C> = { [K in keyof C]: readonly [object, object] };
 
+export interface CallOptions {
+  readonly priority?: Priority;
+  /** When it aborts before the thread has taken the request up, the request is dropped and rejects with its reason. */
+  readonly signal?: AbortSignal;
+}
+
 /** Whoever takes requests for a thread. */
 export interface Caller<C extends CallsOf<C>> {
-  call<K extends keyof C & string>(
-    type: K,
-    input: C[K][0],
-    options?: { readonly priority?: Priority },
-  ): Promise<C[K][1]>;
+  call<K extends keyof C & string>(type: K, input: C[K][0], options?: CallOptions): Promise<C[K][1]>;
 }
 
 /**
@@ -100,20 +114,14 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
    * Sends one request. Arrays in `input` are transferred and must not be used afterwards. Rejects with the thread's
    * GptdError, with WorkerDied when the thread dies, or with `shutting_down` once it is closed.
    */
-  call<K extends keyof C & string>(
-    type: K,
-    input: C[K][0],
-    { priority = PRIORITY.forward }: { readonly priority?: Priority } = {},
-  ): Promise<C[K][1]> {
-    return this.#send(type, input, { priority, life: this.#deaths });
+  call<K extends keyof C & string>(type: K, input: C[K][0], options: CallOptions = {}): Promise<C[K][1]> {
+    return this.#send(type, input, { ...options, life: this.#deaths });
   }
 
   /** Requests to the thread as it is now: once it has died they all reject with WorkerDied, as what it held is gone. */
   bound(): Caller<C> {
     const life = this.#deaths;
-    return {
-      call: (type, input, { priority = PRIORITY.forward } = {}) => this.#send(type, input, { priority, life }),
-    };
+    return { call: (type, input, options = {}) => this.#send(type, input, { ...options, life }) };
   }
 
   /** Calls `listener` when the thread has died; the next request meets a new thread. */
@@ -130,17 +138,20 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   async #send<K extends keyof C & string>(
     type: K,
     input: C[K][0],
-    { priority, life }: { readonly priority: Priority; readonly life: number },
+    { priority = PRIORITY.forward, signal, life }: CallOptions & { readonly life: number },
   ): Promise<C[K][1]> {
+    signal?.throwIfAborted();
     // The pool itself would start another thread, which nobody would close.
     if (this.#closed) throw new GptdError('shutting_down', 'The thread is closed: the daemon is shutting down.');
     if (this.#deaths !== life) throw new WorkerDied(this.#cause ?? 'its requests were dropped');
-    const request = { ...input, type, [queueOptionsSymbol]: { priority } };
+    const ticket: Ticket = { priority, leave: null };
+    const request = { ...input, type, [queueOptionsSymbol]: ticket };
+    const running = this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) });
     let reply: Reply<C[K][1]>;
     try {
-      reply = (await this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) })) as typeof reply;
+      reply = (await (signal === undefined ? running : untilDropped(running, { ticket, signal }))) as typeof reply;
     } catch (error) {
-      if (this.#deaths === life) throw error;
+      if (this.#deaths === life || error === signal?.reason) throw error;
       this.#cause ??= error;
       throw new WorkerDied(this.#cause);
     }
@@ -189,4 +200,20 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
     });
     this.#buried.add(gone);
   }
+}
+
+/** Piscina's own signal would end the thread of a request that runs, and put one that waits ahead of more urgent ones. */
+async function untilDropped<T>(
+  running: Promise<T>,
+  { ticket, signal }: { ticket: Ticket; signal: AbortSignal },
+): Promise<T> {
+  return await new Promise((resolve, reject) => {
+    const drop = (): void => {
+      if (ticket.leave === null) return;
+      ticket.leave();
+      reject(signal.reason as Error);
+    };
+    signal.addEventListener('abort', drop, { once: true });
+    running.then(resolve, reject).finally(() => signal.removeEventListener('abort', drop));
+  });
 }

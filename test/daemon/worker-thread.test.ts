@@ -87,6 +87,24 @@ test('one by one without awaiting, requests of one kind keep their order', async
   expect(replies.map((reply) => reply.names.length)).toEqual(names.map((_, i) => i + 1));
 });
 
+test('an abort drops requests that wait, and leaves the one under way and those of others alone', async () => {
+  const thread = recorder();
+  const gate = new SharedArrayBuffer(4);
+  const stop = new AbortController();
+  const { signal } = stop;
+  const held = thread.call('hold', { gate }, { signal });
+  const dropped = ['a', 'b'].map((name) => thread.call('note', { name }, { signal, priority: PRIORITY.backward }));
+  const kept = thread.call('note', { name: 'kept' });
+  stop.abort(new Error('no longer wanted'));
+  for (const request of [...dropped, thread.call('note', { name: 'late' }, { signal })]) {
+    await expect(request).rejects.toBe(signal.reason);
+  }
+  Atomics.store(new Int32Array(gate), 0, 1);
+  Atomics.notify(new Int32Array(gate), 0);
+  expect(await held).toMatchObject({ names: [] });
+  expect((await kept).names).toEqual(['kept']);
+});
+
 test('arrays move to the thread', async () => {
   const thread = recorder();
   const data = new Float32Array(5000);
