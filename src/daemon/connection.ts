@@ -4,13 +4,17 @@
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { EventLog } from './event-log.ts';
-import type { JobEvent, JobEventNotification } from './protocol.ts';
-import { answer, type Handlers } from './rpc.ts';
+import type { JobEvent, JobEventNotification, MethodName, RpcResponse } from './protocol.ts';
+import { answer, readFrame, type Handlers, type Question } from './rpc.ts';
 import type { StoreClient } from './store-client.ts';
 import { BUFFERED_BYTES_MAX, Subscriptions } from './subscriptions.ts';
 
 /** Requests of one socket that may be under way. */
 const PENDING_REQUESTS_MAX = 64;
+/** Their replies may be long, and are made one at a time: a socket holds one beyond its bound. */
+const LONG_REPLIES: ReadonlySet<string> = new Set<MethodName>([
+  ...(['job.get', 'job.list', 'model.list', 'model.history', 'checkpoint.list'] as const),
+]);
 /** A reader that takes nothing for so long while something waits for it is cut off, at the latest after twice the time. */
 const STALL_TIMEOUT_MS = 10_000;
 /** What a reader that was cut off is told, when it still listens: try again. */
@@ -31,7 +35,10 @@ export class Connection {
   readonly #onError: (error: unknown) => void;
   /** Requests that have come, and wait for their turn: at most what one read of the socket held. */
   readonly #waiting: string[] = [];
+  /** The first of them, when it has to wait for a long reply to another one. */
+  #first: Question | null = null;
   #pending = 0;
+  #isLongPending = false;
   /** Whether the last ping has been answered. */
   #alive = true;
 
@@ -90,26 +97,39 @@ export class Connection {
     const socket = this.#socket;
     const hasRoom = (): boolean => this.#pending < PENDING_REQUESTS_MAX && socket.bufferedAmount < BUFFERED_BYTES_MAX;
     while (hasRoom()) {
-      const text = this.#waiting.shift();
-      if (text === undefined) break;
-      this.#answer(text);
+      const asked = this.#first ?? this.#read();
+      this.#first = null;
+      if (asked === null) break;
+      if (!('method' in asked)) this.#send(JSON.stringify(asked));
+      else if (this.#isLongPending && LONG_REPLIES.has(asked.method)) {
+        this.#first = asked;
+        break;
+      } else this.#answer(asked);
     }
-    if (this.#waiting.length > 0) socket.pause();
+    if (this.#waiting.length > 0 || this.#first !== null) socket.pause();
     else if (socket.isPaused && hasRoom()) {
       this.#alive = true;
       socket.resume();
     }
   }
 
-  #answer(text: string): void {
+  #read(): Question | RpcResponse | null {
+    const text = this.#waiting.shift();
+    return text === undefined ? null : readFrame(text);
+  }
+
+  #answer(question: Question): void {
+    const isLong = LONG_REPLIES.has(question.method);
     this.#pending += 1;
-    void answer(text, this.#handlers)
+    if (isLong) this.#isLongPending = true;
+    void answer(question, this.#handlers)
       .then((response) => {
-        if (response !== null) this.#send(JSON.stringify(response));
+        if (!question.isNotification) this.#send(JSON.stringify(response));
       })
       .catch(this.#onError)
       .finally(() => {
         this.#pending -= 1;
+        if (isLong) this.#isLongPending = false;
         this.#proceed();
       });
   }

@@ -22,6 +22,15 @@ export type Handlers = { readonly [M in MethodName]: (params: MethodParams[M]) =
 
 type Id = string | number | null;
 
+/** A frame that is a request. */
+export interface Question {
+  readonly id: Id;
+  readonly method: string;
+  readonly params: unknown;
+  /** A notification gets no answer. */
+  readonly isNotification: boolean;
+}
+
 const failure = (id: Id, code: number, message: string, dataCode?: string): RpcResponse => ({
   jsonrpc: '2.0',
   id,
@@ -30,8 +39,8 @@ const failure = (id: Id, code: number, message: string, dataCode?: string): RpcR
 
 const isMethod = (name: string): name is MethodName => Object.hasOwn(METHODS, name);
 
-/** Answers one frame; null for a notification, which gets no answer. Never throws. */
-export async function answer(text: string, handlers: Handlers): Promise<RpcResponse | null> {
+/** What a frame asks, or the answer to one that asks nothing. Never throws. */
+export function readFrame(text: string): Question | RpcResponse {
   let message: unknown;
   try {
     message = JSON.parse(text);
@@ -45,14 +54,11 @@ export async function answer(text: string, handlers: Handlers): Promise<RpcRespo
     return failure(id, RPC_ERROR.invalidRequest, `Not a JSON-RPC 2.0 request: ${describeIssue(parsed.error)}.`);
   }
   const { id, method, params } = parsed.data;
-  const response = await dispatch(id ?? null, { method, params, handlers });
-  return id === undefined ? null : response;
+  return { id: id ?? null, method, params, isNotification: id === undefined };
 }
 
-async function dispatch(
-  id: Id,
-  { method, params, handlers }: { method: string; params: unknown; handlers: Handlers },
-): Promise<RpcResponse> {
+/** Never throws. */
+export async function answer({ id, method, params }: Question, handlers: Handlers): Promise<RpcResponse> {
   if (!isMethod(method)) return failure(id, RPC_ERROR.methodNotFound, `There is no method "${method}".`);
   const schema: z.ZodType = METHODS[method];
   const parsed = schema.safeParse(params);

@@ -10,6 +10,7 @@ import { crossOrigin, refuseSource, refuseToken, type AccessRules, type Refusal 
 import { receiveBlob, sendBlob } from './blobs.ts';
 import { Connection, type ConnectionParts } from './connection.ts';
 import { errorBody, HTTP_STATUS } from './http-errors.ts';
+import { HttpTurns } from './http-turns.ts';
 import type { Logger } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { Exchange } from './openai.ts';
@@ -49,6 +50,7 @@ export class Server {
   readonly #http: http.Server;
   readonly #sockets = new WebSocketServer(WEBSOCKET_OPTIONS);
   readonly #connections = new Map<WebSocket, Connection>();
+  readonly #turns = new HttpTurns();
   readonly #heartbeat: NodeJS.Timeout;
   readonly #stopping = new AbortController();
   #rules: AccessRules;
@@ -109,6 +111,8 @@ export class Server {
   }
 
   async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    await this.#turns.take(request, response);
+    if (request.socket.destroyed) return;
     response.setHeader('x-content-type-options', 'nosniff');
     const pathname = pathOf(request);
     const isHealth = pathname === '/healthz';

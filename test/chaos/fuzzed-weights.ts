@@ -8,7 +8,8 @@ import { parseSafetensorsHeader, safetensorsHeader } from '../../src/model/safet
 import { tensorTable } from '../../src/model/tensors.ts';
 import { readGgufHeader } from '../../src/model/weights-header.ts';
 import type { DataHome, RawClient } from '../e2e/daemon-fixture.ts';
-import { inParallel, MIB, residentBytes } from './probe.ts';
+import { MemoryGrowth, RESIDENT } from './memory-growth.ts';
+import { inParallel } from './probe.ts';
 import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 
@@ -191,7 +192,7 @@ async function fuzzedWeights({ tries, random, tally, home: makeHome }: Context):
   tally.note(`${refused} of ${tries - imported} headers refused, the slowest took ${slowestMs.toFixed(1)} ms`);
 
   const home = makeHome();
-  const { pid } = await home.start({ flags: ['--log-level', 'warn'] });
+  await home.start({ flags: ['--log-level', 'warn'] });
   const client = await home.connect();
   let accepted = 0;
   const importOne = async (index: number): Promise<void> => {
@@ -212,16 +213,15 @@ async function fuzzedWeights({ tries, random, tally, home: makeHome }: Context):
     });
   const warm = Math.min(WARM_IMPORTS, Math.ceil(imported / 2));
   await attack(0, warm);
-  const before = residentBytes(pid);
+  const resident = await MemoryGrowth.since(home, RESIDENT);
   await attack(warm, imported);
-  const grownMib = (residentBytes(pid) - before) / MIB;
-  const bound = warm < WARM_IMPORTS ? COLD_GROWTH_MIB_MAX : GROWTH_MIB_MAX;
-  if (grownMib > bound) tally.fault(`resident memory grew by ${grownMib.toFixed(1)} MiB`);
+  const mibMax = warm < WARM_IMPORTS ? COLD_GROWTH_MIB_MAX : GROWTH_MIB_MAX;
+  const grown = resident.judge(tally, await resident.mib(), mibMax);
   const { json, data } = goodSafetensors(random);
   const sound = await importEnds(home, client, { model: 'sound', file: fileOf(JSON.stringify(json), data) });
   check(sound === null, `after all, a sound file was refused with ${String(sound)}`);
   client.close();
-  tally.note(`${imported} imports, ${accepted} of them succeeded; memory grew by ${grownMib.toFixed(1)} MiB`);
+  tally.note(`${imported} imports, ${accepted} of them succeeded; ${grown}`);
   return tally.outcome();
 }
 

@@ -6,19 +6,9 @@ import net from 'node:net';
 import { WebSocket } from 'ws';
 import type { RawClient } from '../e2e/daemon-fixture.ts';
 import { generateResult, type DataHome } from '../e2e/daemon-fixture.ts';
+import { HELD, MemoryGrowth, RESIDENT } from './memory-growth.ts';
 import { malformedFrame, malformedMessages, malformedRequest, mutatedMessage } from './malformed.ts';
-import {
-  countedHeap,
-  descriptorCount,
-  inParallel,
-  liveBytes,
-  makeModel,
-  MIB,
-  percentile,
-  residentBytes,
-  TINY,
-  waitUntil,
-} from './probe.ts';
+import { countedHeap, descriptorCount, inParallel, makeModel, percentile, TINY, waitUntil } from './probe.ts';
 import { portOf, upgradeRequest } from './raw-socket.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 
@@ -87,22 +77,19 @@ async function malformed({ tries, random, tally, home: makeHome }: Context): Pro
   };
   // What is made once is made first.
   await attack(Math.ceil(tries / 5));
-  const [heldBefore, before] = [await liveBytes(home), residentBytes(daemon.pid)];
+  const [held, resident] = [await MemoryGrowth.since(home, HELD), await MemoryGrowth.since(home, RESIDENT)];
   const openBefore = descriptorCount(daemon.pid);
   await attack(Math.floor((tries * 4) / 5));
-  const grownMib = (residentBytes(daemon.pid) - before) / MIB;
-  const heldMib = ((await liveBytes(home)) - heldBefore) / MIB;
+  const grown = [
+    resident.judge(tally, await resident.mib(), GROWTH_MIB_MAX),
+    held.judge(tally, await held.mib(), HELD_MIB_MAX),
+  ];
   healthy.stop();
   await running;
   for (const fault of healthy.faults) tally.fault(`the healthy stream: ${fault}`);
-  if (heldMib > HELD_MIB_MAX) tally.fault(`the daemon holds ${heldMib.toFixed(1)} MiB more than before`);
-  if (grownMib > GROWTH_MIB_MAX) tally.fault(`resident memory grew by ${grownMib.toFixed(1)} MiB`);
   const leaked = descriptorCount(daemon.pid) - openBefore;
   if (leaked > SOCKETS_AT_ONCE) tally.fault(`${leaked} descriptors were left open`);
-  tally.note(
-    `${heldMib.toFixed(2)} MiB more are held, resident memory grew by ${grownMib.toFixed(1)} MiB; ` +
-      `${healthy.rounds} healthy generations meanwhile`,
-  );
+  tally.note(`${grown.join(', ')}; ${healthy.rounds} healthy generations meanwhile`);
   return tally.outcome();
 }
 
@@ -325,7 +312,7 @@ function absurdSpec({ random }: Context): { kind: string; spec: object } {
 async function absurd(context: Context): Promise<Outcome> {
   const { tries, tally, home: makeHome } = context;
   const home = makeHome();
-  const { pid } = await home.start({ env: countedHeap(home) });
+  await home.start({ env: countedHeap(home) });
   await makeModel(home);
   const client = await home.connect();
   const times: number[] = [];
@@ -351,16 +338,13 @@ async function absurd(context: Context): Promise<Outcome> {
     }
   };
   await attack(Math.ceil(tries / 5));
-  const [heldBefore, before] = [await liveBytes(home), residentBytes(pid)];
+  const [held, resident] = [await MemoryGrowth.since(home, HELD), await MemoryGrowth.since(home, RESIDENT)];
   await attack(Math.floor((tries * 4) / 5));
-  const grownMib = (residentBytes(pid) - before) / MIB;
-  const heldMib = ((await liveBytes(home)) - heldBefore) / MIB;
-  if (heldMib > SPECS_HELD_MIB_MAX) tally.fault(`the daemon holds ${heldMib.toFixed(2)} MiB more than before`);
-  if (grownMib > GROWTH_MIB_MAX) tally.fault(`resident memory grew by ${grownMib.toFixed(1)} MiB`);
-  tally.note(
-    `the slowest refusal took ${Math.max(...times).toFixed(1)} ms; ${heldMib.toFixed(2)} MiB more are held, ` +
-      `resident memory grew by ${grownMib.toFixed(1)} MiB`,
-  );
+  const grown = [
+    resident.judge(tally, await resident.mib(), GROWTH_MIB_MAX),
+    held.judge(tally, await held.mib(), SPECS_HELD_MIB_MAX),
+  ];
+  tally.note(`the slowest refusal took ${Math.max(...times).toFixed(1)} ms; ${grown.join(', ')}`);
   return tally.outcome();
 }
 

@@ -13,6 +13,7 @@ import { nameRows } from './hostile-names.ts';
 import { oneDaemonRows } from './one-daemon.ts';
 import { secretRows } from './secrets.ts';
 import { versionRows } from './versions.ts';
+import { longReplyRows } from './long-replies.ts';
 import { fuzzedWeightsRows } from './fuzzed-weights.ts';
 import { hostileInputRows } from './hostile-input.ts';
 import { shutdownRows } from './shutdown.ts';
@@ -44,6 +45,7 @@ export const ROWS: readonly Row[] = [
   ...fuzzedWeightsRows,
   ...streamRows,
   ...slowReaderRows,
+  ...longReplyRows,
   ...submitOnceRows,
   ...shutdownRows,
   ...workerDeathRows,

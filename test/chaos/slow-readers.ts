@@ -4,16 +4,8 @@
 import { readFileSync } from 'node:fs';
 import type { JobEvent } from '../../src/daemon/protocol.ts';
 import type { Daemon, DataHome, RawClient } from '../e2e/daemon-fixture.ts';
-import {
-  countedHeap,
-  descriptorCount,
-  liveBytes,
-  makeModel,
-  MIB,
-  percentile,
-  residentBytes,
-  waitUntil,
-} from './probe.ts';
+import { HELD, MemoryGrowth, RESIDENT } from './memory-growth.ts';
+import { countedHeap, descriptorCount, makeModel, percentile, waitUntil } from './probe.ts';
 import { portOf } from './raw-socket.ts';
 import { check, type Context, type Outcome, type Row, type Tally } from './row.ts';
 import { checkWhole, generation, LONG } from './streams.ts';
@@ -38,12 +30,11 @@ const LAG_MS_MIN = 5;
 
 /** Whoever asks without end asks so often. */
 const QUESTIONS = 2000;
-const RESIDENT_WATCH_MS = 20;
-const HELD_WATCH_MS = 500;
 /** What is held for one of them, and what is still held when they are gone. */
 const ASKER_MIB_MAX = 1;
 const LEFT_MIB_MAX = 1;
 const LEFT_TRIES_MAX = 20;
+const LEFT_POLL_MS = 500;
 
 /** Stored generations, what an honest client heard of them, and how many descriptors are open while it is the only one. */
 interface Scene {
@@ -183,51 +174,44 @@ async function readersThatStop({ tries, tally, home: makeHome }: Context): Promi
   const home = makeHome();
   const stage = await scene(home);
   const { honest, jobIds } = stage;
-  const { pid } = home.daemon;
   const fast = await connected(home, READERS);
   // The daemon takes its working size with as many readers that take everything.
   const warming = await connected(home, tries);
   for (let round = 0; round < WARM_ROUNDS; round++) await hearAll([...fast, ...warming], jobIds);
   const usualLagMs = await lagMs(honest, fast);
   for (const reader of warming) reader.close();
-  const before = residentBytes(pid);
-  let peak = before;
-  const watch = setInterval(() => (peak = Math.max(peak, residentBytes(pid))), RESIDENT_WATCH_MS);
-  const slow = await connected(home, tries);
+  const resident = await MemoryGrowth.since(home, RESIDENT);
   const questions = jobIds.map((jobId) => question('job.subscribe', { jobId, after: 0 }));
-  let disturbedLagMs: number;
-  let slowestMs: number;
-  try {
+  const slow: RawClient[] = [];
+  let [disturbedLagMs, slowestMs] = [Infinity, Infinity];
+  const peakMib = await resident.peakMib(async () => {
+    slow.push(...(await connected(home, tries)));
     await Promise.all(slow.map((reader) => stopReading(reader, jobIds[0], questions)));
     const startedAt = performance.now();
     await stalled(home.daemon);
     disturbedLagMs = await lagMs(honest, fast);
     await cutOff(stage, fast.length);
     slowestMs = performance.now() - startedAt;
-  } finally {
-    clearInterval(watch);
-  }
+  });
   await checkNoLoss(tally, stage, slow);
-  const grownMib = (peak - before) / MIB;
-  if (grownMib > GROWTH_MIB_MAX) tally.fault(`resident memory grew by ${grownMib.toFixed(1)} MiB`);
+  const grown = resident.judge(tally, peakMib, GROWTH_MIB_MAX);
   if (disturbedLagMs > Math.max(usualLagMs * LAG_FACTOR_MAX, LAG_MS_MIN))
     tally.fault(`those who read waited ${disturbedLagMs} ms instead of ${usualLagMs}`);
   tally.note(
-    `all cut off after ${(slowestMs / 1000).toFixed(1)} s; resident memory grew by ${grownMib.toFixed(1)} MiB from ` +
-      `${(before / MIB).toFixed(1)}; 99 of 100 events reached ${READERS} who read within ${disturbedLagMs} ms, ` +
-      `before that within ${usualLagMs} ms`,
+    `all cut off after ${(slowestMs / 1000).toFixed(1)} s; ${grown}; 99 of 100 events reached ${READERS} who read ` +
+      `within ${disturbedLagMs} ms, before that within ${usualLagMs} ms`,
   );
   return tally.outcome();
 }
 
 /** MiB that are still held when what is told of a closed connection has been told. */
-async function leftOver(home: DataHome, before: number): Promise<number> {
-  let leftMib = Infinity;
-  for (let tries = 0; tries < LEFT_TRIES_MAX && leftMib > LEFT_MIB_MAX; tries++) {
-    leftMib = ((await liveBytes(home)) - before) / MIB;
-    await new Promise((resolve) => setTimeout(resolve, HELD_WATCH_MS));
+async function leftMib(held: MemoryGrowth): Promise<number> {
+  let left = Infinity;
+  for (let tries = 0; tries < LEFT_TRIES_MAX && left > LEFT_MIB_MAX; tries++) {
+    left = await held.mib();
+    await new Promise((resolve) => setTimeout(resolve, LEFT_POLL_MS));
   }
-  return leftMib;
+  return left;
 }
 
 async function readersThatAsk({ tries, tally, home: makeHome }: Context): Promise<Outcome> {
@@ -244,32 +228,20 @@ async function readersThatAsk({ tries, tally, home: makeHome }: Context): Promis
   await cutOff(stage);
   first.close();
 
-  const before = await liveBytes(home);
-  let peak = before;
-  const watching = new AbortController();
+  const held = await MemoryGrowth.since(home, HELD);
   const readers = await connected(home, tries);
   await Promise.all(readers.map((reader) => stopReading(reader, jobIds[0], questions)));
-  const watched = (async () => {
-    while (!watching.signal.aborted) {
-      peak = Math.max(peak, await liveBytes(home));
-      await new Promise((resolve) => setTimeout(resolve, HELD_WATCH_MS));
-    }
-  })();
-  // Another stream goes on as ever.
-  const jobId = await honest.submit('generate', generation(99));
-  await honest.subscribe(jobId);
-  await honest.untilEnd(jobId);
-  await tally.try(() => checkWhole(honest.events.filter((event) => event.jobId === jobId)));
-  await cutOff(stage);
-  watching.abort();
-  await watched;
-  const leftMib = await leftOver(home, before);
+  const peakMib = await held.peakMib(async () => {
+    // Another stream goes on as ever.
+    const jobId = await honest.submit('generate', generation(99));
+    await honest.subscribe(jobId);
+    await honest.untilEnd(jobId);
+    await tally.try(() => checkWhole(honest.events.filter((event) => event.jobId === jobId)));
+    await cutOff(stage);
+  });
+  const after = held.judge(tally, await leftMib(held), LEFT_MIB_MAX);
   await checkNoLoss(tally, stage, readers);
-  const grownMib = (peak - before) / MIB;
-  const allowedMib = ASKER_MIB_MAX * tries;
-  if (grownMib > allowedMib) tally.fault(`${grownMib.toFixed(1)} MiB were held for them, not ${allowedMib} at most`);
-  if (leftMib > LEFT_MIB_MAX) tally.fault(`${leftMib.toFixed(1)} MiB are held for readers that are gone`);
-  tally.note(`${grownMib.toFixed(1)} MiB were held for them, ${leftMib.toFixed(2)} MiB afterwards`);
+  tally.note(`${held.judge(tally, peakMib, ASKER_MIB_MAX * tries)} for them; afterwards ${after}`);
   return tally.outcome();
 }
 

@@ -2,6 +2,7 @@
 
 import { createHash, randomBytes } from 'node:crypto';
 import { request as httpRequest } from 'node:http';
+import net from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
 import { VERSION } from '../../src/daemon/protocol.ts';
@@ -140,6 +141,14 @@ describe('JSON-RPC', () => {
     client.socket.send('{"jsonrpc":"2.0","method":"daemon.status"}');
     client.socket.send('{"jsonrpc":"2.0","method":"daemon.dance"}');
     expect(await client.exchange('{"jsonrpc":"2.0","id":2001,"method":"model.list"}')).toMatchObject({ id: 2001 });
+  });
+
+  test('requests that wait for a long reply are answered like all others, each once', async () => {
+    const methods = Array.from({ length: 200 }, (_, i) => (i % 3 === 0 ? 'daemon.status' : 'job.list'));
+    const answers = await Promise.all(methods.map((method) => client.request<object>(method)));
+    for (const [i, answer] of answers.entries()) {
+      expect(answer).toHaveProperty(methods[i] === 'job.list' ? 'jobs' : 'version');
+    }
   });
 
   test('a subscription answers first, then sends every event from `after` on as notifications', async () => {
@@ -299,6 +308,26 @@ describe('HTTP', () => {
       }
     },
   );
+
+  test('requests that were sent ahead are answered one after another, with their bodies', async () => {
+    const bytes = randomBytes(300_000);
+    const blob = `/v1/blobs/sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+    const head = (line: string, more = ''): string =>
+      `${line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${home.daemon.token}\r\n${more}\r\n`;
+    const status = head('GET /healthz').repeat(100);
+    const socket = net.connect(Number(new URL(home.daemon.url).port), '127.0.0.1');
+    const parts: Buffer[] = [];
+    socket.on('data', (part: Buffer) => parts.push(part));
+    socket.write(status + head(`PUT ${blob}`, `Content-Length: ${bytes.length}\r\n`));
+    socket.write(bytes);
+    socket.write(status + head(`GET ${blob}`, 'Connection: close\r\n'));
+    await new Promise((resolve) => socket.once('close', resolve));
+    const reply = Buffer.concat(parts);
+    const statuses = [...reply.toString('latin1').matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, code]) => Number(code));
+    const hundred = Array<number>(100).fill(200);
+    expect(statuses).toEqual([...hundred, 201, ...hundred, 200]);
+    expect(reply.subarray(-bytes.length).equals(bytes)).toBe(true);
+  });
 
   test('a loopback name is a Host of its own, whatever the port', async () => {
     for (const host of ['localhost', 'localhost:9000', '127.0.0.1', '[::1]:7433']) {
