@@ -1,5 +1,6 @@
 // One stage with a whole model in training, for benchmarks of what it runs: no daemon, no pipeline.
 
+import { updateParts } from '../dist/workers/messages.js';
 import { TrainStage } from '../dist/workers/train-stage.js';
 
 /** `tensors` by name are trained in place. `step(n)` is one update over `batchSize` sequences, micro-batch by micro-batch. */
@@ -27,7 +28,8 @@ export function trainingStage(engine, { config, tensors, batchSize, microBatchSi
         stage.embedBackward(micro, dx);
       }
       stage.finish();
-      await stage.update({ step, ...adamw }, { decayAll: false });
+      const update = { step: { step, ...adamw }, decayAll: false };
+      for (const part of updateParts(range)) await stage.optimizer.update(update, part);
     },
     close: () => stage.close(),
   };

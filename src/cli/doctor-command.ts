@@ -1,9 +1,9 @@
-// `gptd doctor`: looks at the machine, the data directory and the environment's token without a daemon, and says what to do about each fault. The code
+// `gptd doctor`: looks at the machine and the data directory without a daemon, and says what to do about each fault. The code
 // that looks is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
 import { DEFAULT_HOST, DEFAULT_PORT, EXIT, LIMITS, VERSION } from '../daemon/protocol.ts';
-import { dataDirOf, givenToken } from './connection.ts';
+import { dataDirOf } from './connection.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 
 interface DoctorFlags {
@@ -28,8 +28,7 @@ export function addDoctorCommand(program: Command, context: CliContext): void {
       const { host, port, engine } = flags;
       const dataDir = dataDirOf(flags, context);
       const { tokenCharactersMin } = LIMITS;
-      const token = givenToken({}, context);
-      const findings = await examine({ dataDir, host, port, engine, givenToken: token, tokenCharactersMin });
+      const findings = await examine({ dataDir, host, port, engine, tokenCharactersMin });
       const ok = findings.every((finding) => finding.ok);
       if (flags.json) printJson(context, { ok, version: VERSION, findings });
       else {

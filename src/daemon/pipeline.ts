@@ -2,16 +2,18 @@
 // gradients back; a stage computes weight gradients when it has nothing more urgent. Each stage takes requests of a kind in
 // micro-batch order, so every sum has one order and its bits do not depend on timing or on the number of stages.
 
+import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import type { AdamwStep } from '../model/adamw.ts';
 import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { tensorTable } from '../model/tensors.ts';
 import type { MicroBatch, StageCalls, TensorChunk, TrainSetup } from '../workers/messages.ts';
 import { FLIGHTS_PER_STAGE } from './memory.ts';
+import { ModelUpdate, Room } from './model-update.ts';
 import type { PlanStage } from './protocol.ts';
 import { readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
 import { WeightPasses } from './weight-passes.ts';
-import { PRIORITY, type Caller, type WorkerThread } from './worker-thread.ts';
+import { PRIORITY, WorkerDied, type Caller, type WorkerThread } from './worker-thread.ts';
 
 export type StageThread = WorkerThread<StageCalls>;
 /** A stage's thread for as long as it lives: whoever has put something there calls this and not its successor. */
@@ -69,10 +71,11 @@ export class Pipeline {
   readonly #stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
   readonly #microBatchSize: number;
   readonly #contextLength: number;
-  /** Who waits for the stages to have room again for what an update overwrites. */
-  readonly #waiting = new Set<() => void>();
-  /** How often the stages have got room. */
-  #drains = 0;
+  /** Of the stages, for what an update overwrites and a snapshot needs. */
+  readonly #room = new Room();
+  /** The last step's, which may still be under way. */
+  #update: ModelUpdate | null = null;
+  #snapshotOpen = false;
 
   private constructor(
     threads: readonly StageThread[],
@@ -98,17 +101,22 @@ export class Pipeline {
     const pipeline = new Pipeline(threads, options);
     const { lease, checkpointId, setup } = options;
     try {
-      await pipeline.#all((stage) =>
-        stage.thread.call('trainLoad', { lease, checkpointId, setup: { ...setup, stage: stage.plan } }),
+      const ports = stagePorts(options.plan.length);
+      await pipeline.#all(({ thread, plan }, stage) =>
+        thread.call('trainLoad', { lease, checkpointId, setup: { ...setup, stage: plan }, ports: ports[stage] }),
       );
     } catch (error) {
+      const cause = await pipeline.#causeOf(error);
       await pipeline.close();
-      throw error;
+      throw cause;
     }
     return pipeline;
   }
 
-  /** One optimizer update. Nothing changes when it throws: `cancelled` on abort, `NotFinite` for a loss that is no number. */
+  /**
+   * One optimizer update. Nothing changes when it throws: `cancelled` on abort, `NotFinite` for a loss that is no number. The
+   * weights may still be changing when it resolves; what comes next waits for them, and meets the failure if there is one.
+   */
   async step(request: StepRequest, signal: AbortSignal): Promise<StepResult> {
     const micros = this.#microBatches(request.starts, request.step);
     const passes = new WeightPasses(this.#lease, { stages: this.#stages, microCount: micros.length, signal });
@@ -127,7 +135,10 @@ export class Pipeline {
     const { gradClip } = request;
     // PyTorch's clip_grad_norm_.
     const gradScale = gradClip > 0 && gradNorm > gradClip ? gradClip / (gradNorm + 1e-6) : 1;
-    await this.#update({ ...request.adamw, gradScale }, request.decayAll);
+    this.#update = new ModelUpdate(this.#lease, {
+      ...{ config: this.#config, stages: this.#stages, held: this.#snapshotOpen, room: this.#room, signal },
+      ...{ step: { ...request.adamw, gradScale }, decayAll: request.decayAll },
+    });
     return { loss, gradNorm };
   }
 
@@ -168,11 +179,12 @@ export class Pipeline {
     const context = this.#config.context_length;
     const ids = [...prompt];
     const end = Math.min(prompt.length + maxTokens, context);
+    await this.#updated();
     while (ids.length < end) {
       signal.throwIfAborted();
       const rows = Math.min(context, Math.ceil(ids.length / DECODE_ROWS) * DECODE_ROWS);
       const filled = [...ids, ...Array<number>(rows - ids.length).fill(0)];
-      let { x } = await this.#embedder.call('trainDecodeEmbed', { lease, ids: filled });
+      let { x } = await this.#embedder.thread.call('trainDecodeEmbed', { lease, ids: filled });
       const [last, index] = [ids.length - 1, ids.length - prompt.length];
       for (const { thread } of this.#stages) {
         const next = await thread.call('trainDecode', { lease, x, last, temperature, seed, index });
@@ -192,11 +204,12 @@ export class Pipeline {
     }: { signal: AbortSignal; take: (losses: Float32Array, windowCount: number, firstWindow: number) => R },
   ): Promise<R[]> {
     const M = this.#microBatchSize;
+    await this.#updated();
     // The last micro-batch is filled up with windows that do not count.
     const filled = [...starts, ...Array.from({ length: (M - (starts.length % M)) % M }, () => starts[0])];
     return await this.#inFlight(this.#microBatches(filled, 0), async (micro) => {
       const lease = this.#lease;
-      let { x } = await this.#embedder.call('trainEmbed', { lease, micro, train: false }, { signal });
+      let { x } = await this.#embedder.thread.call('trainEmbed', { lease, micro, train: false }, { signal });
       for (const { thread } of this.#stages) {
         const { y, losses } = await thread.call('trainEvaluate', { lease, micro, x }, { signal });
         const first = micro.firstSequence;
@@ -210,6 +223,8 @@ export class Pipeline {
   /** Between two steps: holds the model's state as it is now. One snapshot at a time. */
   async snapshot(): Promise<ModelSnapshot> {
     const lease = this.#lease;
+    await this.#updated();
+    this.#snapshotOpen = true;
     const plans = this.#stages.map(({ plan }) => plan);
     const total = plans.reduce((sum, { params }) => sum + params, 0);
     await this.#all(({ thread, plan }) =>
@@ -217,22 +232,26 @@ export class Pipeline {
     );
     const chunks = readGroups(snapshotGroups(this.#config, plans), async ({ stage, addresses }) => {
       const read = await this.#stages[stage].thread.call('trainRead', { lease, addresses });
-      this.#wake();
+      this.#room.free();
       return read.chunks;
     });
     const end = async (): Promise<void> => {
       await Promise.allSettled(this.#stages.map(({ thread }) => thread.call('trainSnapshotEnd', { lease })));
-      this.#wake();
+      this.#snapshotOpen = false;
+      this.#room.free();
     };
     return { chunks, end };
   }
 
   async close(): Promise<void> {
+    await this.#update?.settled();
     await Promise.allSettled(this.#stages.map(({ thread }) => thread.call('unload', { lease: this.#lease })));
   }
 
-  get #embedder(): StageCaller {
-    return this.#stages.find(({ plan }) => plan.embeds)!.thread;
+  /** The stage with the embeddings. */
+  get #embedder(): { readonly thread: StageCaller; readonly number: number } {
+    const number = this.#stages.findIndex(({ plan }) => plan.embeds);
+    return { number, thread: this.#stages[number].thread };
   }
 
   #microBatches(starts: readonly number[], step: number): MicroBatch[] {
@@ -263,8 +282,7 @@ export class Pipeline {
     const settled = await Promise.allSettled(started);
     const rejected = settled.find((result) => result.status === 'rejected');
     if (rejected !== undefined) {
-      await Promise.allSettled(this.#stages.map(({ thread }) => thread.call('trainReset', { lease: this.#lease })));
-      throw rejected.reason;
+      throw await this.#causeOf(rejected.reason);
     }
     return await Promise.all(started);
   }
@@ -276,10 +294,12 @@ export class Pipeline {
   ): Promise<number> {
     const lease = this.#lease;
     const urgent = { priority: PRIORITY.backward, signal };
-    let { x } = await this.#embedder.call('trainEmbed', { lease, micro, train: true }, { signal });
+    await this.#update?.ready(this.#embedder.number);
+    let { x } = await this.#embedder.thread.call('trainEmbed', { lease, micro, train: true }, { signal });
     let lossSum = 0;
     let dy: Float32Array | null = null;
-    for (const { thread } of this.#stages) {
+    for (const [stage, { thread }] of this.#stages.entries()) {
+      await this.#update?.ready(stage);
       const reply = await thread.call('trainForward', { lease, micro, x }, { signal });
       if ('y' in reply) x = reply.y;
       else [lossSum, dy] = [sum(reply.losses), reply.dx];
@@ -294,37 +314,52 @@ export class Pipeline {
       pass.catch(() => undefined);
       weightPasses.push(pass);
     }
-    await this.#embedder.call('trainEmbedBackward', { lease, micro, dx: dy! }, urgent);
+    await this.#embedder.thread.call('trainEmbedBackward', { lease, micro, dx: dy! }, urgent);
     await Promise.all(weightPasses);
     return lossSum;
   }
 
-  /** AdamW on every stage. A stage that has no room for what a snapshot still needs goes on when more has been read. */
-  async #update(step: AdamwStep, decayAll: boolean): Promise<void> {
-    await this.#all(async ({ thread }) => {
-      for (;;) {
-        const before = this.#drains;
-        const { done } = await thread.call('trainUpdate', { lease: this.#lease, step, decayAll });
-        if (done) return;
-        // What was read meanwhile counts.
-        if (this.#drains === before) await new Promise<void>((resolve) => this.#waiting.add(resolve));
-      }
-    });
+  /** Resolves when the last step's update is over. */
+  async #updated(): Promise<void> {
+    try {
+      await this.#update?.all();
+    } catch (error) {
+      throw await this.#causeOf(error);
+    }
   }
 
-  #wake(): void {
-    this.#drains += 1;
-    for (const resolve of this.#waiting) resolve();
-    this.#waiting.clear();
+  /**
+   * Makes the stages forget the step, and resolves to what is behind a failure: a thread's death may show first where
+   * another one misses what it should have been lent.
+   */
+  async #causeOf(error: unknown): Promise<unknown> {
+    await this.#update?.settled();
+    const settled = await Promise.allSettled(
+      this.#stages.map(({ thread }) => thread.call('trainReset', { lease: this.#lease })),
+    );
+    const reasons = settled.map((result): unknown => (result.status === 'rejected' ? result.reason : null));
+    return reasons.find((reason) => reason instanceof WorkerDied) ?? error;
   }
 
   /** The same call on every stage at once; waits for all before it throws. */
-  async #all<T>(call: (stage: { thread: StageCaller; plan: PlanStage }) => Promise<T>): Promise<T[]> {
+  async #all<T>(call: (stage: { thread: StageCaller; plan: PlanStage }, index: number) => Promise<T>): Promise<T[]> {
     const settled = await Promise.allSettled(this.#stages.map(call));
     const rejected = settled.find((result) => result.status === 'rejected');
     if (rejected !== undefined) throw rejected.reason;
     return settled.map((result) => (result as PromiseFulfilledResult<T>).value);
   }
+}
+
+/** A channel between every two of the stages: for each stage its ends, by the number of the other one. */
+function stagePorts(stageCount: number): (MessagePort | null)[][] {
+  const ports = Array.from({ length: stageCount }, () => Array<MessagePort | null>(stageCount).fill(null));
+  for (let a = 0; a < stageCount; a++) {
+    for (let b = a + 1; b < stageCount; b++) {
+      const { port1, port2 } = new MessageChannel();
+      [ports[a][b], ports[b][a]] = [port1, port2];
+    }
+  }
+  return ports;
 }
 
 /** In double precision, in order. */

@@ -29,7 +29,8 @@ interface Lane {
   sent: number;
   /** Passes of this stage that the step still needs. */
   left: number;
-  helping: boolean;
+  /** Passes of other stages that are on their way to the thread. */
+  helping: number;
 }
 
 interface WeightPassesOptions {
@@ -50,7 +51,7 @@ export class WeightPasses {
     this.#lanes = stages.map(({ thread, plan }) => {
       const parts = weightParts(plan);
       const left = microCount * parts.length;
-      return { thread, parts, waiting: [], busy: new Set(), sent: 0, left, helping: false };
+      return { thread, parts, waiting: [], busy: new Set(), sent: 0, left, helping: 0 };
     });
   }
 
@@ -89,14 +90,15 @@ export class WeightPasses {
       }
     }
     for (const helper of this.#lanes) {
-      if (helper.left > 0 || helper.helping) continue;
-      const owner = this.#lanes.reduce((a, b) => (b.waiting.length > a.waiting.length ? b : a));
-      const pass = takePass(owner, ({ part }) => part !== 'head');
-      if (pass === null) continue;
-      helper.helping = true;
-      this.#run(owner, pass, async () => {
-        await this.#help(helper, { owner, pass }).finally(() => (helper.helping = false));
-      });
+      while (helper.left === 0 && helper.helping < SENT_MAX) {
+        const owner = this.#lanes.reduce((a, b) => (b.waiting.length > a.waiting.length ? b : a));
+        const pass = takePass(owner, ({ part }) => part !== 'head');
+        if (pass === null) break;
+        helper.helping += 1;
+        this.#run(owner, pass, async () => {
+          await this.#help(helper, { owner, pass }).finally(() => (helper.helping -= 1));
+        });
+      }
     }
   }
 
@@ -117,9 +119,12 @@ export class WeightPasses {
     // Between two passes of the owner's: it has nothing more urgent left.
     const signal = this.#signal;
     const urgent = { priority: PRIORITY.backward, signal };
-    const lent = await owner.thread.call('trainLend', { lease, micro: pass.micro, block }, urgent);
-    const done = await helper.thread.call('trainWeightsFor', { lease, ...lent }, { signal });
-    await owner.thread.call('trainTakeBack', { lease, block, ...done }, urgent);
+    const { micro } = pass;
+    const key = `weights of block ${block}, step ${micro.step}, micro-batch ${micro.index}`;
+    const [there, back] = [helper, owner].map((lane) => ({ lease, key, with: this.#lanes.indexOf(lane) }));
+    await owner.thread.call('trainLend', { ...there, micro, block }, urgent);
+    await helper.thread.call('trainWeightsFor', back, { signal });
+    await owner.thread.call('trainTakeBack', { ...there, block }, urgent);
   }
 }
 

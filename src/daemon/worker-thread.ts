@@ -6,7 +6,7 @@ import type { PiscinaTask, TaskQueue } from 'piscina';
 import { GptdError } from '../model/errors.ts';
 import { endWithProcess, markEnded, noNativeRuns, untilIdle, type NativeRuns } from '../workers/ending.ts';
 import type { WorkerSettings } from '../workers/messages.ts';
-import { arraysOf, transferableBuffers, unwrap, type Reply } from '../workers/reply.ts';
+import { arraysOf, portsOf, transferableBuffers, unwrap, type Reply } from '../workers/reply.ts';
 
 /** Urgency of a request, smallest first. Backward passes come before forward ones: they free memory and feed upstream. */
 export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weights: 3 } as const;
@@ -146,7 +146,8 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
     if (this.#deaths !== life) throw new WorkerDied(this.#cause ?? 'its requests were dropped');
     const ticket: Ticket = { priority, leave: null };
     const request = { ...input, type, [queueOptionsSymbol]: ticket };
-    const running = this.#pool.run(request, { transferList: transferableBuffers(arraysOf(input)) });
+    const transferList = [...transferableBuffers(arraysOf(input)), ...portsOf(input)];
+    const running = this.#pool.run(request, { transferList });
     let reply: Reply<C[K][1]>;
     try {
       reply = (await (signal === undefined ? running : untilDropped(running, { ticket, signal }))) as typeof reply;

@@ -1,5 +1,5 @@
 // What `gptd doctor` looks at: the machine, the engine, and the data directory, which it only reads. Each finding says what it
-// saw and, when that is a fault, what to do about it. A running daemon is asked for a sign of life, and whether it takes the token.
+// saw and, when that is a fault, what to do about it. A running daemon is not asked for anything but a sign of life.
 
 import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -27,8 +27,6 @@ export interface DoctorOptions {
   readonly host: string;
   readonly port: number;
   readonly engine: EngineChoice;
-  /** The token of the environment, which a client would use and a start would store; undefined for that of the directory. */
-  readonly givenToken: string | undefined;
   /** The daemon refuses a shorter token. */
   readonly tokenCharactersMin: number;
 }
@@ -36,7 +34,7 @@ export interface DoctorOptions {
 const NODE_VERSION_MIN = '20.19.0';
 const MEMORY_BYTES_MIN = 2e9;
 const DISK_BYTES_MIN = 1e9;
-const ANSWER_TIMEOUT_MS = 2000;
+const HEALTH_TIMEOUT_MS = 2000;
 
 type Seen = Omit<Finding, 'name'>;
 const fine = (detail: string): Seen => ({ ok: true, detail, advice: null });
@@ -52,7 +50,6 @@ export async function examine(options: DoctorOptions): Promise<Finding[]> {
     ['sqlite', lookAtSqlite],
     ['data directory', () => lookAtDirectory(options.dataDir)],
     ['token', () => lookAtToken(options)],
-    ['GPTD_TOKEN', () => lookAtGivenToken(options)],
     ['database', () => lookAtDatabase(options.dataDir)],
     ['disk', () => lookAtDisk(options.dataDir)],
     ['port', () => lookAtPort(options)],
@@ -135,50 +132,6 @@ function lookAtToken({ dataDir, tokenCharactersMin }: DoctorOptions): Seen {
     : fine('only its owner can read it');
 }
 
-/** What a client would say: the token in the environment goes before the stored one. */
-async function lookAtGivenToken({ dataDir, givenToken, tokenCharactersMin }: DoctorOptions): Promise<Seen> {
-  if (givenToken === undefined) return fine('not set: the token in the data directory is used');
-  const { length } = givenToken;
-  const running = await runningDaemon(dataDir);
-  if (running !== null && (await asked(`${running.url}/readyz`, givenToken)) === 401) {
-    return fault(
-      `the daemon at ${running.url} refuses it`,
-      `Unset GPTD_TOKEN: the token in ${path.join(dataDir, 'token')} is used then. Or set it to that one.`,
-    );
-  }
-  return length < tokenCharactersMin
-    ? fault(
-        `holds ${length} characters, and "gptd start" wants at least ${tokenCharactersMin}`,
-        'Unset it, or set a longer one: the next start makes it the token of the data directory.',
-      )
-    : fine(running === null ? 'long enough; no daemon runs that could refuse it' : 'the running daemon takes it');
-}
-
-/** The daemon that answers for the data directory. */
-async function runningDaemon(dataDir: string): Promise<Announced | null> {
-  const announced = announcedDaemon(dataDir);
-  return announced !== null && (await asked(`${announced.url}/healthz`)) === 200 ? announced : null;
-}
-
-interface Announced {
-  readonly url: string;
-  readonly pid: number;
-}
-
-function announcedDaemon(dataDir: string): Announced | null {
-  const file = path.join(dataDir, 'daemon.json');
-  return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Announced) : null;
-}
-
-/** The status of the answer, null when there is none. */
-async function asked(url: string, token?: string): Promise<number | null> {
-  const headers = token === undefined ? {} : { authorization: `Bearer ${token}` };
-  return await fetch(url, { headers, signal: AbortSignal.timeout(ANSWER_TIMEOUT_MS) }).then(
-    ({ status }) => status,
-    () => null,
-  );
-}
-
 function lookAtDatabase(dataDir: string): Seen {
   const file = path.join(dataDir, 'gptd.db');
   if (!existsSync(file)) return fine('not there yet');
@@ -216,10 +169,14 @@ function lookAtDisk(dataDir: string): Seen {
 }
 
 async function lookAtPort({ dataDir, host, port }: DoctorOptions): Promise<Seen> {
-  const announced = announcedDaemon(dataDir);
-  if (announced !== null) {
-    const { url, pid } = announced;
-    return (await runningDaemon(dataDir)) !== null
+  const announced = path.join(dataDir, 'daemon.json');
+  if (existsSync(announced)) {
+    const { url, pid } = JSON.parse(readFileSync(announced, 'utf8')) as { url: string; pid: number };
+    const alive = await fetch(`${url}/healthz`, { signal: AbortSignal.timeout(HEALTH_TIMEOUT_MS) }).then(
+      ({ ok }) => ok,
+      () => false,
+    );
+    return alive
       ? fine(`a daemon answers at ${url} (pid ${pid})`)
       : fault(`no daemon answers at ${url}, which daemon.json names`, 'It was killed: "gptd start" takes up its jobs.');
   }

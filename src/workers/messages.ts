@@ -1,14 +1,14 @@
 // The thread contract: every request that the main thread sends to a worker thread, and its reply. Requests are unions on a
 // string `type`, each is answered exactly once, and big arrays travel by transfer. Nothing here knows sockets or JSON-RPC.
 
+import type { MessagePort } from 'node:worker_threads';
 import type { GptConfig } from '../model/config.ts';
-import type { AdamwStep } from '../model/adamw.ts';
 import type { ErrorData } from '../model/errors.ts';
 import type { Quantization } from '../model/quantize.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import type { NativeRuns } from './ending.ts';
 import type { SampledRows, SamplingOptions, ServePart } from './serving-messages.ts';
-import type { MicroBatch, StageRange, TrainSetup, WeightsLoan, WeightsPass } from './training-messages.ts';
+import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training-messages.ts';
 
 export type {
   ExportPiece,
@@ -23,10 +23,14 @@ export type {
 export type { SampledRows, SampledToken, SamplingOptions, ServePart, ServeSample } from './serving-messages.ts';
 
 export {
+  updateParts,
   weightParts,
   type MicroBatch,
   type StageRange,
   type TrainSetup,
+  type UpdateLoan,
+  type UpdatePart,
+  type UpdateRequest,
   type WeightPart,
   type WeightsLoan,
   type WeightsPass,
@@ -335,9 +339,15 @@ export interface WorkerSettings {
 // ---- Stages: one thread each, the owner of a contiguous range of blocks -------------------------------------------------
 
 /** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
-export interface StageCalls {
+export interface StageCalls extends UpdateCalls, LoanCalls {
   trainLoad: [
-    { readonly lease: string; readonly checkpointId: number; readonly setup: TrainSetup },
+    {
+      readonly lease: string;
+      readonly checkpointId: number;
+      readonly setup: TrainSetup;
+      /** To each stage of the training, by its number; null is this one. They move. */
+      readonly ports: readonly (MessagePort | null)[];
+    },
     Record<string, never>,
   ];
   trainEmbed: [
@@ -355,10 +365,6 @@ export interface StageCalls {
   ];
   /** Passes of one part come in micro-batch order. */
   trainWeights: [{ readonly lease: string } & WeightsPass, Record<string, never>];
-  /** Instead of `trainWeights`: the pass of a block for another stage, which sends it on by `trainTakeBack`. */
-  trainLend: [{ readonly lease: string; readonly micro: MicroBatch; readonly block: number }, WeightsLoan];
-  trainWeightsFor: [{ readonly lease: string } & WeightsLoan, WeightsLoan];
-  trainTakeBack: [{ readonly lease: string; readonly block: number } & WeightsLoan, Record<string, never>];
   trainEmbedBackward: [
     { readonly lease: string; readonly micro: MicroBatch; readonly dx: Float32Array },
     Record<string, never>,
@@ -367,11 +373,6 @@ export interface StageCalls {
   trainFinish: [
     { readonly lease: string },
     { readonly squares: readonly { readonly tensor: string; readonly sumOfSquares: number }[] },
-  ];
-  /** Not `done`: a snapshot has no room for what comes next. Read more of it, then send the same request again. */
-  trainUpdate: [
-    { readonly lease: string; readonly step: AdamwStep; readonly decayAll: boolean },
-    { readonly done: boolean },
   ];
   trainReset: [{ readonly lease: string }, Record<string, never>];
   trainEvaluate: [

@@ -1,6 +1,7 @@
 // The envelope in which a worker thread answers. A thrown error loses its `code` on the way between threads, because
 // structured clone keeps only the name, message and stack; so the world's faults travel as data and bugs as thrown errors.
 
+import { MessagePort } from 'node:worker_threads';
 import { move, transferableSymbol, valueSymbol } from 'piscina';
 import { DiskFull, GptdError, type ErrorData } from '../model/errors.ts';
 
@@ -65,6 +66,12 @@ export function arraysOf(message: object): ArrayBufferView[] {
     Array.isArray(field) ? chunkBytes(field) : [field],
   );
   return fields.filter((field): field is ArrayBufferView => ArrayBuffer.isView(field));
+}
+
+/** The ports that a message lists: they leave with it. */
+export function portsOf(message: object): MessagePort[] {
+  const listed = Object.values(message).filter((field): field is unknown[] => Array.isArray(field));
+  return listed.flat().filter((item): item is MessagePort => item instanceof MessagePort);
 }
 
 function chunkBytes(list: readonly unknown[]): unknown[] {

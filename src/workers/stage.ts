@@ -7,7 +7,8 @@ import type { TensorSpec } from '../model/tensors.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { loadThreadEngine, sameChoice } from './load-engine.ts';
-import type { StageCalls, StageRequest, TensorPart, WorkerSettings } from './messages.ts';
+import { Loans } from './loans.ts';
+import type { StageCalls, StageRequest, TensorPart, UpdateLoan, WeightsLoan, WorkerSettings } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { ServeStage } from './serve-stage.ts';
 import { servedWeights } from './served-weights.ts';
@@ -19,6 +20,8 @@ const settings = workerData as WorkerSettings;
 const engine = loadThreadEngine(settings);
 engine.catch(() => undefined);
 const trainings = new Map<string, TrainStage>();
+/** Between the stages of each training. */
+const loans = new Map<string, Loans>();
 const served = new Map<string, ServeStage>();
 let reader: ChunkReader | null = null;
 
@@ -35,6 +38,12 @@ function training(lease: string): TrainStage {
   const stage = trainings.get(lease);
   assert(stage !== undefined, `no training ${lease} on this stage`);
   return stage;
+}
+
+function loansOf({ lease }: { readonly lease: string }): Loans {
+  const between = loans.get(lease);
+  assert(between !== undefined, `no training ${lease} on this stage`);
+  return between;
 }
 
 function serving(lease: string): ServeStage {
@@ -54,6 +63,8 @@ async function loadServing(request: StageCalls['serveLoad'][0]): Promise<StageCa
 async function unload(lease: string): Promise<void> {
   const stages = [trainings.get(lease), served.get(lease)];
   trainings.delete(lease);
+  loans.get(lease)?.close();
+  loans.delete(lease);
   served.delete(lease);
   for (const stage of stages) await stage?.close();
 }
@@ -69,7 +80,8 @@ async function trainForward(
 async function handle(request: StageRequest): Promise<StageCalls[keyof StageCalls][1]> {
   switch (request.type) {
     case 'trainLoad': {
-      const { lease, checkpointId, setup } = request;
+      const { lease, checkpointId, setup, ports } = request;
+      loans.set(lease, new Loans(ports));
       trainings.set(lease, new TrainStage(await engine, setup, (spec, part) => readTensor(checkpointId, spec, part)));
       return {};
     }
@@ -83,11 +95,15 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       await training(request.lease).weightPass(request.micro, request.part);
       return {};
     case 'trainLend':
-      return training(request.lease).lend(request.micro, request.block);
-    case 'trainWeightsFor':
-      return await training(request.lease).weightsFor(request);
+      loansOf(request).send(request.with, request.key, training(request.lease).lend(request.micro, request.block));
+      return {};
+    case 'trainWeightsFor': {
+      const loan = loansOf(request).take(request.with, request.key) as WeightsLoan;
+      loansOf(request).send(request.with, request.key, await training(request.lease).weightsFor(loan));
+      return {};
+    }
     case 'trainTakeBack':
-      training(request.lease).takeBack(request.block, request);
+      training(request.lease).takeBack(request.block, loansOf(request).take(request.with, request.key) as WeightsLoan);
       return {};
     case 'trainEmbedBackward':
       training(request.lease).embedBackward(request.micro, request.dx);
@@ -95,7 +111,19 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainFinish':
       return { squares: training(request.lease).finish() };
     case 'trainUpdate':
-      return { done: await training(request.lease).update(request.step, { decayAll: request.decayAll }) };
+      return { done: await training(request.lease).optimizer.update(request, request.part) };
+    case 'trainLendUpdate':
+      loansOf(request).send(request.with, request.key, training(request.lease).optimizer.lend(request.blocks));
+      return {};
+    case 'trainUpdateFor': {
+      const loan = loansOf(request).take(request.with, request.key) as UpdateLoan;
+      const updated = await training(request.lease).optimizer.updateFor(request, loan);
+      loansOf(request).send(request.with, request.key, updated);
+      return {};
+    }
+    case 'trainUpdated':
+      training(request.lease).optimizer.takeBack(loansOf(request).take(request.with, request.key) as UpdateLoan);
+      return {};
     case 'trainReset':
       training(request.lease).reset();
       return {};
@@ -106,12 +134,12 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainDecode':
       return await decodeForward(training(request.lease).decoding(), request);
     case 'trainSnapshot':
-      training(request.lease).beginSnapshot(request);
+      training(request.lease).optimizer.beginSnapshot(request);
       return {};
     case 'trainRead':
-      return { chunks: training(request.lease).readSnapshot(request.addresses) };
+      return { chunks: training(request.lease).optimizer.readSnapshot(request.addresses) };
     case 'trainSnapshotEnd':
-      trainings.get(request.lease)?.endSnapshot();
+      trainings.get(request.lease)?.optimizer.endSnapshot();
       return {};
     case 'serveLoad':
       return await loadServing(request);

@@ -4,13 +4,16 @@ import { gradientParts } from '../model/block.ts';
 import type { TensorSpec } from '../model/tensors.ts';
 import type { Tensors } from './engine.ts';
 
-/** One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training. */
+/**
+ * One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training; the arrays are
+ * empty while they are lent to another stage.
+ */
 export interface Parameter {
   readonly spec: TensorSpec;
-  readonly w: Float32Array;
-  readonly m: Float32Array;
-  readonly v: Float32Array;
-  /** Gradient of the current step so far; it means something once `begun`, and is empty while it is lent to another stage. */
+  w: Float32Array;
+  m: Float32Array;
+  v: Float32Array;
+  /** Gradient of the current step so far; it means something once `begun`. */
   g: Float32Array;
   begun: boolean;
   /** Of the gradient, once it is complete and somebody had the time. */
@@ -31,15 +34,19 @@ export function gradientTensors(
   return Object.fromEntries(entries);
 }
 
-/** In double precision, four sums side by side in a fixed order. */
+/** In double precision, four sums side by side in a fixed order. Each element is read once: the compiler does not see that. */
 export function sumOfSquares(values: Float32Array): number {
   let [a, b, c, d] = [0, 0, 0, 0];
   const whole = values.length - (values.length % 4);
   for (let i = 0; i < whole; i += 4) {
-    a += values[i] * values[i];
-    b += values[i + 1] * values[i + 1];
-    c += values[i + 2] * values[i + 2];
-    d += values[i + 3] * values[i + 3];
+    const p = values[i];
+    const q = values[i + 1];
+    const r = values[i + 2];
+    const s = values[i + 3];
+    a += p * p;
+    b += q * q;
+    c += r * r;
+    d += s * s;
   }
   for (let i = whole; i < values.length; i++) a += values[i] * values[i];
   return a + b + (c + d);

@@ -2,7 +2,6 @@
 // activations of the micro-batches in flight. Every sum runs in micro-batch order, so its bits do not depend on how the
 // stages interleave. The pipeline decides what runs when; this file never does. Letters: B, T, D, V as in the model.
 
-import { ADAMW_CHUNK_SIZE, adamwProgram, adamwScalars, type AdamwStep } from '../model/adamw.ts';
 import {
   blockBackwardProgram,
   blockForwardProgram,
@@ -19,22 +18,14 @@ import { headTensorNames } from '../model/head.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
-import {
-  CHUNK_SIZE,
-  weightParts,
-  type ChunkAddress,
-  type MicroBatch,
-  type TensorChunk,
-  type WeightPart,
-  type WeightsLoan,
-} from './messages.ts';
+import { weightParts, type MicroBatch, type WeightPart, type WeightsLoan } from './messages.ts';
 import type { DecodingStage } from './train-decode.ts';
 import type { TensorPart, TrainSetup } from './messages.ts';
-import { Snapshot } from './snapshot.ts';
 import { blockMasks, embeddingMask, maskTensors } from './train-masks.ts';
 import type { Flight } from './train-flight.ts';
 import { headLosses, headWeights, trainHead, type HeadStage } from './train-head.ts';
 import { gradientTensors, sumOfSquares, type Parameter } from './train-parameters.ts';
+import { TrainOptimizer } from './train-optimizer.ts';
 
 export type LoadTensor = (spec: TensorSpec, part: TensorPart) => Float32Array;
 
@@ -53,9 +44,8 @@ export class TrainStage {
   #touched: { readonly wte: Set<number>; readonly wpe: Set<number> } = { wte: new Set(), wpe: new Set() };
   /** Micro-batches whose weight gradients a part has. */
   readonly #passes = new Map<WeightPart, number>();
-  #snapshot: Snapshot | null = null;
-  /** Elements of the table's tensors, by name, that the update under way is done with. */
-  readonly #updated = new Map<string, number>();
+  /** What follows the backward pass. */
+  readonly optimizer: TrainOptimizer;
 
   constructor(engine: Engine, setup: TrainSetup, load: LoadTensor) {
     this.#engine = engine;
@@ -69,6 +59,11 @@ export class TrainStage {
       const [w, m, v, g] = [load(spec, 'w'), moment('m'), moment('v'), new Float32Array(spec.size)];
       this.#parameters.set(spec.name, { spec, w, m, v, g, begun: false, sumOfSquares: null });
     }
+    this.optimizer = new TrainOptimizer({
+      parameters: this.#parameters,
+      config: setup.config,
+      program: (name, graph) => this.#program(name, graph),
+    });
   }
 
   #program(name: string, graph: () => Graph, options: CompileOptions = {}): Promise<Program> {
@@ -327,70 +322,6 @@ export class TrainStage {
     });
   }
 
-  /**
-   * AdamW on every tensor of the stage; weights and moments change in place, the gradients are dropped. False when a snapshot
-   * has no room for what would be overwritten next: read more of it and call again with the same step.
-   */
-  async update(step: AdamwStep, { decayAll }: { decayAll: boolean }): Promise<boolean> {
-    const program = await this.#program('adamw', adamwProgram);
-    const scalars = (weightDecay: number): Tensors =>
-      Object.fromEntries(
-        Object.entries(adamwScalars({ ...step, weightDecay })).map(([name, value]) => [
-          name,
-          { data: Float32Array.of(value), dims: [] },
-        ]),
-      );
-    const [decayed, plain] = [scalars(step.weightDecay), scalars(0)];
-    for (const parameter of this.#parameters.values()) {
-      const { spec, w, m, v, g, begun } = parameter;
-      for (let start = this.#updated.get(spec.name) ?? 0; start < spec.size; start += ADAMW_CHUNK_SIZE) {
-        assert(begun, `${spec.name} has no gradient`);
-        if (!this.#mayOverwrite(parameter, start)) return false;
-        const end = Math.min(start + ADAMW_CHUNK_SIZE, spec.size);
-        const chunk = (data: Float32Array): Tensor => ({ data: data.subarray(start, end), dims: [end - start] });
-        const [cw, cm, cv] = [chunk(w), chunk(m), chunk(v)];
-        await program.run(
-          { w: cw, g: chunk(g), m: cm, v: cv, ...(decayAll || spec.matrix ? decayed : plain) },
-          { wNext: cw, mNext: cm, vNext: cv },
-        );
-        this.#updated.set(spec.name, end);
-      }
-      Object.assign(parameter, { begun: false, sumOfSquares: null });
-    }
-    this.#updated.clear();
-    return true;
-  }
-
-  /** Whether the optimizer may change the elements from `start` on: what a snapshot still needs of them is set aside. */
-  #mayOverwrite(parameter: Parameter, start: number): boolean {
-    const snapshot = this.#snapshot;
-    if (snapshot === null) return true;
-    const { name: tensor, size } = parameter.spec;
-    const first = start - (start % CHUNK_SIZE);
-    const count = Math.min(CHUNK_SIZE, size - first);
-    return TENSOR_PARTS.every((part) => snapshot.release({ tensor, part, start: first, count }, parameter[part]));
-  }
-
-  /** Between two steps: `readSnapshot` gives the arrays as they are now until `endSnapshot`. */
-  beginSnapshot({ keptBytesMax }: { readonly keptBytesMax: number }): void {
-    assert(this.#updated.size === 0, 'a snapshot begins between two updates');
-    this.#snapshot = new Snapshot({ keptBytesMax });
-  }
-
-  readSnapshot(addresses: readonly ChunkAddress[]): TensorChunk[] {
-    const snapshot = this.#snapshot;
-    assert(snapshot !== null, 'no snapshot has begun');
-    return addresses.map((address) => {
-      const { tensor, part, start } = address;
-      const data = snapshot.take(address, this.#parameter(tensor)[part]);
-      return { tensor, part, offsetBytes: start * 4, bytes: new Uint8Array(data.buffer, 0, data.byteLength) };
-    });
-  }
-
-  endSnapshot(): void {
-    this.#snapshot = null;
-  }
-
   /** Forgets a step that was begun and not finished. */
   reset(): void {
     this.#flights.clear();
@@ -473,13 +404,12 @@ export class TrainStage {
     for (const program of this.#programs.values()) await (await program).release();
     this.#programs.clear();
     this.#parameters.clear();
-    this.#snapshot = null;
+    this.optimizer.endSnapshot();
     this.#arrays.clear();
     this.reset();
   }
 }
 
-const TENSOR_PARTS = ['w', 'm', 'v'] as const;
 const NORM_TENSORS = ['ln_1.weight', 'ln_1.bias', 'ln_2.weight', 'ln_2.bias'] as const;
 const BACKWARD_TENSORS = [
   'ln_1.weight',

@@ -1,6 +1,7 @@
 // The plain data of training: what a stage holds, a part of a step's sequences, and a block's weight pass that another stage
 // does. Threads reach it through messages.ts.
 
+import type { AdamwStep } from '../model/adamw.ts';
 import type { GptConfig } from '../model/config.ts';
 
 /** Blocks [firstBlock, endBlock), and whether the embeddings and the head are here. A tied wte lives with the head. */
@@ -70,4 +71,51 @@ export interface WeightsLoan {
   readonly norms: readonly NamedArray[];
   /** Of all tensors of the block. */
   readonly gradients: readonly (NamedArray & { readonly sumOfSquares: number | null })[];
+}
+
+/** What a stage updates at once: a block, by its number, or all that it holds outside its blocks. */
+export type UpdatePart = number | 'ends';
+
+/** A stage's parts in the order in which the next forward pass needs them. */
+export function updateParts({ firstBlock, endBlock, embeds, head }: StageRange): UpdatePart[] {
+  const blocks = Array.from({ length: endBlock - firstBlock }, (_, i) => firstBlock + i);
+  if (embeds) return ['ends', ...blocks];
+  return head ? [...blocks, 'ends'] : blocks;
+}
+
+/** One optimizer update of all tensors. */
+export interface UpdateRequest {
+  readonly step: AdamwStep;
+  /** Weight decay applies to every tensor, not only to matrices. */
+  readonly decayAll: boolean;
+}
+
+/** Tensors of blocks, each with gradient and moments behind it, so that any stage of the training can update them. */
+export interface UpdateLoan {
+  readonly arrays: readonly (NamedArray & { readonly array: 'w' | 'g' | 'm' | 'v' })[];
+}
+
+/** Requests to a stage; see StageCalls. */
+export interface UpdateCalls {
+  /** Not `done`: a snapshot has no room for what comes next. Read more of it, then send the same request again. */
+  trainUpdate: [{ readonly lease: string; readonly part: UpdatePart } & UpdateRequest, { readonly done: boolean }];
+}
+
+/** One of the steps of a loan between two stages of a training: the number of the other one, and a name that both know. */
+interface Loan {
+  readonly lease: string;
+  readonly with: number;
+  readonly key: string;
+}
+
+/** Loans between stages. They take the place of what the owner would do itself, and change no bits. */
+export interface LoanCalls {
+  /** Moves what the pass of a block takes to another stage, which does it and sends all back. */
+  trainLend: [{ readonly micro: MicroBatch; readonly block: number } & Loan, Record<string, never>];
+  trainWeightsFor: [Loan, Record<string, never>];
+  trainTakeBack: [{ readonly block: number } & Loan, Record<string, never>];
+  /** While there is no snapshot: moves blocks to another stage, which updates them and sends them back. */
+  trainLendUpdate: [{ readonly blocks: readonly number[] } & Loan, Record<string, never>];
+  trainUpdateFor: [UpdateRequest & Loan, Record<string, never>];
+  trainUpdated: [Loan, Record<string, never>];
 }

@@ -25,10 +25,6 @@ export const RESIDENT: Memory = {
   watchMs: 20,
 };
 
-/** So often it is looked whether what is told of a closed connection has been told, and what it took is free. */
-const SETTLE_TRIES_MAX = 20;
-const SETTLE_POLL_MS = 500;
-
 export class MemoryGrowth {
   readonly #home: DataHome;
   readonly #memory: Memory;
@@ -47,16 +43,6 @@ export class MemoryGrowth {
 
   async mib(): Promise<number> {
     return ((await this.#memory.bytes(this.#home)) - this.#before) / MIB;
-  }
-
-  /** As soon as it is `mibMax` at the most, or after some seconds. */
-  async settledMib(mibMax: number): Promise<number> {
-    let mib = await this.mib();
-    for (let tries = 1; tries < SETTLE_TRIES_MAX && mib > mibMax; tries++) {
-      await new Promise((resolve) => setTimeout(resolve, SETTLE_POLL_MS));
-      mib = await this.mib();
-    }
-    return mib;
   }
 
   /** The most that is seen while `work` goes on. */

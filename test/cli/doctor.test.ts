@@ -5,7 +5,6 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { EXIT } from '../../src/daemon/protocol.ts';
-import { startedHome } from '../e2e/daemon-fixture.ts';
 import { startCli } from './run-cli.ts';
 
 interface Report {
@@ -19,10 +18,8 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true, force: true }));
 
-async function examine(
-  env: Readonly<Record<string, string>> = {},
-): Promise<{ report: Report; exitCode: number | null }> {
-  const run = await startCli(['doctor', '--json', '--port', '0', '--data-dir', dir], env).ended;
+async function examine(): Promise<{ report: Report; exitCode: number | null }> {
+  const run = await startCli(['doctor', '--json', '--port', '0', '--data-dir', dir]).ended;
   return { report: JSON.parse(run.stdout) as Report, exitCode: run.exitCode };
 }
 const faults = ({ findings }: Report): string[] => findings.filter(({ ok }) => !ok).map(({ name }) => name);
@@ -45,35 +42,6 @@ test('finds nothing wrong with a token of sixteen characters', async () => {
   writeFileSync(path.join(dir, 'token'), 'sixteen-letters!\n', { mode: 0o600 });
   const { report } = await examine();
   expect(faults(report)).toEqual([]);
-});
-
-test('faults a GPTD_TOKEN that is too short for a start, and says what to do', async () => {
-  const { report } = await examine({ GPTD_TOKEN: 'too-short' });
-  expect(faults(report)).toEqual(['GPTD_TOKEN']);
-  const found = report.findings.find(({ name }) => name === 'GPTD_TOKEN');
-  expect(found?.detail).toContain('holds 9 characters');
-  expect(found?.advice).toContain('Unset it');
-  expect(faults((await examine({ GPTD_TOKEN: 'sixteen-letters!' })).report)).toEqual([]);
-});
-
-test('faults a GPTD_TOKEN that the running daemon refuses, and tells neither token', async () => {
-  const home = await startedHome();
-  rmSync(dir, { recursive: true });
-  dir = home.dir;
-  try {
-    const { report, exitCode } = await examine({ GPTD_TOKEN: 'another-token-of-theirs' });
-    expect(faults(report)).toEqual(['GPTD_TOKEN']);
-    const found = report.findings.find(({ name }) => name === 'GPTD_TOKEN');
-    expect(found?.detail).toBe(`the daemon at ${home.daemon.url} refuses it`);
-    expect(found?.advice).toContain('Unset GPTD_TOKEN');
-    expect(exitCode).toBe(EXIT.jobFailed);
-    expect(JSON.stringify(report)).not.toContain('another-token-of-theirs');
-    expect(JSON.stringify(report)).not.toContain(home.daemon.token);
-    expect(faults((await examine({ GPTD_TOKEN: home.daemon.token })).report)).toEqual([]);
-    expect(faults((await examine()).report)).toEqual([]);
-  } finally {
-    await home.close();
-  }
 });
 
 test('names each fault with what to do, and leaves a damaged database as it is', async () => {

@@ -110,6 +110,23 @@ describe('patience', () => {
   });
 });
 
+test('blocks that another stage updates while a checkpoint is written or not do not change the bits', async () => {
+  // The last of two stages updates one of the first one's three blocks: see model-update.ts.
+  const wide = { ...MODEL, emb_dim: 304, n_layers: 5 };
+  const flags = { steps: 6, batch_size: 4, micro_batch_size: 1, context_length: 16, checkpoint_every: 3 };
+  const runs: JobEvent[][] = [];
+  const alone = await homeWith({ workers: 1 });
+  homes.push(alone);
+  for (const home of [alone, shared]) {
+    await home.json(['create', 'wide', ...flagsOf(wide), '--tokenizer', 'byte', '--init', 'gpt2']);
+    runs.push(await home.events(train(home, 'wide', flags)));
+  }
+  const [one, two] = runs;
+  expect(trainResult(two)).toEqual(trainResult(one));
+  const told = (events: JobEvent[]): unknown => ofType(events, 'checkpoint').map(({ data }) => data);
+  expect(told(two)).toEqual(told(one));
+});
+
 test('the hash chain of a run is that of its step events, and goes on with the next run', async () => {
   await create(shared, 'chained');
   const SHORT = { steps: 6, batch_size: 4, context_length: 16 };

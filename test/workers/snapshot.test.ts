@@ -3,18 +3,20 @@
 import { expect, test } from 'vitest';
 import { initialTensors } from '../../src/model/init.ts';
 import { onnxEngine } from '../../src/workers/engine-onnx.ts';
-import type { ChunkAddress, TensorPart } from '../../src/workers/messages.ts';
+import { updateParts, type ChunkAddress, type TensorPart, type UpdatePart } from '../../src/workers/messages.ts';
 import { Snapshot } from '../../src/workers/snapshot.ts';
 import { TrainStage } from '../../src/workers/train-stage.ts';
 import { TINY } from './store-fixture.ts';
 
 const ADAMW = { lr: 0.1, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
+const RANGE = { firstBlock: 0, endBlock: TINY.n_layers, embeds: true, head: true };
 const PARTS: readonly TensorPart[] = ['w', 'm', 'v'];
 
 /** TINY on one stage, with everything that a step needs. */
 class TinyRun {
   readonly stage: TrainStage;
   #step = 0;
+  readonly #updated = new Set<UpdatePart>();
 
   constructor() {
     const initial = new Map(
@@ -26,7 +28,7 @@ class TinyRun {
       onnxEngine,
       {
         ...{ config: TINY, batchSize: 2, microBatchSize: 2, contextLength: 8, seed: 1, tokens, wideTokens: false },
-        ...{ optimizerState: false, stage: { firstBlock: 0, endBlock: TINY.n_layers, embeds: true, head: true } },
+        ...{ optimizerState: false, stage: RANGE },
       },
       ({ name }) => initial.get(name)!.slice(),
     );
@@ -43,8 +45,16 @@ class TinyRun {
     this.stage.finish();
   }
 
-  update(): Promise<boolean> {
-    return this.stage.update({ ...ADAMW, step: this.#step }, { decayAll: false });
+  /** Part by part; goes on where it was told to wait. */
+  async update(): Promise<boolean> {
+    const request = { step: { ...ADAMW, step: this.#step }, decayAll: false };
+    for (const part of updateParts(RANGE)) {
+      if (this.#updated.has(part)) continue;
+      if (!(await this.stage.optimizer.update(request, part))) return false;
+      this.#updated.add(part);
+    }
+    this.#updated.clear();
+    return true;
   }
 
   addresses(): ChunkAddress[] {
@@ -58,7 +68,7 @@ class TinyRun {
   }
 
   read(addresses: readonly ChunkAddress[]): Float32Array[] {
-    return this.stage.readSnapshot(addresses).map(({ bytes }) => new Float32Array(bytes.buffer));
+    return this.stage.optimizer.readSnapshot(addresses).map(({ bytes }) => new Float32Array(bytes.buffer));
   }
 }
 
@@ -67,7 +77,7 @@ test('what is read after two more updates is what was there when the snapshot be
   await run.gradients();
   expect(await run.update()).toBe(true);
   const before = run.state();
-  run.stage.beginSnapshot({ keptBytesMax: Infinity });
+  run.stage.optimizer.beginSnapshot({ keptBytesMax: Infinity });
   for (let step = 0; step < 2; step++) {
     await run.gradients();
     expect(await run.update()).toBe(true);
@@ -80,7 +90,7 @@ test('without room the update waits for the reader, tensor by tensor, and ends w
   const [free, tight] = [new TinyRun(), new TinyRun()];
   for (const run of [free, tight]) await run.gradients();
   const before = tight.state();
-  tight.stage.beginSnapshot({ keptBytesMax: 0 });
+  tight.stage.optimizer.beginSnapshot({ keptBytesMax: 0 });
   expect(await tight.update()).toBe(false);
   const chunks: Float32Array[] = [];
   let calls = 1;
@@ -92,7 +102,7 @@ test('without room the update waits for the reader, tensor by tensor, and ends w
   // The second moment of the last tensor is the last to be read.
   expect(calls).toBe(tight.addresses().length + 1);
   expect(chunks).toEqual(before);
-  tight.stage.endSnapshot();
+  tight.stage.optimizer.endSnapshot();
   expect(await free.update()).toBe(true);
   expect(tight.state()).toEqual(free.state());
 });
@@ -100,9 +110,9 @@ test('without room the update waits for the reader, tensor by tensor, and ends w
 test('a snapshot that nobody reads to its end holds nothing up once it is over', async () => {
   const run = new TinyRun();
   await run.gradients();
-  run.stage.beginSnapshot({ keptBytesMax: 0 });
+  run.stage.optimizer.beginSnapshot({ keptBytesMax: 0 });
   expect(await run.update()).toBe(false);
-  run.stage.endSnapshot();
+  run.stage.optimizer.endSnapshot();
   expect(await run.update()).toBe(true);
 });
 

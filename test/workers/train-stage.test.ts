@@ -7,11 +7,11 @@ import { tensorTable } from '../../src/model/tensors.ts';
 import type { Engine } from '../../src/workers/engine.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
 import {
+  updateParts,
   weightParts,
   type MicroBatch,
   type StageRange,
   type TrainSetup,
-  type WeightsLoan,
 } from '../../src/workers/messages.ts';
 import { arraysOf, transferableBuffers } from '../../src/workers/reply.ts';
 import { TrainStage } from '../../src/workers/train-stage.ts';
@@ -24,7 +24,7 @@ interface RunOptions {
   readonly ends?: readonly number[];
   readonly config?: Partial<GptConfig>;
   readonly steps?: number;
-  /** Weight passes of each stage's blocks are done by the next stage. */
+  /** Weight passes and updates of each stage's blocks are done by the next stage. */
   readonly lends?: boolean;
 }
 
@@ -43,7 +43,7 @@ function stageRanges(config: GptConfig, ends: readonly number[]): StageRange[] {
 }
 
 /** As it arrives on another thread: this side's arrays are gone. */
-const moved = (loan: WeightsLoan): WeightsLoan =>
+const moved = <Loan extends object>(loan: Loan): Loan =>
   structuredClone(loan, { transfer: transferableBuffers(arraysOf(loan)) });
 
 async function train(reference: Golden, options: RunOptions): Promise<Run> {
@@ -105,11 +105,17 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     const clip = optimizer.grad_clip;
     const { lr, beta1, beta2, eps, weight_decay: weightDecay } = optimizer;
     const gradScale = clip > 0 && norm > clip ? clip / (norm + 1e-6) : 1;
-    for (const stage of stages) {
-      await stage.update(
-        { step: step + 1, lr, weightDecay, gradScale, beta1, beta2, eps },
-        { decayAll: optimizer.decay === 'all' },
-      );
+    const adamw = { step: step + 1, lr, weightDecay, gradScale, beta1, beta2, eps };
+    const request = { step: adamw, decayAll: optimizer.decay === 'all' };
+    for (const [i, { optimizer }] of stages.entries()) {
+      for (const part of updateParts(ranges[i])) {
+        if (options.lends !== true || part === 'ends') {
+          expect(await optimizer.update(request, part)).toBe(true);
+        } else {
+          const helper = stages[(i + 1) % stages.length].optimizer;
+          optimizer.takeBack(moved(await helper.updateFor(request, moved(optimizer.lend([part])))));
+        }
+      }
     }
   }
   for (const stage of stages) {
@@ -157,7 +163,7 @@ describe.each(CASES)('PyTorch run %s on %s', (name, _, engine) => {
     }
   });
 
-  test('weight passes that another stage does give the same bits', async () => {
+  test('weight passes and updates that another stage does give the same bits', async () => {
     const options = { engine, microBatchSize: 1, steps: 2, ends: [1, reference.config.n_layers] };
     const [own, lent] = [await train(reference, options), await train(reference, { ...options, lends: true })];
     expect(lent.norms).toEqual(own.norms);
