@@ -54,8 +54,9 @@ export class TrainStage {
     this.#tokens = setup.wideTokens ? new Uint32Array(setup.tokens) : new Uint16Array(setup.tokens);
     for (const spec of tensorTable(setup.config)) {
       if (!ownsTensor(setup.stage, spec)) continue;
+      // Written to at once: memory that is read first takes two page faults, and the second interrupts every core.
       const moment = (part: 'm' | 'v'): Float32Array =>
-        setup.optimizerState ? load(spec, part) : new Float32Array(spec.size);
+        setup.optimizerState ? load(spec, part) : new Float32Array(spec.size).fill(0);
       const [w, m, v, g] = [load(spec, 'w'), moment('m'), moment('v'), new Float32Array(spec.size)];
       this.#parameters.set(spec.name, { spec, w, m, v, g, begun: false, sumOfSquares: null });
     }
