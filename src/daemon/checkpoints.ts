@@ -40,7 +40,8 @@ export interface NewCheckpoint {
 
 /**
  * Stores and commits; on any failure, abort included, what was staged is dropped. `onBytes` hears of stored
- * bytes, `onStored` of the whole. */
+ * bytes, `onStored` of the whole; `onSpent` gets the chunks back that have been stored.
+ */
 export async function writeCheckpoint(
   store: StoreClient,
   checkpoint: NewCheckpoint,
@@ -49,11 +50,13 @@ export async function writeCheckpoint(
     signal,
     onBytes,
     onStored,
+    onSpent,
   }: {
     chunks: AsyncIterable<TensorChunk>;
     signal?: AbortSignal;
     onBytes?: (sizeBytes: number) => void;
     onStored?: (stored: { readonly ms: number; readonly bytes: number }) => void;
+    onSpent?: (chunks: readonly TensorChunk[]) => void;
   },
 ): Promise<StoredCheckpoint> {
   const { model, step, jobId, config } = checkpoint;
@@ -67,7 +70,7 @@ export async function writeCheckpoint(
       signal?.throwIfAborted();
       if (puts.length > GROUPS_AHEAD) await puts.shift();
       const sizeBytes = group.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
-      const put = store.call('putChunks', { checkpointId, chunks: group });
+      const put = store.call('putChunks', { checkpointId, chunks: group }).then(({ chunks }) => onSpent?.(chunks));
       put.catch(() => undefined);
       puts.push(put);
       onBytes?.(sizeBytes);

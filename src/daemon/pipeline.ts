@@ -42,6 +42,8 @@ export interface StepRequest {
 export interface ModelSnapshot {
   /** Every chunk once: weights and both moments. */
   readonly chunks: AsyncIterable<TensorChunk>;
+  /** Takes chunks that have been read and are stored: the stages use their memory again. */
+  giveBack(chunks: readonly TensorChunk[]): void;
   /** Must be called, read or not: until then the stages set aside what they overwrite. May be called twice. */
   end(): Promise<void>;
 }
@@ -230,17 +232,27 @@ export class Pipeline {
     await this.#all(({ thread, plan }) =>
       thread.call('trainSnapshot', { lease, keptBytesMax: SNAPSHOT_BYTES_MAX * (plan.params / total) }),
     );
-    const chunks = readGroups(snapshotGroups(this.#config, plans), async ({ stage, addresses }) => {
-      const read = await this.#stages[stage].thread.call('trainRead', { lease, addresses });
+    const groups = snapshotGroups(this.#config, plans);
+    const owners = new Map(groups.flatMap(({ stage, addresses }) => addresses.map(({ tensor }) => [tensor, stage])));
+    const spent: TensorChunk[][] = plans.map(() => []);
+    const chunks = readGroups(groups, async ({ stage, addresses }) => {
+      const request = { lease, addresses, spent: spent[stage].splice(0) };
+      const read = await this.#stages[stage].thread.call('trainRead', request);
       this.#room.free();
       return read.chunks;
     });
     const end = async (): Promise<void> => {
-      await Promise.allSettled(this.#stages.map(({ thread }) => thread.call('trainSnapshotEnd', { lease })));
+      const calls = this.#stages.map(({ thread }, stage) =>
+        thread.call('trainSnapshotEnd', { lease, spent: spent[stage].splice(0) }),
+      );
+      await Promise.allSettled(calls);
       this.#snapshotOpen = false;
       this.#room.free();
     };
-    return { chunks, end };
+    const giveBack: ModelSnapshot['giveBack'] = (read) => {
+      for (const chunk of read) spent[owners.get(chunk.tensor)!].push(chunk);
+    };
+    return { chunks, giveBack, end };
   }
 
   async close(): Promise<void> {

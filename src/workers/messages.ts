@@ -235,7 +235,11 @@ export interface StoreCalls {
     },
     { readonly checkpointId: number },
   ];
-  putChunks: [{ readonly checkpointId: number; readonly chunks: readonly TensorChunk[] }, Record<string, never>];
+  /** Gives the chunks back: their bytes are stored, and their memory can be used again. */
+  putChunks: [
+    { readonly checkpointId: number; readonly chunks: readonly TensorChunk[] },
+    { readonly chunks: readonly TensorChunk[] },
+  ];
   /**
    * One small transaction makes the checkpoint visible, creates the model when `newModel` is given (code `conflict` when the
    * name is taken), and drops the older checkpoints of the same job beyond `keepLast`.
@@ -395,12 +399,12 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
   ];
   /** Between two steps: from now on `trainRead` gives the stage's arrays as they are now, whatever is updated meanwhile. */
   trainSnapshot: [{ readonly lease: string; readonly keptBytesMax: number }, Record<string, never>];
-  /** Chunks of the snapshot; each is read once. */
+  /** Chunks of the snapshot; each is read once. `spent` are such chunks that nobody needs any more. */
   trainRead: [
-    { readonly lease: string; readonly addresses: readonly ChunkAddress[] },
+    { readonly lease: string; readonly addresses: readonly ChunkAddress[]; readonly spent: readonly TensorChunk[] },
     { readonly chunks: readonly TensorChunk[] },
   ];
-  trainSnapshotEnd: [{ readonly lease: string }, Record<string, never>];
+  trainSnapshotEnd: [{ readonly lease: string; readonly spent: readonly TensorChunk[] }, Record<string, never>];
 
   serveLoad: [
     {

@@ -4,7 +4,7 @@
 import Database from 'better-sqlite3';
 import { assert, GptdError, type DiskFull } from '../model/errors.ts';
 import type { StoreCalls, StoreRequest } from './messages.ts';
-import { replying, transferableBuffers, type Reply } from './reply.ts';
+import { arraysOf, replying, transferableBuffers, type Reply } from './reply.ts';
 import { blobCalls } from './store-blobs.ts';
 import { checkpointCalls } from './store-checkpoints.ts';
 import { jobCalls } from './store-jobs.ts';
@@ -193,10 +193,7 @@ const reply = replying(
       throw translated(error);
     }
   },
-  {
-    transfer: (value) =>
-      'bytes' in value && value.bytes instanceof Uint8Array ? transferableBuffers([value.bytes]) : [],
-  },
+  { transfer: (value) => transferableBuffers(arraysOf(value)) },
 );
 
 /** Entry of the thread: piscina calls the default export. */

@@ -6,6 +6,7 @@ import type { GptConfig } from '../model/config.ts';
 import { assert } from '../model/errors.ts';
 import type { Graph } from '../model/graph.ts';
 import { blockTensors, tensorTable } from '../model/tensors.ts';
+import { ArrayPool } from './array-pool.ts';
 import type { Program, Tensor, Tensors } from './engine.ts';
 import {
   CHUNK_SIZE,
@@ -38,6 +39,8 @@ export class TrainOptimizer {
   readonly #config: GptConfig;
   readonly #program: OptimizedStage['program'];
   #snapshot: Snapshot | null = null;
+  /** Of chunks that were read and have come back. */
+  readonly #snapshotArrays = new ArrayPool();
   /** Elements of the table's tensors, by name, that the update under way is done with. */
   readonly #updated = new Map<string, number>();
 
@@ -138,7 +141,7 @@ export class TrainOptimizer {
   /** Between two steps: `readSnapshot` gives the arrays as they are now until `endSnapshot`. */
   beginSnapshot({ keptBytesMax }: { readonly keptBytesMax: number }): void {
     assert(this.#updated.size === 0, 'a snapshot begins between two updates');
-    this.#snapshot = new Snapshot({ keptBytesMax });
+    this.#snapshot = new Snapshot({ keptBytesMax, arrays: this.#snapshotArrays });
   }
 
   readSnapshot(addresses: readonly ChunkAddress[]): TensorChunk[] {
@@ -149,6 +152,11 @@ export class TrainOptimizer {
       const data = snapshot.take(address, this.#parameters.get(tensor)![part]);
       return { tensor, part, offsetBytes: start * 4, bytes: new Uint8Array(data.buffer, 0, data.byteLength) };
     });
+  }
+
+  /** Takes over the arrays of chunks that were read and are not needed any more: the next ones are copied into them. */
+  takeSpent(chunks: readonly TensorChunk[]): void {
+    for (const { bytes } of chunks) this.#snapshotArrays.give(new Float32Array(bytes.buffer));
   }
 
   endSnapshot(): void {

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest';
 import { initialTensors } from '../../src/model/init.ts';
 import { onnxEngine } from '../../src/workers/engine-onnx.ts';
 import { updateParts, type ChunkAddress, type TensorPart, type UpdatePart } from '../../src/workers/messages.ts';
+import { ArrayPool } from '../../src/workers/array-pool.ts';
 import { Snapshot } from '../../src/workers/snapshot.ts';
 import { TrainStage } from '../../src/workers/train-stage.ts';
 import { TINY } from './store-fixture.ts';
@@ -116,8 +117,30 @@ test('a snapshot that nobody reads to its end holds nothing up once it is over',
   expect(await run.update()).toBe(true);
 });
 
+test('copies into the memory of chunks that came back, and the copies are the same', async () => {
+  const run = new TinyRun();
+  const addresses = run.addresses();
+  await run.gradients();
+  run.stage.optimizer.beginSnapshot({ keptBytesMax: Infinity });
+  const first = run.stage.optimizer.readSnapshot(addresses);
+  const memory = new Set(first.map(({ bytes }) => bytes.buffer));
+  run.stage.optimizer.takeSpent(first);
+  run.stage.optimizer.endSnapshot();
+  expect(await run.update()).toBe(true);
+  const before = run.state();
+  run.stage.optimizer.beginSnapshot({ keptBytesMax: Infinity });
+  await run.gradients();
+  // Half of them are set aside by the update, the others are read as they are.
+  const half = addresses.length / 2;
+  const early = run.stage.optimizer.readSnapshot(addresses.slice(half));
+  expect(await run.update()).toBe(true);
+  const second = [...run.stage.optimizer.readSnapshot(addresses.slice(0, half)), ...early];
+  expect(second.every(({ bytes }) => memory.has(bytes.buffer))).toBe(true);
+  expect(second.map(({ bytes }) => new Float32Array(bytes.buffer))).toEqual(before);
+});
+
 test('sets aside no more bytes than it may, and makes room as chunks are taken', () => {
-  const snapshot = new Snapshot({ keptBytesMax: 16 });
+  const snapshot = new Snapshot({ keptBytesMax: 16, arrays: new ArrayPool() });
   const live = Float32Array.of(1, 2, 3, 4, 5, 6);
   const address = (start: number): ChunkAddress => ({ tensor: 't', part: 'w', start, count: 2 });
   expect([0, 2, 4].map((start) => snapshot.release(address(start), live))).toEqual([true, true, false]);

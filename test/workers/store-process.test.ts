@@ -78,7 +78,10 @@ describe('StoreClient', () => {
       offset += chunk.bytes.length;
       return { ...chunk, bytes: whole.subarray(offset - chunk.bytes.length, offset) };
     });
-    await client.call('putChunks', { checkpointId, chunks: views });
+    const { chunks: given } = await client.call('putChunks', { checkpointId, chunks: views });
+    // They have left this thread and come back, to be used again.
+    expect(whole.buffer.byteLength).toBe(0);
+    expect(given).toEqual(chunks);
     const { checkpoint } = await client.call('commitCheckpoint', {
       checkpointId,
       meta: { fingerprint: 'test', loss: null, valLoss: null },
