@@ -1,4 +1,4 @@
-// Block-wise quantization of weights for serving: 32 weights of one output share a scale (and a zero point), as in ONNX
+// Block-wise quantization of weights for serving: 128 weights of one output share a scale (and a zero point), as in ONNX
 // Runtime's MatMulNBits, whose layout this is. int8 is symmetric; int4 fits each block's own range. Training never uses it.
 // Letters: K inputs, N outputs, S blocks of a column.
 
@@ -7,8 +7,8 @@ import { assert } from './errors.ts';
 export const QUANTIZATIONS = ['int8', 'int4'] as const;
 export type Quantization = (typeof QUANTIZATIONS)[number];
 
-/** Weights that share a scale. */
-export const BLOCK_SIZE = 32;
+/** Weights that share a scale. Other bytes of the same weights need a migration of the store: see store-migrations.ts. */
+export const BLOCK_SIZE = 128;
 
 /** A matrix of K inputs and N outputs. */
 export interface QuantizedShape {

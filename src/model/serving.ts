@@ -51,7 +51,7 @@ class ServingBuilder {
     return this.g.constant(...this.#tensor(name));
   }
 
-  /** x (M, K) times the matrix `weight` (K, N), or (N, K) when `transposed`, plus `bias` (N) -> (M, N). */
+  /** x (M, K) times the matrix `weight` (K, N), or (N, K) when `transposed`, plus `bias` (N) -> (M, N). Quantized: M is even. */
   linear(
     x: Value,
     { weight, bias, transposed = false }: { weight: string; bias: string | null; transposed?: boolean },
@@ -73,7 +73,8 @@ class ServingBuilder {
         this.g.constant(matrix.scales, [N * S]),
         ...zeroPoints,
       ],
-      // Accuracy level 4: rows are rounded to int8, block by block, so that products are sums of integers.
+      // Accuracy level 4: rows are rounded to int8, block by block, so that products are sums of integers. They are taken two
+      // at a time; the last one of an odd number would have other bits.
       { K, N, bits: matrix.bits, block_size: BLOCK_SIZE, accuracy_level: 4 },
       { domain: MICROSOFT },
     );

@@ -135,15 +135,14 @@ export class ServeStage {
   }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
     const { emb_dim: D } = this.#setup.config;
     const { head } = this.#setup.stage;
-    let x = input instanceof Float32Array ? input : this.embed(input, parts);
+    const given = input instanceof Float32Array ? input : this.embed(input, parts);
+    const rowCount = given.length / D;
     this.#reserve(parts);
     const groups = attendGroups([...this.#cached(parts)]);
-    const all = passage(
-      Array.from({ length: x.length / D }, (_, row) => row),
-      groups,
-    );
-    const headRows = head ? this.#headRows(parts, { rowCount: x.length / D, judged: targets.length }) : all.rows;
-    const ending = headRows.length === all.rows.length ? all : passage(headRows, groups);
+    const all = passage(this.#paired(Array.from({ length: rowCount }, (_, row) => row)), groups);
+    const headRows = head ? this.#headRows(parts, { rowCount, judged: targets.length }) : all.rows.slice(0, rowCount);
+    const ending = headRows.length === rowCount ? all : passage(this.#paired(headRows), groups);
+    let x = all.rows.length === rowCount ? given : gatherRows(given, all.rows, { D });
     const qkv = this.#scratch.take('qkv', 3 * x.length);
     const qkvInto = { qkv: { data: qkv, dims: [x.length / D, 3 * D] } };
     await this.#qkv!.run({ x: { data: x, dims: [x.length / D, D] } }, qkvInto);
@@ -171,10 +170,16 @@ export class ServeStage {
       );
       x = y;
     }
-    if (!head) return { x, sampled: null, losses: null };
+    if (!head) return { x: x.subarray(0, given.length), sampled: null, losses: null };
     const told = await this.#logitRows(x);
     const at = new Map(headRows.map((row, i) => [row, told[i]]));
-    return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount: all.rows.length }) };
+    return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount }) };
+  }
+
+  /** Quantized products take rows in pairs (see ServingBuilder.linear): the last one gets a twin. */
+  #paired(rows: readonly number[]): readonly number[] {
+    const isOdd = rows.length % 2 === 1;
+    return isOdd && this.#setup.quantization !== null ? [...rows, rows.at(-1)!] : rows;
   }
 
   /** The step's rows that the head looks at, in order: those that sample, and the last `judged` ones. */

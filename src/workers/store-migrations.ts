@@ -180,6 +180,15 @@ export const MIGRATIONS: readonly string[] = [
   DROP INDEX jobs_by_end;
   CREATE UNIQUE INDEX jobs_by_end ON jobs (end_number);
   `,
+  `
+  -- Quantized matrices had a scale for 32 weights, now for 128: they are made again when they are served.
+  CREATE TABLE made AS SELECT hash FROM checkpoint_chunks WHERE part IN ('int8', 'int4');
+  DELETE FROM checkpoint_chunks WHERE part IN ('int8', 'int4');
+  DELETE FROM chunks WHERE hash IN (SELECT hash FROM made)
+    AND NOT EXISTS (SELECT 1 FROM checkpoint_chunks WHERE checkpoint_chunks.hash = chunks.hash)
+    AND NOT EXISTS (SELECT 1 FROM blob_chunks WHERE blob_chunks.hash = chunks.hash);
+  DROP TABLE made;
+  `,
 ];
 
 /** Version of the schema that this program reads and writes. */

@@ -11,7 +11,7 @@ import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
 import { databasePath, migrationBackupPath } from '../../src/workers/store-schema.ts';
 import { openStore } from '../../src/workers/store.ts';
 import { schemaOf, writeFirstVersion } from './first-version.ts';
-import { countRows, openedStore, temporaryDirectory } from './store-fixture.ts';
+import { countRows, openedStore, temporaryDirectory, writeCheckpoint } from './store-fixture.ts';
 
 const BUILT_STORE = pathToFileURL(path.resolve(import.meta.dirname, '../../dist/workers/store.js')).href;
 
@@ -62,6 +62,24 @@ it('numbers the jobs that have ended in the order of their ends', () => {
     ['c', 3],
     ['old', null],
   ]);
+});
+
+it('drops quantized matrices whose scales stood for fewer weights, and nothing else', () => {
+  const { store, dataDir } = openedStore();
+  const { checkpointId } = writeCheckpoint(store, { step: 0, create: true });
+  const chunks = 'SELECT count(*) FROM chunks';
+  const before = countRows(dataDir, chunks);
+  const made = { tensor: 'lm_head.weight', offsetBytes: 0 };
+  store.putMade({ checkpointId, chunks: [{ ...made, part: 'int8', bytes: Uint8Array.of(1, 2, 3) }] });
+  store.putMade({ checkpointId, chunks: [{ ...made, part: 'int4', bytes: Uint8Array.of(4, 5) }] });
+  expect(countRows(dataDir, chunks)).toBe(before + 2);
+  store.close();
+  const db = new Database(databasePath(dataDir));
+  db.pragma('user_version = 4');
+  db.close();
+  openedStore(dataDir);
+  expect(countRows(dataDir, `SELECT count(*) FROM checkpoint_chunks WHERE part IN ('int8', 'int4')`)).toBe(0);
+  expect(countRows(dataDir, chunks)).toBe(before);
 });
 
 it('copies nothing when it starts from nothing or from today', () => {
