@@ -13,7 +13,7 @@ import type { LoadedModel } from './served-models.ts';
 import { PRIORITY } from './worker-thread.ts';
 
 /** Rows of prompts in one step while other sequences wait for their next token, and when none does: docs/guide/serving.md promises it. */
-export const PREFILL_ROWS = { shared: 64, alone: 256 } as const;
+export const PREFILL_ROWS = { shared: 64, alone: 512 } as const;
 /** Guessed rows in one step: they cost little as long as reading the weights takes longest. */
 const DRAFT_ROWS_MAX = 16;
 /** A shared beginning shorter than this is not worth its copy. */

@@ -7,7 +7,7 @@
 import { assert } from './errors.ts';
 import type { GptConfig } from './config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
-import { gelu, layerNorm, product } from './layers.ts';
+import { gelu, layerNorm, product, productTransposedB } from './layers.ts';
 import { headTensorNames, logitOutputs } from './head.ts';
 import { BLOCK_SIZE, quantize, type Quantization, type QuantizedMatrix, type QuantizedSource } from './quantize.ts';
 import { tensorTable, type BlockTensorName } from './tensors.ts';
@@ -148,6 +148,44 @@ export function feedProgram(
 /** Query rows of one group of attention, at the least and at the most: see attendProgram. */
 export const ATTEND_ROWS_MIN = 2;
 export const ATTEND_ROWS_MAX = 16;
+
+/** Query rows that wideAttendProgram takes, at the most; more would make scores that leave the core's cache. */
+export const ATTEND_WIDE_ROWS_MAX = 128;
+/** The engine sums up to 1024 products in one go where a result has so many columns at the most, and fewer where it has more. */
+const ONE_SUM_COLUMNS = 16;
+/** Up to so many products are one sum whatever the result's shape. */
+const ONE_SUM_TERMS = 128;
+
+/** Whether wideAttendProgram gives the bits of attendProgram: a head's width is what the engine's sums are to be cut by. */
+export function attendsWide({ emb_dim: D, n_heads: H }: GptConfig): boolean {
+  const W = D / H;
+  return W % ONE_SUM_COLUMNS === 0 && W <= ONE_SUM_TERMS;
+}
+
+/**
+ * Attention of many query rows of one sequence, a piece of a prompt: q (1, R, D), keys (1, H, P, W), values (1, H, W, P), mask
+ * (1, 1, R, P) -> context (R, D), the bits of attendProgram. The rows are the left sides, so softmax reads what the first
+ * product writes and no score is transposed; the caches are repacked, which many rows pay for. Values are taken 16 columns at
+ * a time, so that the sums over P are not cut where attendProgram does not cut them.
+ */
+export function wideAttendProgram(config: GptConfig): Graph {
+  const { emb_dim: D, n_heads: H } = config;
+  const W = D / H;
+  assert(attendsWide(config), `heads of ${W} do not attend wide`);
+  const g = new GraphBuilder('attend wide');
+  const q = g.input('q', [1, 'R', D]);
+  const keys = g.input('keys', [1, H, 'P', W]);
+  const values = g.input('values', [1, H, W, 'P']);
+  const mask = g.input('mask', [1, 1, 'R', 'P']);
+  const heads = g.node('Transpose', [g.node('Reshape', [q, g.integers([0, 0, H, W])])], { perm: [0, 2, 1, 3] });
+  const scores = productTransposedB(g, heads, { b: keys, factor: 1 / Math.sqrt(W) });
+  const attended = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
+  const parts = g.node('Reshape', [values, g.integers([H, W / ONE_SUM_COLUMNS, ONE_SUM_COLUMNS, -1])]);
+  const shared = g.node('Reshape', [attended, g.integers([H, 1, -1, 0])]);
+  const context = g.node('Transpose', [productTransposedB(g, shared, { b: parts })], { perm: [2, 0, 1, 3] });
+  g.output('context', g.node('Reshape', [context, g.integers([-1, D])]));
+  return g.build();
+}
 
 /**
  * Attention of `groups` independent groups, each of R query rows for each of N sequences whose caches are side by side: for

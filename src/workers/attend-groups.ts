@@ -1,7 +1,7 @@
 // Which rows of a step attend in one product: those of sequences whose caches are seats beside each other. Bits do not depend on
 // it. Letters: M rows of the step, N sequences of a group, R query rows of each, P capacity.
 
-import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN } from '../model/serving.ts';
+import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, ATTEND_WIDE_ROWS_MAX } from '../model/serving.ts';
 import type { Tensor } from './engine.ts';
 import type { CacheSlab, KvCache } from './kv-cache.ts';
 
@@ -24,15 +24,15 @@ export interface AttendGroup {
   readonly mask: Tensor;
 }
 
-/** Splits spans into what one product takes: up to ATTEND_ROWS_MAX rows of sequences side by side, or of one alone. */
-export function attendGroups(spans: readonly RowSpan[]): AttendGroup[] {
-  const pieces = spans.flatMap(({ cache, first, count, position }) =>
-    Array.from({ length: Math.ceil(count / ATTEND_ROWS_MAX) }, (_, i): RowSpan => {
-      const before = i * ATTEND_ROWS_MAX;
-      const rows = Math.min(ATTEND_ROWS_MAX, count - before);
-      return { cache, first: first + before, count: rows, position: position + before };
-    }),
-  );
+/** A piece of a prompt, alone: wideAttendProgram takes it. */
+export const isWide = ({ mask: { dims } }: AttendGroup): boolean => dims[2] > ATTEND_ROWS_MAX;
+
+/**
+ * Splits spans into what one product takes: up to ATTEND_ROWS_MAX rows of sequences side by side, or of one alone. With `wide`
+ * long spans are cut into wide pieces and a last one that is not; wide groups come first.
+ */
+export function attendGroups(spans: readonly RowSpan[], { wide }: { wide: boolean }): AttendGroup[] {
+  const pieces = spans.flatMap((span) => [...piecesOf(span, { wide })]);
   const slabs = new Map<CacheSlab, RowSpan[]>();
   for (const piece of pieces) {
     const { slab } = piece.cache.seat;
@@ -40,7 +40,7 @@ export function attendGroups(spans: readonly RowSpan[]): AttendGroup[] {
     if (beside === undefined) slabs.set(slab, [piece]);
     else beside.push(piece);
   }
-  return [...slabs].flatMap(([slab, inSlab]) => {
+  const groups = [...slabs].flatMap(([slab, inSlab]) => {
     const runs: RowSpan[][] = [];
     for (const span of inSlab.sort((a, b) => a.cache.seat.index - b.cache.seat.index)) {
       const last = runs.at(-1)?.at(-1);
@@ -54,6 +54,17 @@ export function attendGroups(spans: readonly RowSpan[]): AttendGroup[] {
       mask: attentionMask(run, slab.capacity),
     }));
   });
+  return [...groups.filter(isWide), ...groups.filter((group) => !isWide(group))];
+}
+
+function* piecesOf({ cache, first, count, position }: RowSpan, { wide }: { wide: boolean }): Generator<RowSpan> {
+  for (let done = 0; done < count;) {
+    const left = count - done;
+    const isLast = left <= ATTEND_ROWS_MAX;
+    const rows = isLast ? left : wide ? Math.min(ATTEND_WIDE_ROWS_MAX, left - ATTEND_ROWS_MAX) : ATTEND_ROWS_MAX;
+    yield { cache, first: first + done, count: rows, position: position + done };
+    done += rows;
+  }
 }
 
 /** Query rows of the groups, twins included. */

@@ -8,6 +8,9 @@ import { assert } from '../model/errors.ts';
 /** Seats of a slab, at the most. */
 const SEATS_MAX = 8;
 
+/** Rows whose values are transposed together: a line of the processor's cache. */
+const WRITE_ROWS = 16;
+
 export interface CacheShape {
   readonly D: number;
   readonly H: number;
@@ -202,13 +205,20 @@ export class KvCache {
     const [W, P] = [D / H, this.#capacity];
     const { keys, values } = this.#block(index);
     for (let row = 0; row < count; row++) {
-      const from = (first + row) * 3 * D;
-      const at = position + row;
       for (let head = 0; head < H; head++) {
-        const start = from + D + head * W;
-        for (let i = 0; i < W; i++) keys[(head * P + at) * W + i] = qkv[start + i];
+        const from = (first + row) * 3 * D + D + head * W;
+        const to = (head * P + position + row) * W;
+        for (let i = 0; i < W; i++) keys[to + i] = qkv[from + i];
       }
-      for (let i = 0; i < D; i++) values[i * P + at] = qkv[from + 2 * D + i];
+    }
+    // A channel's values lie side by side: some rows at a time, so that what is read and written stays in the cache.
+    for (let start = 0; start < count; start += WRITE_ROWS) {
+      const end = Math.min(count, start + WRITE_ROWS);
+      for (let channel = 0; channel < D; channel++) {
+        const to = channel * P + position;
+        const from = first * 3 * D + 2 * D + channel;
+        for (let row = start; row < end; row++) values[to + row] = qkv[from + row * 3 * D];
+      }
     }
   }
 }

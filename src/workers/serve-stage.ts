@@ -10,14 +10,16 @@ import type { Quantization } from '../model/quantize.ts';
 import { logitRows, logprobOf, type LogitRow } from '../model/sampling.ts';
 import {
   attendProgram,
+  attendsWide,
   feedProgram,
   logitsProgram,
   qkvProgram,
   SERVING_THREADS,
+  wideAttendProgram,
   type Weights,
 } from '../model/serving.ts';
 import type { Tokenizer } from '../model/tokenizer.ts';
-import { attendGroups, passage, rowsOf, type AttendGroup, type RowSpan } from './attend-groups.ts';
+import { attendGroups, isWide, passage, rowsOf, type AttendGroup, type RowSpan } from './attend-groups.ts';
 import type { Engine, Program, Tensor } from './engine.ts';
 import { CacheRoom, KvCache } from './kv-cache.ts';
 import type { SampledRows, ServePart, StageCalls, StageRange } from './messages.ts';
@@ -45,7 +47,8 @@ export class ServeStage {
   /** The first block's qkv; each block's feed computes the qkv of the next one. */
   #qkv: Program | null = null;
   readonly #feeds: Program[] = [];
-  readonly #attends = new Map<number, Program>();
+  /** By the groups that they take; 'wide' takes one wide group. */
+  readonly #attends = new Map<number | 'wide', Program>();
   #logits: Program | null = null;
   /** What the newest step's programs have written. */
   readonly #scratch = new Scratch();
@@ -138,7 +141,7 @@ export class ServeStage {
     const given = input instanceof Float32Array ? input : this.embed(input, parts);
     const rowCount = given.length / D;
     this.#reserve(parts);
-    const groups = attendGroups([...this.#cached(parts)]);
+    const groups = attendGroups([...this.#cached(parts)], { wide: attendsWide(this.#setup.config) });
     const all = passage(this.#paired(Array.from({ length: rowCount }, (_, row) => row)), groups);
     const headRows = head ? this.#headRows(parts, { rowCount, judged: targets.length }) : all.rows.slice(0, rowCount);
     const ending = headRows.length === rowCount ? all : passage(this.#paired(headRows), groups);
@@ -223,15 +226,21 @@ export class ServeStage {
     const { emb_dim: D } = this.#setup.config;
     const context = this.#scratch.take('context', rowsOf(groups) * D);
     let filled = 0;
-    for (let done = 0; done < groups.length; done += ATTEND_GROUPS_MAX) {
+    const into = (group: AttendGroup): Tensor => {
+      const rows = rowsOf([group]);
+      return { data: context.subarray(filled, (filled += rows * D)), dims: [rows, D] };
+    };
+    const wide = groups.filter(isWide);
+    for (const group of wide) {
+      const program = await this.#attendProgram('wide');
+      await program.run(this.#attention(group, { block, qkv, suffix: '' }), { context: into(group) });
+    }
+    for (let done = wide.length; done < groups.length; done += ATTEND_GROUPS_MAX) {
       const together = groups.slice(done, done + ATTEND_GROUPS_MAX);
       const inputs = together.map((group, i) => this.#attention(group, { block, qkv, suffix: `_${i}` }));
       const program = await this.#attendProgram(together.length);
-      const into = together.map((group, i) => {
-        const rows = rowsOf([group]);
-        return [`context_${i}`, { data: context.subarray(filled, (filled += rows * D)), dims: [rows, D] }] as const;
-      });
-      await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>, Object.fromEntries(into));
+      const outputs = together.map((group, i) => [`context_${i}`, into(group)] as const);
+      await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>, Object.fromEntries(outputs));
     }
     return context;
   }
@@ -260,11 +269,12 @@ export class ServeStage {
     };
   }
 
-  async #attendProgram(groups: number): Promise<Program> {
+  async #attendProgram(groups: number | 'wide'): Promise<Program> {
     const { config } = this.#setup;
     let program = this.#attends.get(groups);
     if (program === undefined) {
-      program = await this.#engine.compile(attendProgram(config, groups), threadsFor(config));
+      const graph = groups === 'wide' ? wideAttendProgram(config) : attendProgram(config, groups);
+      program = await this.#engine.compile(graph, threadsFor(config));
       this.#attends.set(groups, program);
     }
     return program;

@@ -17,7 +17,13 @@ function product(tf: Tf, a: Tensor, b: Tensor): Tensor {
     const folded = tf.matMul(tf.reshape(a, [-1, a.shape.at(-1)!]), b);
     return tf.reshape(folded, [...a.shape.slice(0, -1), b.shape.at(-1)!]);
   }
-  return tf.matMul(a, b);
+  // The backend pairs the matrices of both sides in their order, the shorter side's from the first on again: not what an
+  // axis of length one in the middle means.
+  const leading = (x: Tensor, other: Tensor): number[] =>
+    x.shape.slice(0, -2).map((length, axis) => (length === 1 ? (other.shape[axis] ?? 1) : length));
+  const whole = (x: Tensor, other: Tensor): Tensor =>
+    x.rank === other.rank ? tf.broadcastTo(x, [...leading(x, other), ...x.shape.slice(-2)]) : x;
+  return tf.matMul(whole(a, b), whole(b, a));
 }
 
 const scaled = (tf: Tf, x: Tensor, factor: number): Tensor => (factor === 1 ? x : tf.mul(x, factor));

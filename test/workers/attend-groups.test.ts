@@ -21,7 +21,8 @@ const spansOf = (all: readonly KvCache[], counts: readonly number[]): RowSpan[] 
     return { cache, first, count: counts[i], position: 10 };
   });
 
-const shapes = (spans: readonly RowSpan[]): (readonly number[])[] => attendGroups(spans).map(({ mask }) => mask.dims);
+const shapes = (spans: readonly RowSpan[], { wide = false } = {}): (readonly number[])[] =>
+  attendGroups(spans, { wide }).map(({ mask }) => mask.dims);
 
 describe('groups of attention', () => {
   test('eight sequences of one capacity are one, a ninth and one with a larger cache others', () => {
@@ -59,7 +60,7 @@ describe('groups of attention', () => {
       [1, 1, 16, 64],
       [3, 1, 8, 64],
     ]);
-    const groups = attendGroups(spans);
+    const groups = attendGroups(spans, { wide: false });
     expect(rowsOf(groups)).toBe(56);
     const rows = Array.from({ length: 44 }, (_, row) => row);
     expect([...passage(rows, groups).attended.data].slice(31)).toEqual(
@@ -71,9 +72,26 @@ describe('groups of attention', () => {
     expect([...passing.attended.data]).toEqual([4, 23, 24, 34].map(BigInt));
   });
 
+  test('long pieces of prompts are wide and come first; what is left of them attends like the others', () => {
+    const all = caches(new CacheRoom(SHAPE), [64, 400, 64]);
+    const spans = spansOf(all, [1, 300, 20]);
+    expect(shapes(spans, { wide: true })).toEqual([
+      [1, 1, 128, 448],
+      [1, 1, 128, 448],
+      [1, 1, 28, 448],
+      [2, 1, 4, 64],
+      [1, 1, 16, 64],
+      [1, 1, 16, 448],
+    ]);
+    const groups = attendGroups(spans, { wide: true });
+    const { attended } = passage([0, 1, 300, 301, 320], groups);
+    // Behind the one wide group that is needed: the lone row with three twins, then four rows and twice sixteen.
+    expect([...attended.data]).toEqual([128, 0, 167, 132, 151].map(BigInt));
+  });
+
   test('rows see the positions up to their own, and a row that is missing sees what the last one sees', () => {
     const all = caches(new CacheRoom(SHAPE), [64, 64]);
-    const [{ mask }] = attendGroups(spansOf(all, [1, 3]));
+    const [{ mask }] = attendGroups(spansOf(all, [1, 3]), { wide: false });
     const seen = Array.from({ length: 6 }, (_, row) =>
       (mask.data as Float32Array).subarray(row * 64, row * 64 + 64).indexOf(-Infinity),
     );

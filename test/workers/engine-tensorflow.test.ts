@@ -30,6 +30,8 @@ describe('operators agree with ONNX Runtime', () => {
     'Gemm with a transposed constant': (g) =>
       g.node('Gemm', [rows(g), g.constant(noise(24, 3), [3, 8]), g.input('c', [5, 3])], { transB: 1 }),
     'MatMul of three axes and two': (g) => g.node('MatMul', [g.input('a', [2, 3, 4]), g.input('b', [4, 5])]),
+    'MatMul of five axes, one of them shared': (g) =>
+      g.node('MatMul', [g.input('a', [1, 3, 1, 2, 4]), g.input('b', [1, 3, 2, 4, 5])]),
     'MatMul of four axes': (g) => g.node('MatMul', [g.input('a', [2, 2, 3, 4]), g.input('b', [2, 2, 4, 5])]),
     'LayerNormalization with all three outputs': (g) =>
       g.nodes('LayerNormalization', [rows(g), g.input('w', [8]), g.input('b', [8])], 3, { axis: -1 }),

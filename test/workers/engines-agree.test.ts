@@ -26,7 +26,7 @@ import {
   subtractTargets,
 } from '../../src/model/head.ts';
 import { QUANTIZATIONS, type Quantization } from '../../src/model/quantize.ts';
-import { attendProgram, feedProgram, logitsProgram, qkvProgram } from '../../src/model/serving.ts';
+import { attendProgram, feedProgram, logitsProgram, qkvProgram, wideAttendProgram } from '../../src/model/serving.ts';
 import { blockTensors, tensorTable } from '../../src/model/tensors.ts';
 import type { Engine, Tensor } from '../../src/workers/engine.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
@@ -109,6 +109,13 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
       graph: attendProgram(config, 1),
       sizes: { N_0: 2, R_0: 3, P_0: 64 },
       shape: { mask_0: maskOf },
+    },
+  ],
+  wideAttendProgram: [
+    {
+      graph: wideAttendProgram({ ...config, emb_dim: 64, n_heads: 2 }),
+      sizes: { R: 20, P: 64 },
+      shape: { mask: maskOf },
     },
   ],
   feedProgram: [true, false].flatMap((next) =>
