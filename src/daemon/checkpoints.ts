@@ -1,13 +1,11 @@
-// From a source of tensor chunks to a committed checkpoint: chunks go to the store in groups while the next are made, and
-// nothing is visible before the store's last small transaction.
+// From a source of groups of tensor chunks to a committed checkpoint: a group goes to the store in one transaction while the
+// next are made, and nothing is visible before the store's last small one.
 
 import type { GptConfig } from '../model/config.ts';
 import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk } from '../workers/messages.ts';
 import { optimizerBytes, weightsBytes } from './memory.ts';
 import type { StoreClient } from './store-client.ts';
 
-/** Bytes of one group: one transaction of the store. */
-const GROUP_BYTES = 16 << 20;
 /** Groups that wait for the store while more are read. */
 const GROUPS_AHEAD = 2;
 
@@ -40,7 +38,7 @@ export interface NewCheckpoint {
 
 /**
  * Stores and commits; on any failure, abort included, what was staged is dropped. `onBytes` hears of stored
- * bytes, `onStored` of the whole; `onSpent` gets the chunks back that have been stored.
+ * bytes, `onStored` of the whole; `onSpent` gets each group back when it has been stored.
  */
 export async function writeCheckpoint(
   store: StoreClient,
@@ -52,7 +50,7 @@ export async function writeCheckpoint(
     onStored,
     onSpent,
   }: {
-    chunks: AsyncIterable<TensorChunk>;
+    chunks: AsyncIterable<readonly TensorChunk[]>;
     signal?: AbortSignal;
     onBytes?: (sizeBytes: number) => void;
     onStored?: (stored: { readonly ms: number; readonly bytes: number }) => void;
@@ -66,11 +64,11 @@ export async function writeCheckpoint(
   const { checkpointId } = await store.call('beginCheckpoint', { model, step, jobId, config, sizeBytes });
   const puts: Promise<unknown>[] = [];
   try {
-    for await (const group of grouped(chunks)) {
+    for await (const group of chunks) {
       signal?.throwIfAborted();
       if (puts.length > GROUPS_AHEAD) await puts.shift();
       const sizeBytes = group.reduce((sum, { bytes }) => sum + bytes.byteLength, 0);
-      const put = store.call('putChunks', { checkpointId, chunks: group }).then(({ chunks }) => onSpent?.(chunks));
+      const put = store.call('putChunks', { checkpointId, chunks: group }).then(() => onSpent?.(group));
       put.catch(() => undefined);
       puts.push(put);
       onBytes?.(sizeBytes);
@@ -86,17 +84,4 @@ export async function writeCheckpoint(
     await store.call('abortCheckpoint', { checkpointId }).catch(() => undefined);
     throw error;
   }
-}
-
-async function* grouped(chunks: AsyncIterable<TensorChunk>): AsyncGenerator<TensorChunk[]> {
-  let [group, sizeBytes]: [TensorChunk[], number] = [[], 0];
-  for await (const chunk of chunks) {
-    group.push(chunk);
-    sizeBytes += chunk.bytes.byteLength;
-    if (sizeBytes >= GROUP_BYTES) {
-      yield group;
-      [group, sizeBytes] = [[], 0];
-    }
-  }
-  if (group.length > 0) yield group;
 }

@@ -138,8 +138,12 @@ const resultOf = (
   parameters: number,
 ): CreateResult => ({ model, step, digest, parameters });
 
-/** The preparer's chunks, one request ahead of whoever takes them. */
-async function* chunksOf({ preparer }: Services, source: string, halted: AbortSignal): AsyncGenerator<TensorChunk> {
+/** The preparer's chunks in groups, one request ahead of whoever takes them. */
+async function* chunksOf(
+  { preparer }: Services,
+  source: string,
+  halted: AbortSignal,
+): AsyncGenerator<readonly TensorChunk[]> {
   let coming = preparer.call('sourceNext', { source });
   for (;;) {
     const { chunks, done } = await coming;
@@ -148,7 +152,7 @@ async function* chunksOf({ preparer }: Services, source: string, halted: AbortSi
       coming = preparer.call('sourceNext', { source });
       coming.catch(() => undefined);
     }
-    yield* chunks;
+    if (chunks.length > 0) yield chunks;
     if (done) return;
   }
 }

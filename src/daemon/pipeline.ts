@@ -11,7 +11,7 @@ import type { MicroBatch, StageCalls, TensorChunk, TrainSetup } from '../workers
 import { FLIGHTS_PER_STAGE } from './memory.ts';
 import { ModelUpdate, Room } from './model-update.ts';
 import type { PlanStage } from './protocol.ts';
-import { readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
+import { chunksIn, GroupBuffers, readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
 import { WeightPasses } from './weight-passes.ts';
 import { PRIORITY, WorkerDied, type Caller, type WorkerThread } from './worker-thread.ts';
 
@@ -40,10 +40,10 @@ export interface StepRequest {
 
 /** The model's state between two steps, to be read while later steps go on. */
 export interface ModelSnapshot {
-  /** Every chunk once: weights and both moments. */
-  readonly chunks: AsyncIterable<TensorChunk>;
-  /** Takes chunks that have been read and are stored: the stages use their memory again. */
-  giveBack(chunks: readonly TensorChunk[]): void;
+  /** Every chunk once, in groups: weights and both moments. */
+  readonly chunks: AsyncIterable<readonly TensorChunk[]>;
+  /** Takes a group that nobody needs any more: later ones are read into its memory, and wait for it. */
+  giveBack(group: readonly TensorChunk[]): void;
   /** Must be called, read or not: until then the stages set aside what they overwrite. May be called twice. */
   end(): Promise<void>;
 }
@@ -78,6 +78,8 @@ export class Pipeline {
   /** The last step's, which may still be under way. */
   #update: ModelUpdate | null = null;
   #snapshotOpen = false;
+  /** Made for the first snapshot. */
+  #buffers: GroupBuffers | null = null;
 
   private constructor(
     threads: readonly StageThread[],
@@ -232,26 +234,28 @@ export class Pipeline {
     await this.#all(({ thread, plan }) =>
       thread.call('trainSnapshot', { lease, keptBytesMax: SNAPSHOT_BYTES_MAX * (plan.params / total) }),
     );
-    const groups = snapshotGroups(this.#config, plans);
-    const owners = new Map(groups.flatMap(({ stage, addresses }) => addresses.map(({ tensor }) => [tensor, stage])));
-    const spent: TensorChunk[][] = plans.map(() => []);
-    const chunks = readGroups(groups, async ({ stage, addresses }) => {
-      const request = { lease, addresses, spent: spent[stage].splice(0) };
-      const read = await this.#stages[stage].thread.call('trainRead', request);
+    const buffers = (this.#buffers ??= new GroupBuffers());
+    const chunks = readGroups(snapshotGroups(this.#config, plans), async (group) => {
+      const buffer = await buffers.take();
+      const { stage, addresses } = group;
+      const into = new Float32Array(
+        buffer,
+        0,
+        addresses.reduce((sum, { count }) => sum + count, 0),
+      );
+      await this.#stages[stage].thread.call('trainRead', { lease, addresses, into });
       this.#room.free();
-      return read.chunks;
+      return chunksIn(buffer, group);
     });
     const end = async (): Promise<void> => {
-      const calls = this.#stages.map(({ thread }, stage) =>
-        thread.call('trainSnapshotEnd', { lease, spent: spent[stage].splice(0) }),
-      );
+      const calls = this.#stages.map(({ thread }) => thread.call('trainSnapshotEnd', { lease }));
+      // Behind what they still read.
       await Promise.allSettled(calls);
+      buffers.reclaim();
       this.#snapshotOpen = false;
       this.#room.free();
     };
-    const giveBack: ModelSnapshot['giveBack'] = (read) => {
-      for (const chunk of read) spent[owners.get(chunk.tensor)!].push(chunk);
-    };
+    const giveBack = ([first]: readonly TensorChunk[]): void => buffers.give(first.bytes.buffer as SharedArrayBuffer);
     return { chunks, giveBack, end };
   }
 

@@ -22,6 +22,6 @@ export const referenceChunks = (): TensorChunk[] =>
   }));
 
 // eslint-disable-next-line @typescript-eslint/require-await -- what takes them reads from threads as well.
-export async function* inTurn(chunks: readonly TensorChunk[]): AsyncGenerator<TensorChunk> {
-  yield* chunks;
+export async function* inTurn(chunks: readonly TensorChunk[]): AsyncGenerator<readonly TensorChunk[]> {
+  yield chunks;
 }

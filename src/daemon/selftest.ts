@@ -209,7 +209,10 @@ async function train(pipeline: Pipeline, stepCount: number): Promise<StepResult[
 async function digestOf(pipeline: Pipeline): Promise<string> {
   const snapshot = await pipeline.snapshot();
   const digest = weightsDigest(REFERENCE_CONFIG);
-  for await (const { part, tensor, bytes } of snapshot.chunks) if (part === 'w') digest.update(tensor, bytes);
+  for await (const group of snapshot.chunks) {
+    for (const { part, tensor, bytes } of group) if (part === 'w') digest.update(tensor, bytes);
+    snapshot.giveBack(group);
+  }
   await snapshot.end();
   return digest.digest();
 }

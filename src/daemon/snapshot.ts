@@ -21,8 +21,10 @@ const GROUP_BYTES = 16 << 20;
 const GROUP_CHUNKS_MAX = 256;
 /** Requests that are under way ahead of the store: a stage answers one only between two pieces of its own work. */
 const GROUPS_AHEAD = 4;
+/** Groups between the stages and the store. */
+const BUFFER_COUNT = 6;
 
-interface Group {
+export interface Group {
   /** Index of the stage that owns all of it. */
   readonly stage: number;
   readonly addresses: ChunkAddress[];
@@ -59,18 +61,55 @@ export function snapshotGroups(config: GptConfig, stages: readonly StageRange[])
   return [...order, ...moments.slice(2 * weights.length)];
 }
 
-/** Reads the groups in order, some ahead of whoever takes the chunks. */
+/**
+ * Shared memory through which groups go from the stages to the store. Arrays that moved from thread to thread instead would
+ * make the collector of each one run for every 64 MB.
+ */
+export class GroupBuffers {
+  readonly #all = Array.from({ length: BUFFER_COUNT }, () => new SharedArrayBuffer(GROUP_BYTES));
+  #free = [...this.#all];
+  #waiting: ((buffer: SharedArrayBuffer) => void)[] = [];
+
+  /** Whoever asks first gets the next one that comes back. */
+  async take(): Promise<SharedArrayBuffer> {
+    return this.#free.pop() ?? (await new Promise((resolve) => this.#waiting.push(resolve)));
+  }
+
+  give(buffer: SharedArrayBuffer): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free.push(buffer);
+    else next(buffer);
+  }
+
+  /** Takes all of them back when nobody uses one any more. Whoever waits for one gets none. */
+  reclaim(): void {
+    this.#free = [...this.#all];
+    this.#waiting = [];
+  }
+}
+
+/** The group's chunks, as views of the memory that it was read into. */
+export function chunksIn(buffer: SharedArrayBuffer, { addresses }: Group): TensorChunk[] {
+  let end = 0;
+  return addresses.map(({ tensor, part, start, count }) => {
+    const bytes = new Uint8Array(buffer, end, count * 4);
+    end += bytes.length;
+    return { tensor, part, offsetBytes: start * 4, bytes };
+  });
+}
+
+/** Reads the groups in order, some ahead of whoever takes their chunks. */
 export async function* readGroups(
   groups: readonly Group[],
   read: (group: Group) => Promise<readonly TensorChunk[]>,
-): AsyncGenerator<TensorChunk> {
+): AsyncGenerator<readonly TensorChunk[]> {
   const ahead: Promise<readonly TensorChunk[]>[] = [];
   for (const group of groups) {
     const chunks = read(group);
     // Awaited in its turn; it may fail before that.
     chunks.catch(() => undefined);
     ahead.push(chunks);
-    if (ahead.length >= GROUPS_AHEAD) yield* await ahead.shift()!;
+    if (ahead.length >= GROUPS_AHEAD) yield await ahead.shift()!;
   }
-  for (const chunks of ahead) yield* await chunks;
+  for (const chunks of ahead) yield await chunks;
 }

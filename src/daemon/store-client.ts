@@ -28,7 +28,8 @@ export class StoreClient {
 
   /**
    * Sends one call and waits until it is durable. Bytes in `input` are transferred: they are gone for the caller, with the
-   * whole buffer that they are a view of. Chunks that share a buffer therefore belong in one call.
+   * whole buffer that they are a view of. Chunks that share a buffer therefore belong in one call. Bytes in shared memory stay,
+   * and must not change before the call is answered.
    */
   call<K extends keyof StoreCalls>(type: K, input: StoreCalls[K][0]): Promise<StoreReply<K>> {
     return this.#thread.call(type, input);

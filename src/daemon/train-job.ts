@@ -373,7 +373,7 @@ async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promi
           chunks: snapshot.chunks,
           signal: cancelled,
           onStored: (stored) => services.metrics.checkpointStored(stored),
-          onSpent: (chunks) => snapshot.giveBack(chunks),
+          onSpent: (group) => snapshot.giveBack(group),
         },
       );
       sayCheckpoint(context, saved);

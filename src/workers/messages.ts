@@ -235,11 +235,7 @@ export interface StoreCalls {
     },
     { readonly checkpointId: number },
   ];
-  /** Gives the chunks back: their bytes are stored, and their memory can be used again. */
-  putChunks: [
-    { readonly checkpointId: number; readonly chunks: readonly TensorChunk[] },
-    { readonly chunks: readonly TensorChunk[] },
-  ];
+  putChunks: [{ readonly checkpointId: number; readonly chunks: readonly TensorChunk[] }, Record<string, never>];
   /**
    * One small transaction makes the checkpoint visible, creates the model when `newModel` is given (code `conflict` when the
    * name is taken), and drops the older checkpoints of the same job beyond `keepLast`.
@@ -397,14 +393,14 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     },
     { readonly x: Float32Array | null; readonly id: number | null },
   ];
-  /** Between two steps: from now on `trainRead` gives the stage's arrays as they are now, whatever is updated meanwhile. */
+  /** Between two steps: from now on `trainRead` reads the stage's arrays as they are now, whatever is updated meanwhile. */
   trainSnapshot: [{ readonly lease: string; readonly keptBytesMax: number }, Record<string, never>];
-  /** Chunks of the snapshot; each is read once. `spent` are such chunks that nobody needs any more. */
+  /** Copies chunks of the snapshot, each of which is read once, to shared memory of their size together. */
   trainRead: [
-    { readonly lease: string; readonly addresses: readonly ChunkAddress[]; readonly spent: readonly TensorChunk[] },
-    { readonly chunks: readonly TensorChunk[] },
+    { readonly lease: string; readonly addresses: readonly ChunkAddress[]; readonly into: Float32Array },
+    Record<string, never>,
   ];
-  trainSnapshotEnd: [{ readonly lease: string; readonly spent: readonly TensorChunk[] }, Record<string, never>];
+  trainSnapshotEnd: [{ readonly lease: string }, Record<string, never>];
 
   serveLoad: [
     {

@@ -137,10 +137,9 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       training(request.lease).optimizer.beginSnapshot(request);
       return {};
     case 'trainRead':
-      training(request.lease).optimizer.takeSpent(request.spent);
-      return { chunks: training(request.lease).optimizer.readSnapshot(request.addresses) };
+      training(request.lease).optimizer.readSnapshot(request.addresses, request.into);
+      return {};
     case 'trainSnapshotEnd':
-      trainings.get(request.lease)?.optimizer.takeSpent(request.spent);
       trainings.get(request.lease)?.optimizer.endSnapshot();
       return {};
     case 'serveLoad':

@@ -293,7 +293,7 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
       putChunks.immediate(checkpointId, items);
       // Counted once stored: a full disk leaves the count as it was, and the call may be repeated.
       for (const item of items) receive(staging, item);
-      return { chunks: items };
+      return {};
     },
     commitCheckpoint: (input) => {
       const staging = requireStaging(input.checkpointId);

@@ -8,14 +8,7 @@ import type { Graph } from '../model/graph.ts';
 import { blockTensors, tensorTable } from '../model/tensors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { Program, Tensor, Tensors } from './engine.ts';
-import {
-  CHUNK_SIZE,
-  type ChunkAddress,
-  type TensorChunk,
-  type UpdateLoan,
-  type UpdatePart,
-  type UpdateRequest,
-} from './messages.ts';
+import { CHUNK_SIZE, type ChunkAddress, type UpdateLoan, type UpdatePart, type UpdateRequest } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
 import type { Parameter } from './train-parameters.ts';
 
@@ -39,7 +32,7 @@ export class TrainOptimizer {
   readonly #config: GptConfig;
   readonly #program: OptimizedStage['program'];
   #snapshot: Snapshot | null = null;
-  /** Of chunks that were read and have come back. */
+  /** Of chunks that were set aside and have been read. */
   readonly #snapshotArrays = new ArrayPool();
   /** Elements of the table's tensors, by name, that the update under way is done with. */
   readonly #updated = new Map<string, number>();
@@ -138,25 +131,24 @@ export class TrainOptimizer {
     return TENSOR_PARTS.every((part) => snapshot.release({ tensor, part, start: first, count }, parameter[part]));
   }
 
-  /** Between two steps: `readSnapshot` gives the arrays as they are now until `endSnapshot`. */
+  /** Between two steps: `readSnapshot` reads the arrays as they are now until `endSnapshot`. */
   beginSnapshot({ keptBytesMax }: { readonly keptBytesMax: number }): void {
     assert(this.#updated.size === 0, 'a snapshot begins between two updates');
     this.#snapshot = new Snapshot({ keptBytesMax, arrays: this.#snapshotArrays });
   }
 
-  readSnapshot(addresses: readonly ChunkAddress[]): TensorChunk[] {
+  /** Copies the chunks to `into`, one behind the other: it is as long as they are together. */
+  readSnapshot(addresses: readonly ChunkAddress[], into: Float32Array): void {
     const snapshot = this.#snapshot;
     assert(snapshot !== null, 'no snapshot has begun');
-    return addresses.map((address) => {
-      const { tensor, part, start } = address;
-      const data = snapshot.take(address, this.#parameters.get(tensor)![part]);
-      return { tensor, part, offsetBytes: start * 4, bytes: new Uint8Array(data.buffer, 0, data.byteLength) };
-    });
-  }
-
-  /** Takes over the arrays of chunks that were read and are not needed any more: the next ones are copied into them. */
-  takeSpent(chunks: readonly TensorChunk[]): void {
-    for (const { bytes } of chunks) this.#snapshotArrays.give(new Float32Array(bytes.buffer));
+    let end = 0;
+    for (const address of addresses) {
+      const { tensor, part, count } = address;
+      const live = this.#parameters.get(tensor)![part];
+      snapshot.read(address, { live, into: into.subarray(end, end + count) });
+      end += count;
+    }
+    assert(end === into.length, `${into.length} elements for chunks of ${end}`);
   }
 
   endSnapshot(): void {

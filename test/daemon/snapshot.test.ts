@@ -5,7 +5,7 @@ import { PRESETS, resolveConfig } from '../../src/model/config.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 import { checkpointDue } from '../../src/daemon/checkpoints.ts';
 import { planStages } from '../../src/daemon/plan.ts';
-import { snapshotGroups } from '../../src/daemon/snapshot.ts';
+import { chunksIn, GroupBuffers, readGroups, snapshotGroups } from '../../src/daemon/snapshot.ts';
 
 test.each([1, 2, 4])('with %i stages every element is read once, weights in table order', (workers) => {
   const config = resolveConfig('GPT_CONFIG_124M');
@@ -28,6 +28,48 @@ test.each([1, 2, 4])('with %i stages every element is read once, weights in tabl
   for (const group of groups) {
     expect(group.addresses.reduce((sum, { count }) => sum + 4 * count, 0)).toBeLessThanOrEqual(16 << 20);
   }
+});
+
+test('groups come in order through a few buffers, which are used again as they come back', async () => {
+  const config = resolveConfig('GPT_CONFIG_124M');
+  const groups = snapshotGroups(config, planStages(config, 2));
+  const buffers = new GroupBuffers();
+  const reads: SharedArrayBuffer[] = [];
+  const read = readGroups(groups, async (group) => {
+    const buffer = await buffers.take();
+    reads.push(buffer);
+    return chunksIn(buffer, group);
+  });
+  let count = 0;
+  for await (const chunks of read) {
+    const ends = chunks.map(({ bytes }) => bytes.byteOffset + bytes.length);
+    expect(chunks.map(({ bytes }) => bytes.byteOffset)).toEqual([0, ...ends.slice(0, -1)]);
+    const told = chunks.map(({ tensor, part, offsetBytes, bytes }) => {
+      return { tensor, part, start: offsetBytes / 4, count: bytes.length / 4 };
+    });
+    expect(told).toEqual(groups[count].addresses);
+    expect(chunks.every(({ bytes }) => bytes.buffer === reads[count])).toBe(true);
+    count += 1;
+    buffers.give(reads[count - 1]);
+  }
+  expect(count).toBe(groups.length);
+  expect(new Set(reads).size).toBeLessThanOrEqual(6);
+});
+
+test('whoever waits for a buffer gets the next one, and all come back at once when nobody needs them', async () => {
+  const buffers = new GroupBuffers();
+  const taken = new Set<SharedArrayBuffer>();
+  const take = async (): Promise<SharedArrayBuffer | null> =>
+    await Promise.race([buffers.take(), new Promise<null>((resolve) => setImmediate(resolve, null))]);
+  // The last of these waits, in vain at first.
+  for (let next = await take(); next !== null; next = await take()) taken.add(next);
+  const [first] = taken;
+  const waiting = buffers.take();
+  for (let i = 0; i < 2; i++) buffers.give(first);
+  expect(await waiting).toBe(first);
+  buffers.reclaim();
+  const again = await Promise.all([...taken].map(() => buffers.take()));
+  expect(new Set(again)).toEqual(taken);
 });
 
 test('a checkpoint is due by steps or by the clock, and by the clock only while none is being written', () => {
