@@ -3,7 +3,7 @@
 // step with one chunk takes. Sequences join and leave between steps. Rows do not know their neighbours, so nothing here changes a bit.
 
 import { assert, GptdError } from '../model/errors.ts';
-import type { SampledRows, SampledToken, SamplingOptions, ServePart } from '../workers/messages.ts';
+import type { SampledRows, SampledToken, SamplingOptions, ServeFollow } from '../workers/messages.ts';
 import { JobHalted } from './job-context.ts';
 import type { GenerateSpec } from './protocol.ts';
 import { commonLength, Retained } from './retained.ts';
@@ -53,6 +53,23 @@ export interface Generation {
   readonly prefillMs: number;
   readonly firstTokenMs: number;
   readonly tokensPerSecond: number;
+}
+
+/** What a step does for one sequence. */
+interface Part {
+  readonly sequence: Sequence;
+  /** Known ids that it computes. */
+  readonly count: number;
+  /** Tokens that it yields at the most; null while a prompt goes in. */
+  readonly tokensMax: number | null;
+  /** Ids that it is to guess for the step behind it. */
+  readonly draftMax: number;
+}
+
+interface Step {
+  readonly parts: readonly Part[];
+  /** An entry a part. */
+  readonly reply: Promise<readonly (SampledRows | null)[]>;
 }
 
 export class Batcher {
@@ -117,17 +134,19 @@ export class Batcher {
 
   async #loop(): Promise<void> {
     this.#looping = true;
+    let ahead: Step | null = null;
     for (;;) {
       this.#leave();
       this.#admit();
       if (this.#running.length === 0) break;
-      const steps = this.#compose();
+      const step: Step = ahead ?? this.#start();
+      ahead = this.#startBehind(step);
       try {
-        const sampled = await this.#advance(steps);
-        for (const [i, { sequence, part, rows }] of steps.entries())
-          this.#settle(sequence, { part, rows, sampled: sampled[i] });
+        const sampled = await step.reply;
+        for (const [i, part] of step.parts.entries()) this.#settle(part, sampled[i]);
       } catch (error) {
         // A stage is gone, or the engine failed: what the caches hold is unknown.
+        ahead = null;
         this.#retained.clear();
         for (const sequence of [...this.#running.splice(0), ...this.#waiting.splice(0)]) sequence.reject(error);
       }
@@ -171,42 +190,80 @@ export class Batcher {
   #fork(sequence: Sequence): void {
     const { window } = sequence;
     let best: { from: string; length: number } | null = null;
-    const running = this.#running.map((other) => ({ name: other.name, ids: other.window.slice(0, other.position) }));
+    // One that is still to take its own beginning from somewhere has nothing yet.
+    const running = this.#running
+      .filter(({ fork }) => fork === null)
+      .map(({ name, window, position }) => ({ name, ids: window.slice(0, position) }));
     for (const { name, ids } of [...running, ...this.#retained.entries()]) {
       const length = Math.min(commonLength(ids, window), window.length - 1);
       if (length >= PREFIX_LENGTH_MIN && length > (best?.length ?? 0)) best = { from: name, length };
     }
-    if (best === null) return;
-    this.#retained.touch(best.from);
+    if (best !== null) this.#retained.touch(best.from);
     sequence.forkFrom(best);
   }
 
-  #compose(): { sequence: Sequence; part: ServePart; rows: readonly number[] }[] {
+  /** Sends the newest tokens of all that run, and a chunk of prompts, through the stages. */
+  #start(): Step {
+    // A cache that a beginning was to be taken from may have slid or gone while there was no room for the prompt.
+    for (const sequence of this.#running) if (sequence.fork !== null) this.#fork(sequence);
     const decoding = this.#running.filter((sequence) => sequence.decoding).length;
     const draftMax = decoding === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / decoding);
     let prefillRows: number = decoding > 0 ? PREFILL_ROWS.shared : PREFILL_ROWS.alone;
-    return this.#running.flatMap((sequence) => {
+    const composed = this.#running.flatMap((sequence) => {
       const next = sequence.next({ prefillRows, draftMax });
       if (!sequence.decoding) prefillRows -= next?.part.rowCount ?? 0;
       return next === null ? [] : [{ sequence, ...next }];
     });
+    const ids = composed.flatMap(({ rows }) => rows);
+    const parts = composed.map(({ part }) => part);
+    const reply = serveRows(this.#model, { ids, parts, priority: PRIORITY.interactive });
+    return {
+      parts: composed.map(({ sequence, part: { rowCount, sample } }) => {
+        const drafted = sample?.drafts.length ?? 0;
+        return {
+          sequence,
+          count: rowCount - drafted,
+          tokensMax: sample && drafted + 1,
+          draftMax: sample?.draftMax ?? 0,
+        };
+      }),
+      reply: reply.then(({ sampled }) => sampled!),
+    };
   }
 
-  /** Sends the rows through the stages; the last one samples. */
-  async #advance(
-    steps: readonly { part: ServePart; rows: readonly number[] }[],
-  ): Promise<readonly (SampledRows | null)[]> {
-    const parts = steps.map(({ part }) => part);
-    const ids = steps.flatMap(({ rows }) => rows);
-    const { sampled } = await serveRows(this.#model, { ids, parts, priority: PRIORITY.interactive });
-    return sampled!;
+  /**
+   * Asks for the step behind one that is under way, when nothing but the tokens that this one samples is missing and the stage
+   * with the head can put them in by itself: so it does not wait for them to come here and back. Null while something else is to be done first.
+   */
+  #startBehind({ parts }: Step): Step | null {
+    const { lease, stages } = this.#model;
+    const [{ thread }] = stages;
+    // Training would never have its turn if a step always waited before it.
+    if (stages.length > 1 || thread.isWanted) return null;
+    const guessMax = Math.floor(DRAFT_ROWS_MAX / this.#running.length);
+    const under = new Map(parts.map((part) => [part.sequence, part]));
+    const behind: Part[] = [];
+    const follows: ServeFollow[] = [];
+    for (const sequence of this.#running) {
+      const { tokensMax = null, draftMax = 0 } = under.get(sequence) ?? {};
+      const follow = tokensMax === null ? null : sequence.follow({ tokensMax, guessMax });
+      if (follow === null) return null;
+      follows.push(follow);
+      const guesses = Math.min(draftMax, guessMax);
+      behind.push({ sequence, count: 1, tokensMax: guesses + 1, draftMax: follow.draftMax });
+    }
+    const reply = thread
+      .call('serveFollow', { lease, follows }, { priority: PRIORITY.interactive })
+      .then(({ sampled }) => sampled);
+    // Nobody may be left who waits for it.
+    reply.catch(() => undefined);
+    return { parts: behind, reply };
   }
 
-  #settle(
-    sequence: Sequence,
-    { part, rows, sampled }: { part: ServePart; rows: readonly number[]; sampled: SampledRows | null },
-  ): void {
-    if (!sequence.settle({ part, rows, sampled })) return;
+  #settle({ sequence, count }: Part, sampled: SampledRows | null): void {
+    // It has been let go of meanwhile.
+    if (!this.#running.includes(sequence)) return;
+    if (!sequence.settle({ count, sampled })) return;
     this.#running = this.#running.filter((other) => other !== sequence);
     const keep = sequence.position >= PREFIX_LENGTH_MIN;
     if (keep) this.#retained.add(sequence.name, sequence.window.slice(0, sequence.position));

@@ -2,7 +2,7 @@
 // begins again with its newer half at position 0; where it begins follows from the number of ids alone, so that a
 // sequence that was interrupted finds itself where it was.
 
-import type { SampledRows, ServePart } from '../workers/messages.ts';
+import type { SampledRows, ServeFollow, ServePart } from '../workers/messages.ts';
 import type { Generation, GenerationRequest } from './batcher.ts';
 import { capacity } from './retained.ts';
 
@@ -90,10 +90,11 @@ export class Sequence {
     this.#times.started = performance.now();
   }
 
-  forkFrom(fork: { readonly from: string; readonly length: number }): void {
+  /** Before its first step. */
+  forkFrom(fork: ServePart['fork']): void {
     this.fork = fork;
-    this.position = fork.length;
-    this.#stats.reused = Math.min(fork.length, this.#promptLength);
+    this.position = fork?.length ?? 0;
+    this.#stats.reused = Math.min(this.position, this.#promptLength);
   }
 
   /** The rows of its next step, null when there is no room for more of its prompt in this step. */
@@ -114,25 +115,32 @@ export class Sequence {
     const draftRoom = Math.min(this.#context - this.position - 1, lastIndex - index);
     const drafts = decoding ? this.#drafts.slice(0, Math.min(draftMax, draftRoom)) : [];
     const rows = [...this.window.slice(this.position, this.position + count), ...drafts];
-    const sample =
-      count < rest
-        ? null
-        : { index, lastIndex, drafts, draftMax: this.#draftPause > 0 ? 0 : Math.min(this.#draftLength, DRAFT_MAX) };
+    const sample = count < rest ? null : { index, lastIndex, drafts, draftMax: this.#draftMax };
     const part = { sequence: this.name, position: this.position, rowCount: rows.length, fork: this.fork, sample };
     this.fork = null;
     return { part, rows };
   }
 
-  /** Takes up what a step gave; whether the sequence has ended. */
-  settle({ part, rows, sampled }: { part: ServePart; rows: readonly number[]; sampled: SampledRows | null }): boolean {
-    const drafts = part.sample?.drafts ?? [];
-    this.position = part.position + rows.length - drafts.length;
+  /**
+   * What the stage goes on with behind a step under way that yields up to `tokensMax` tokens; null when these may be the last ones
+   * or may fill the context.
+   */
+  follow({ tokensMax, guessMax }: { tokensMax: number; guessMax: number }): ServeFollow | null {
+    const [count, lastIndex] = [this.#ids.length, this.#lastIndex];
+    if (count + tokensMax > lastIndex || this.window.length + tokensMax > this.#context) return null;
+    const left = this.#promptLength + count - this.window.length;
+    return { sequence: this.name, left, lastIndex, draftMax: this.#draftMax, guessMax };
+  }
+
+  /** Takes up what a step gave that computed `count` known ids, and guesses behind them; whether the sequence has ended. */
+  settle({ count, sampled }: { count: number; sampled: SampledRows | null }): boolean {
+    this.position += count;
     if (sampled === null) return false;
     if (this.#times.first === 0) this.#times.first = performance.now();
-    const { tokens, draft } = sampled;
+    const { tokens, drafted, draft } = sampled;
     // Rows of guesses that were right are computed; later ones are computed anew, over the wrong ones.
     this.position += tokens.length - 1;
-    this.#adapt(drafts.length, tokens.length - 1);
+    this.#adapt(drafted, tokens.length - 1);
     this.#drafts = draft;
     let stopped = false;
     for (const token of tokens) {
@@ -166,6 +174,11 @@ export class Sequence {
       tokensPerSecond: later > 0 ? (later * 1000) / (now - first) : 0,
     });
     return true;
+  }
+
+  /** How many ids to guess next. */
+  get #draftMax(): number {
+    return this.#draftPause > 0 ? 0 : Math.min(this.#draftLength, DRAFT_MAX);
   }
 
   get #slides(): boolean {

@@ -38,6 +38,10 @@ class PriorityQueue implements TaskQueue {
     return task;
   }
 
+  holdsBehind(priority: Priority): boolean {
+    return this.#lanes.slice(priority + 1).some((lane) => lane.length > 0);
+  }
+
   push(task: PiscinaTask): void {
     this.#enter(task).push(task);
   }
@@ -85,6 +89,8 @@ export interface CallOptions {
 /** Whoever takes requests for a thread. */
 export interface Caller<C extends CallsOf<C>> {
   call<K extends keyof C & string>(type: K, input: C[K][0], options?: CallOptions): Promise<C[K][1]>;
+  /** Whether requests wait that are not interactive. */
+  readonly isWanted: boolean;
 }
 
 /**
@@ -99,6 +105,8 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   /** Pools of dead threads, until nothing of them is left. */
   readonly #buried = new Set<Promise<void>>();
   #pool: Piscina;
+  /** Of the pool. */
+  #queue = new PriorityQueue();
   #deaths = 0;
   /** Of the last death, as soon as it is known. */
   #cause: unknown = null;
@@ -121,7 +129,17 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   /** Requests to the thread as it is now: once it has died they all reject with WorkerDied, as what it held is gone. */
   bound(): Caller<C> {
     const life = this.#deaths;
-    return { call: (type, input, options = {}) => this.#send(type, input, { ...options, life }) };
+    const isWanted = (): boolean => this.isWanted;
+    return {
+      call: (type, input, options = {}) => this.#send(type, input, { ...options, life }),
+      get isWanted() {
+        return isWanted();
+      },
+    };
+  }
+
+  get isWanted(): boolean {
+    return this.#queue.holdsBehind(PRIORITY.interactive);
   }
 
   /** Calls `listener` when the thread has died; the next request meets a new thread. */
@@ -161,6 +179,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
 
   #openPool(): Piscina {
     const nativeRuns = noNativeRuns();
+    this.#queue = new PriorityQueue();
     const pool = new Piscina({
       filename: new URL(`../workers/${this.#file}.js`, import.meta.url).href,
       workerData: { ...this.#settings, nativeRuns },
@@ -171,7 +190,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
       concurrentTasksPerWorker: 1,
       // Without it the pool may put a task behind later ones.
       stricterFIFO: true,
-      taskQueue: new PriorityQueue(),
+      taskQueue: this.#queue,
     });
     // Without a listener for `error` an idle thread's death would end the process.
     pool.on('error', (error: unknown) => (this.#cause ??= error));

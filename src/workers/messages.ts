@@ -7,7 +7,7 @@ import type { ErrorData } from '../model/errors.ts';
 import type { Quantization } from '../model/quantize.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import type { NativeRuns } from './ending.ts';
-import type { SampledRows, SamplingOptions, ServePart } from './serving-messages.ts';
+import type { SampledRows, SamplingOptions, ServeFollow, ServePart } from './serving-messages.ts';
 import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training-messages.ts';
 
 export type {
@@ -20,7 +20,14 @@ export type {
   PreparerRequest,
 } from './preparer-messages.ts';
 
-export type { SampledRows, SampledToken, SamplingOptions, ServePart, ServeSample } from './serving-messages.ts';
+export type {
+  SampledRows,
+  SampledToken,
+  SamplingOptions,
+  ServeFollow,
+  ServePart,
+  ServeSample,
+} from './serving-messages.ts';
 
 export {
   updateParts,
@@ -452,6 +459,14 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
       readonly sampled: readonly (SampledRows | null)[] | null;
       readonly losses: readonly number[] | null;
     },
+  ];
+  /**
+   * On a stage that is the whole model: a row of each sequence with the token that the step before this one has sampled, so that it can
+   * be asked for while that step is under way. An entry a sequence: null for one that has reached a stop.
+   */
+  serveFollow: [
+    { readonly lease: string; readonly follows: readonly ServeFollow[] },
+    { readonly sampled: readonly (SampledRows | null)[] },
   ];
   /** Frees sequences. With `keepCaches` others can still fork from them, until they are ended without it. */
   serveEnd: [

@@ -21,6 +21,10 @@ export class SequenceOutput {
   readonly #stopIds: ReadonlySet<number>;
   readonly #decoder: StreamDecoder | null;
   readonly #stop: StopFilter;
+  /** What `draft` has guessed last. */
+  #drafts: readonly number[] = [];
+  /** A stop has been reached, or the last index. */
+  #ended = false;
   /** The ids that were generated before an interruption have reached a stop already. */
   readonly stopped: boolean;
 
@@ -46,7 +50,8 @@ export class SequenceOutput {
     for (const [row, values] of rows.entries()) {
       const token = this.#next(values, { index: index + row, last: index + row === lastIndex });
       tokens.push(token);
-      if (token.stopped || index + row === lastIndex || token.id !== drafts.at(row)) break;
+      this.#ended = token.stopped || index + row === lastIndex;
+      if (this.#ended || token.id !== drafts.at(row)) break;
     }
     return tokens;
   }
@@ -70,8 +75,20 @@ export class SequenceOutput {
     return { ...token, text: pushed.text + rest.text + this.#stop.flush(), stopped: rest.stopped || ended };
   }
 
+  /** What comes after the newest token, before it is computed; null behind the end. `count` is of all ids, the prompt's included. */
+  get next(): { id: number; count: number; index: number; drafts: readonly number[] } | null {
+    if (this.#ended) return null;
+    const { length } = this.#history;
+    return { id: this.#history[length - 1], count: length, index: length - this.#promptLength, drafts: this.#drafts };
+  }
+
   /** Up to `count` ids that followed when the newest ids were last seen (prompt lookup, Saxena 2023); none when they are new. */
-  draft(count: number): number[] {
+  draft(count: number): readonly number[] {
+    this.#drafts = this.#guess(count);
+    return this.#drafts;
+  }
+
+  #guess(count: number): number[] {
     const history = this.#history;
     const oldest = Math.max(0, history.length - DRAFT_HISTORY_MAX);
     for (const length of count > 0 ? DRAFT_MATCH_LENGTHS : []) {

@@ -179,6 +179,27 @@ export class ServeStage {
     return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount }) };
   }
 
+  /** A step of sequences that go on by themselves; see StageCalls.serveFollow. */
+  async follow({ follows }: Omit<StageCalls['serveFollow'][0], 'lease'>): Promise<StageCalls['serveFollow'][1]> {
+    const { context_length: context } = this.#setup.config;
+    const going = follows.flatMap(({ sequence, left, lastIndex, draftMax, guessMax }) => {
+      const next = this.#outputs.get(sequence)?.next ?? null;
+      if (next === null) return [];
+      const position = next.count - 1 - left;
+      const room = Math.min(guessMax, context - position - 1, lastIndex - next.index);
+      const drafts = next.drafts.slice(0, room);
+      const sample = { index: next.index, lastIndex, drafts, draftMax };
+      return [
+        { ids: [next.id, ...drafts], part: { sequence, position, rowCount: 1 + drafts.length, fork: null, sample } },
+      ];
+    });
+    const parts = going.map(({ part }) => part);
+    const { sampled } =
+      parts.length === 0 ? { sampled: [] } : await this.step({ input: going.flatMap(({ ids }) => ids), parts });
+    const told = new Map(parts.map(({ sequence }, i) => [sequence, sampled![i]]));
+    return { sampled: follows.map(({ sequence }) => told.get(sequence) ?? null) };
+  }
+
   /** Quantized products take rows in pairs (see ServingBuilder.linear): the last one gets a twin. */
   #paired(rows: readonly number[]): readonly number[] {
     const isOdd = rows.length % 2 === 1;
@@ -290,7 +311,7 @@ export class ServeStage {
       );
       const output = this.#outputs.get(sequence)!;
       const tokens = output.sample(rows, sample);
-      return { tokens, draft: output.draft(sample.draftMax) };
+      return { tokens, drafted: sample.drafts.length, draft: output.draft(sample.draftMax) };
     });
   }
 

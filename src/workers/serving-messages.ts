@@ -50,8 +50,22 @@ export interface ServeSample {
   readonly draftMax: number;
 }
 
+/** A sequence that goes on behind the step before: with the id that it sampled there, and with its own guesses. */
+export interface ServeFollow {
+  readonly sequence: string;
+  /** Ids of the sequence that have left its context: positions count from there. */
+  readonly left: number;
+  /** As in ServeSample. */
+  readonly lastIndex: number;
+  readonly draftMax: number;
+  /** Guesses of the step before that are checked, at the most. */
+  readonly guessMax: number;
+}
+
 /** What a part's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */
 export interface SampledRows {
   readonly tokens: readonly SampledToken[];
+  /** How many guesses were checked. */
+  readonly drafted: number;
   readonly draft: readonly number[];
 }

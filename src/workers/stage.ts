@@ -150,6 +150,8 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       return { x: serving(request.lease).embed(request.ids, request.parts) };
     case 'serveStep':
       return await serving(request.lease).step(request);
+    case 'serveFollow':
+      return await serving(request.lease).follow(request);
     case 'serveEnd':
       served.get(request.lease)?.end(request);
       return {};
