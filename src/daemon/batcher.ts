@@ -68,8 +68,8 @@ interface Part {
 
 interface Step {
   readonly parts: readonly Part[];
-  /** An entry a part. */
-  readonly reply: Promise<readonly (SampledRows | null)[]>;
+  /** An entry a part; null when the step was dropped. */
+  readonly reply: Promise<readonly (SampledRows | null)[] | null>;
 }
 
 export class Batcher {
@@ -79,6 +79,8 @@ export class Batcher {
   #running: Sequence[] = [];
   readonly #retained: Retained;
   #looping = false;
+  /** Drops the step that was asked for ahead, unless it has begun. */
+  #ahead = new AbortController();
 
   constructor(model: LoadedModel, limits: BatchLimits) {
     this.#model = model;
@@ -119,6 +121,9 @@ export class Batcher {
           return;
         }
         assert(queued.room <= this.#limits.cachedTokensMax, 'a full context fits into the cache');
+        for (const signal of [request.cancelled, request.halted]) {
+          signal.addEventListener('abort', () => this.#ahead.abort(), { once: true });
+        }
         this.#waiting.push(queued);
         if (!this.#looping) void this.#loop();
       });
@@ -143,6 +148,7 @@ export class Batcher {
       ahead = this.#startBehind(step);
       try {
         const sampled = await step.reply;
+        if (sampled === null) continue;
         for (const [i, part] of step.parts.entries()) this.#settle(part, sampled[i]);
       } catch (error) {
         // A stage is gone, or the engine failed: what the caches hold is unknown.
@@ -252,9 +258,14 @@ export class Batcher {
       const guesses = Math.min(draftMax, guessMax);
       behind.push({ sequence, count: 1, tokensMax: guesses + 1, draftMax: follow.draftMax });
     }
-    const reply = thread
-      .call('serveFollow', { lease, follows }, { priority: PRIORITY.interactive })
-      .then(({ sampled }) => sampled);
+    const { signal } = (this.#ahead = new AbortController());
+    const reply = thread.call('serveFollow', { lease, follows }, { priority: PRIORITY.interactive, signal }).then(
+      ({ sampled }) => sampled,
+      (error: unknown) => {
+        if (error === signal.reason) return null;
+        throw error;
+      },
+    );
     // Nobody may be left who waits for it.
     reply.catch(() => undefined);
     return { parts: behind, reply };

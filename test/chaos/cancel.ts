@@ -104,7 +104,8 @@ async function timely(client: RawClient, random: Random): Promise<number> {
 
 /** The token that is being computed is the last one. */
 function checkGenerate(client: RawClient, { before, after }: Counts): number {
-  const [begun, later] = [before('serveStep'), after('serveStep')];
+  const steps = (count: Counts['before']): number => count('serveStep') + count('serveFollow');
+  const [begun, later] = [steps(before), steps(after)];
   check(later <= 1, `${later} steps were begun after the cancel`);
   const tokens = ofType(client.events, 'token').length;
   check(tokens <= begun + later, `${tokens} tokens were told after ${begun} steps`);
