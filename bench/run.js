@@ -19,16 +19,18 @@ const { values } = parseArgs({
 const turns = values.tiny ? 1 : Number(values.turns);
 const fixed = (value, digits = 1) => value.toFixed(digits);
 
-const machine = async () => {
+/** Tells the machine's limits, which may drift in a run; resolves to the matmul peak of two threads. */
+const machine = async (when) => {
   const peaks = [await matmulPeak(1), await matmulPeak(2)];
   console.log(
-    `machine: f32 matmul ${fixed(peaks[0], 0)} GFLOPS on 1 thread, ${fixed(peaks[1], 0)} on 2; reads ${fixed(readBandwidth())} GB/s on 1 thread`,
+    `machine, ${when}: f32 matmul ${fixed(peaks[0], 0)} GFLOPS on 1 thread, ${fixed(peaks[1], 0)} on 2; reads ${fixed(readBandwidth())} GB/s on 1 thread`,
   );
+  return peaks[1];
 };
 
-await machine();
+const peak = await machine('before');
 await withDaemon(Number(values.workers), async (daemon) => {
-  if (values.only !== 'decode') await reportTraining(daemon, values.tiny ? TINY_TRAINING : TRAINING, turns);
+  if (values.only !== 'decode') await reportTraining(daemon, values.tiny ? TINY_TRAINING : TRAINING, { turns, peak });
   if (values.only !== 'train') {
     const { name, early, late } = await benchDecoding(daemon, values.tiny ? TINY_DECODING : DECODING, turns);
     console.log(
@@ -36,4 +38,4 @@ await withDaemon(Number(values.workers), async (daemon) => {
     );
   }
 });
-await machine();
+await machine('after');

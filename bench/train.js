@@ -5,7 +5,6 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createModel, flagsOf, median } from './daemon.js';
-import { matmulPeak } from './machine.js';
 
 const PYTHON = '/usr/bin/python3';
 const PEER = fileURLToPath(new URL('peer_torch.py', import.meta.url));
@@ -97,10 +96,8 @@ export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
   };
 }
 
-/** Times each of `works` beside PyTorch, and says what share of the machine's matmul peak it reaches. */
-export async function reportTraining(daemon, works, turns) {
-  const peak = await matmulPeak(2);
-  console.log(`f32 matmul peak: ${peak.toFixed(0)} GFLOPS on 2 threads`);
+/** Times each of `works` beside PyTorch, and says what share it reaches of `peak`: the machine's matmul peak, in GFLOPS. */
+export async function reportTraining(daemon, works, { turns, peak }) {
   for (const work of works) {
     const { name, seconds, tokensPerSecond, torch, ratio } = await benchTraining(daemon, work, turns);
     const share = stepFlops(work) / seconds / peak / 1e9;

@@ -6,6 +6,7 @@ import './no-reports.js';
 import { parseArgs } from 'node:util';
 import { median, withDaemon } from './daemon.js';
 import { printPanel, savePanels } from './growth.js';
+import { matmulPeak } from './machine.js';
 import { profileStep } from './profile.js';
 import {
   benchTraining,
@@ -128,8 +129,11 @@ async function growth(daemon) {
 }
 
 const all = values.part === undefined;
-if (all || values.part === 'steps')
-  await withDaemon(Number(values.workers), (daemon) => reportTraining(daemon, works, turns));
+if (all || values.part === 'steps') {
+  const peak = await matmulPeak(2);
+  console.log(`f32 matmul peak: ${peak.toFixed(0)} GFLOPS on 2 threads`);
+  await withDaemon(Number(values.workers), (daemon) => reportTraining(daemon, works, { turns, peak }));
+}
 if (all || values.part === 'workers') await compareWorkers();
 if (all || values.part === 'profile') await withDaemon(Number(values.workers), profile, { timed: true });
 if (all || values.part === 'daemon') await withDaemon(Number(values.workers), overheads, { timed: true });
