@@ -1,5 +1,5 @@
 // The chaos suite: every promise of durability, security and streaming attacked at its full count, on the built daemon.
-//   npm run test:chaos -- [--only row,row] [--scale 0.01] [--seed N] [--write] [--list]
+//   npm run test:chaos -- --help
 // The rows are TypeScript and are compiled as they are loaded, by the tool that runs the other tests.
 
 import process from 'node:process';

@@ -3,6 +3,7 @@
 
 import { parseArgs } from 'node:util';
 import process from 'node:process';
+import { EXIT } from '../../src/daemon/protocol.ts';
 import { Random } from './random.ts';
 import { writeResults, type Line } from './results.ts';
 import { missingPrograms, runRow, type Row } from './row.ts';
@@ -15,9 +16,25 @@ interface Plan {
   readonly write: boolean;
 }
 
+const OPTIONS = {
+  only: { type: 'string' },
+  scale: { type: 'string', default: '1' },
+  seed: { type: 'string' },
+  write: { type: 'boolean', default: false },
+  list: { type: 'boolean', default: false },
+  help: { type: 'boolean', default: false },
+} as const;
+
+const USAGE = `usage: npm run test:chaos -- [--only ROW,ROW] [--scale 0.01] [--seed N] [--write] [--list] [--help]
+  --only   these rows; all of them without it
+  --scale  this share of each row's tries, at least one; 1 without it
+  --seed   repeats a run; another one each time without it
+  --write  into test/chaos/RESULTS.md, as a run at scale 1 does anyway
+  --list   names the rows and their tries`;
+
 export async function main(argv: readonly string[]): Promise<number> {
   const plan = readPlan(argv);
-  if (plan === null) return 2;
+  if (typeof plan === 'number') return plan;
   const { rows, scale, seed, write } = plan;
   console.log(`seed ${seed}; the same again: npm run test:chaos -- --seed ${seed}`);
   const lines: Line[] = [];
@@ -54,32 +71,34 @@ function tell(line: Line): void {
   for (const note of outcome.notes) console.log(`    ${note.replaceAll('\n', '\n    ')}`);
 }
 
-function readPlan(argv: readonly string[]): Plan | null {
-  const { values } = parseArgs({
-    args: [...argv],
-    options: {
-      only: { type: 'string' },
-      scale: { type: 'string', default: '1' },
-      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-      write: { type: 'boolean', default: false },
-      list: { type: 'boolean', default: false },
-    },
-  });
+/** What to run; or the exit code, when what was asked for is told already. */
+function readPlan(argv: readonly string[]): Plan | number {
+  const refuse = (message: string): number => {
+    console.error(`${message} --help says what there is.`);
+    return EXIT.usage;
+  };
+  let values;
+  try {
+    ({ values } = parseArgs({ args: [...argv], options: OPTIONS }));
+  } catch (error) {
+    const [sentence] = (error as Error).message.split(/\. |\n/);
+    return refuse(`${sentence.replace(/\.$/, '')}.`);
+  }
+  if (values.help) {
+    console.log(USAGE);
+    return EXIT.ok;
+  }
   if (values.list) {
     for (const { name, title, tries } of ROWS) console.log(`${name.padEnd(6)} ${tries} x ${title}`);
-    return null;
+    return EXIT.ok;
   }
   const names = values.only?.split(',').map((name) => name.trim());
   const unknown = names?.filter((name) => !ROWS.some((row) => row.name === name)) ?? [];
-  const [scale, seed] = [values.scale, values.seed].map(Number);
-  if (unknown.length > 0 || !(scale > 0) || !Number.isSafeInteger(seed)) {
-    console.error(
-      unknown.length > 0
-        ? `There is no row ${unknown.join(', ')}: --list names them all.`
-        : '--scale is a number above 0, --seed is an integer.',
-    );
-    return null;
-  }
+  if (unknown.length > 0) return refuse(`There is no row ${unknown.join(', ')}: --list names them all.`);
+  const scale = Number(values.scale);
+  if (!(scale > 0)) return refuse(`--scale is ${values.scale}: it must be a number above 0.`);
+  const seed = values.seed === undefined ? Date.now() % 1_000_000 : Number(values.seed);
+  if (!Number.isSafeInteger(seed)) return refuse(`--seed is ${values.seed}: it must be an integer.`);
   const rows = names === undefined ? ROWS : ROWS.filter(({ name }) => names.includes(name));
   return { rows, scale, seed, write: values.write || scale === 1 };
 }
