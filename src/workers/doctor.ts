@@ -11,7 +11,7 @@ import { GraphBuilder } from '../model/graph.ts';
 import { loadEngine } from './load-engine.ts';
 import type { EngineChoice } from './messages.ts';
 import { MIGRATIONS } from './store-migrations.ts';
-import { SQLITE_VERSION_MIN } from './store-schema.ts';
+import { schemaFault, SQLITE_VERSION_MIN } from './store-schema.ts';
 
 export interface Finding {
   readonly name: string;
@@ -145,9 +145,11 @@ function lookAtDatabase(dataDir: string): Seen {
     const found = db.pragma('quick_check(1)', { simple: true }) as string;
     if (found !== 'ok') return fault(`${file} is damaged: ${found}`, restore);
     const detail = `${gigabytes(statSync(file).size)}, version ${version}, whole`;
-    return version <= MIGRATIONS.length
-      ? fine(detail)
-      : fault(`${detail}, made by a newer gptd`, 'Install the newer gptd, or use another data directory.');
+    if (version > MIGRATIONS.length) {
+      return fault(`${detail}, made by a newer gptd`, 'Install the newer gptd, or use another data directory.');
+    }
+    const wrong = schemaFault(db);
+    return wrong === null ? fine(detail) : fault(`${file} is damaged: ${wrong}`, restore);
   } catch (error) {
     return fault(`${file} cannot be read: ${(error as Error).message}`, restore);
   } finally {

@@ -1,6 +1,7 @@
 // The envelope in which a worker thread answers. A thrown error loses its `code` on the way between threads, because
 // structured clone keeps only the name, message and stack; so the world's faults travel as data and bugs as thrown errors.
 
+import { isNativeError } from 'node:util/types';
 import { MessagePort } from 'node:worker_threads';
 import { move, transferableSymbol, valueSymbol } from 'piscina';
 import { DiskFull, GptdError, type ErrorData } from '../model/errors.ts';
@@ -26,12 +27,20 @@ export function replying<Request, T>(
       const value = await handle(request);
       return moving({ ok: true, value }, transfer(value));
     } catch (error) {
-      if (!(error instanceof GptdError)) throw error;
+      if (!(error instanceof GptdError)) throw asNativeError(error);
       const { code, message } = error;
       const needed = error instanceof DiskFull ? { freeBytesNeeded: error.freeBytesNeeded } : {};
       return { ok: false, error: { code, message, ...needed } };
     }
   };
+}
+
+/** Structured clone takes only V8's own errors for errors: a SqliteError would arrive as an object without a message. */
+function asNativeError(error: unknown): Error {
+  if (isNativeError(error)) return error;
+  if (!(error instanceof Error)) return new Error(String(error));
+  const { name, message, stack } = error;
+  return Object.assign(new Error(`${name}: ${message}`), { stack });
 }
 
 /** piscina replaces what `move` returns by its value when it posts the reply: hence the type of the value. */

@@ -3,7 +3,17 @@
 // Sizes of pages and of the write-ahead log were measured: 32 KiB pages write 4 MiB chunks 1.6 times as fast as 8 KiB pages
 // at the same rate of small commits, and a log above 16 MiB only makes commits wait longer for its checkpoint.
 
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { assert, GptdError } from '../model/errors.ts';
@@ -21,6 +31,8 @@ export const DAMAGED_ADVICE = 'It was left as it is: "gptd doctor" says what to 
 export const isDamage = (error: unknown): error is Database.SqliteError =>
   error instanceof Database.SqliteError && /^SQLITE_(CORRUPT|NOTADB)/.test(error.code);
 
+const WRITE_FORMAT_AT = 18;
+const WRITE_FORMAT_MAX = 2;
 const PAGE_BYTES = 32 << 10;
 const WAL_PAGES_BEFORE_CHECKPOINT = 128;
 const WAL_BYTES_KEPT_MAX = 64 << 20;
@@ -48,7 +60,7 @@ export function distrustFile(db: Database.Database): void {
 
 /**
  * Opens the writing connection, creating or migrating `gptd.db`. The caller holds the directory's lock. Throws
- * `incompatible` for a newer database, which stays untouched, and for an old SQLite.
+ * `incompatible` for a newer database and for an old SQLite, `corrupt` for a damaged database; either stays untouched.
  */
 export function openDatabase(dataDir: string): Database.Database {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
@@ -58,9 +70,11 @@ export function openDatabase(dataDir: string): Database.Database {
   try {
     checkSqliteVersion(sqliteVersion(db));
     distrustFile(db);
-    // These two take effect only before the first page is written.
-    db.pragma(`page_size = ${PAGE_BYTES}`);
-    db.pragma('auto_vacuum = INCREMENTAL');
+    // These two take effect only before the first page is written, and the second one would write to it each time.
+    if (db.pragma('page_count', { simple: true }) === 0) {
+      db.pragma(`page_size = ${PAGE_BYTES}`);
+      db.pragma('auto_vacuum = INCREMENTAL');
+    }
     const mode = db.pragma('journal_mode = WAL', { simple: true });
     assert(mode === 'wal', `the journal mode is ${String(mode)}, it must be wal`);
     // better-sqlite3 is compiled with NORMAL in this mode, which may lose acknowledged commits when the power fails.
@@ -83,10 +97,13 @@ function schemaVersion(db: Database.Database): number {
 }
 
 /**
- * Checks the structure of every table but that of the chunks, whose digests are checked as they are read. Throws `corrupt`
- * before anything is written: the file keeps every byte.
+ * Checks the structure of every table but that of the chunks, whose digests are checked as they are read, and the schema. Throws
+ * `corrupt` before anything is written: the file keeps every byte.
  */
 function refuseDamaged(reader: Database.Database, file: string): void {
+  const refuse = (what: string): never => {
+    throw new GptdError('corrupt', `The database ${file} is damaged (${what}). ${DAMAGED_ADVICE}`);
+  };
   const tables = reader
     .prepare<[], string>(
       `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT IN ('chunks', 'sqlite_sequence')`,
@@ -94,9 +111,55 @@ function refuseDamaged(reader: Database.Database, file: string): void {
     .pluck();
   for (const table of tables.all()) {
     const found = reader.pragma(`quick_check('${table}')`, { simple: true });
-    if (found === 'ok') continue;
-    throw new GptdError('corrupt', `The database ${file} is damaged (${table}: ${String(found)}). ${DAMAGED_ADVICE}`);
+    if (found !== 'ok') refuse(`${table}: ${String(found)}`);
   }
+  const fault = schemaFault(reader);
+  if (fault !== null) refuse(fault);
+}
+
+/** What is wrong with a database that SQLite takes for whole, as a clause; null when it is what its version's migrations make. */
+export function schemaFault(db: Database.Database): string | null {
+  const format = writeFormat(db.name);
+  if (format > WRITE_FORMAT_MAX) return `the header asks for a newer SQLite, with format ${format}`;
+  const version = schemaVersion(db);
+  if (version < 0) return `the schema version is ${version}`;
+  const found = new Set(columnsOf(db));
+  const wanted = new Set(columnsAt(version));
+  const missing = [...wanted].find((column) => !found.has(column));
+  if (missing !== undefined) return `there is no column ${missing}`;
+  const later = columnsAt(SCHEMA_VERSION).find((column) => found.has(column) && !wanted.has(column));
+  return later === undefined ? null : `the schema version is ${version}, which has no column ${later}`;
+}
+
+/** The table and name of every column, of the database that the first `version` migrations make. */
+function columnsAt(version: number): readonly string[] {
+  const db = new Database(':memory:');
+  try {
+    for (const migration of MIGRATIONS.slice(0, version)) db.exec(migration);
+    return columnsOf(db);
+  } finally {
+    db.close();
+  }
+}
+
+const columnsOf = (db: Database.Database): readonly string[] =>
+  db
+    .prepare<[], string>(
+      `SELECT t.name || '.' || c.name FROM sqlite_schema t JOIN pragma_table_info(t.name) c WHERE t.type = 'table'`,
+    )
+    .pluck()
+    .all();
+
+/** SQLite only reads a file of a later format than it knows: https://sqlite.org/fileformat.html#file_format_version_numbers. */
+function writeFormat(file: string): number {
+  const header = Buffer.alloc(WRITE_FORMAT_AT + 1);
+  const descriptor = openSync(file, 'r');
+  try {
+    readSync(descriptor, header, 0, header.length, 0);
+  } finally {
+    closeSync(descriptor);
+  }
+  return header[WRITE_FORMAT_AT];
 }
 
 /** Looks through a reading connection, so that a database of a newer gptd keeps every byte. */

@@ -33,56 +33,64 @@ export interface Store extends Calls<Exclude<keyof StoreCalls, 'open' | 'close'>
  */
 export function openStore(dataDir: string): Store {
   const lock = lockDirectory(dataDir);
+  let db: Database.Database | undefined;
   try {
-    const db = openDatabase(dataDir);
-    const checkpoints = checkpointCalls(db);
-    const now = steadyClock();
-    const blobs = blobCalls(db, now);
-    const holds = holdTable(db);
-    const disk = diskSpace(db, dataDir);
-    disk.restore();
-    const [collectBlobs, collectJobs, returnPages] = [blobCollector(db), jobCollector(db), pageReturner(db)];
-    holds.releaseEnded();
-    collectBlobs(now());
-    checkpoints.purge();
-    blobs.purge();
-    return {
-      ...jobCalls(db),
-      ...checkpoints,
-      ...modelCalls(db, checkpoints.purge),
-      ...blobs,
-      ...datasetCalls(db),
-      beginCheckpoint: (input) => {
-        if (input.sizeBytes !== undefined) disk.admit(input.sizeBytes, `a checkpoint of ${input.model}`);
-        return checkpoints.beginCheckpoint(input);
-      },
-      putMade: (input) => {
-        const sizeBytes = input.chunks.reduce((sum, { bytes }) => sum + bytes.length, 0);
-        disk.admit(sizeBytes, 'a part of quantized weights');
-        return checkpoints.putMade(input);
-      },
-      diskSpace: () => {
-        disk.restore();
-        return { freeBytes: disk.freeBytes() };
-      },
-      tidy: ({ thorough, keepJobs }) => {
-        if (holds.releaseEnded()) checkpoints.purge();
-        const areMoreJobs = collectJobs(keepJobs);
-        if (thorough && collectBlobs(now())) blobs.purge();
-        return { more: returnPages({ all: thorough }) || areMoreJobs };
-      },
-      ...metricsCalls(db),
-      sqliteVersion: sqliteVersion(db),
-      diskFull: (cause) => disk.full(cause),
-      close: () => {
-        db.close();
-        lock.release();
-      },
-    };
+    db = openDatabase(dataDir);
+    return storeOf(db, { dataDir, lock });
   } catch (error) {
+    db?.close();
     lock.release();
     throw error;
   }
+}
+
+function storeOf(
+  db: Database.Database,
+  { dataDir, lock }: { readonly dataDir: string; readonly lock: ReturnType<typeof lockDirectory> },
+): Store {
+  // Every statement is prepared before anything is written: a schema that they do not fit keeps every byte.
+  const checkpoints = checkpointCalls(db);
+  const now = steadyClock();
+  const blobs = blobCalls(db, now);
+  const holds = holdTable(db);
+  const disk = diskSpace(db, dataDir);
+  const [collectBlobs, collectJobs, returnPages] = [blobCollector(db), jobCollector(db), pageReturner(db)];
+  const others = { ...jobCalls(db), ...modelCalls(db, checkpoints.purge), ...datasetCalls(db), ...metricsCalls(db) };
+  disk.restore();
+  holds.releaseEnded();
+  collectBlobs(now());
+  checkpoints.purge();
+  blobs.purge();
+  return {
+    ...others,
+    ...checkpoints,
+    ...blobs,
+    beginCheckpoint: (input) => {
+      if (input.sizeBytes !== undefined) disk.admit(input.sizeBytes, `a checkpoint of ${input.model}`);
+      return checkpoints.beginCheckpoint(input);
+    },
+    putMade: (input) => {
+      const sizeBytes = input.chunks.reduce((sum, { bytes }) => sum + bytes.length, 0);
+      disk.admit(sizeBytes, 'a part of quantized weights');
+      return checkpoints.putMade(input);
+    },
+    diskSpace: () => {
+      disk.restore();
+      return { freeBytes: disk.freeBytes() };
+    },
+    tidy: ({ thorough, keepJobs }) => {
+      if (holds.releaseEnded()) checkpoints.purge();
+      const areMoreJobs = collectJobs(keepJobs);
+      if (thorough && collectBlobs(now())) blobs.purge();
+      return { more: returnPages({ all: thorough }) || areMoreJobs };
+    },
+    sqliteVersion: sqliteVersion(db),
+    diskFull: (cause) => disk.full(cause),
+    close: () => {
+      db.close();
+      lock.release();
+    },
+  };
 }
 
 let store: Store | undefined;
@@ -168,10 +176,11 @@ function answer(request: StoreRequest): StoreValue {
 }
 
 /** Faults of the disk and of the file are the world's; every other SQLite error is a bug and stays what it is. */
-function translated(error: unknown): unknown {
+function translated(error: unknown, { type }: StoreRequest): unknown {
   if (!(error instanceof Database.SqliteError)) return error;
   const cause = { cause: error };
-  if (isDamage(error)) {
+  // Our own statements are at fault only where the schema is not ours, which shows as the store opens.
+  if (isDamage(error) || (type === 'open' && error.code === 'SQLITE_ERROR')) {
     return new GptdError('corrupt', `The database gptd.db is damaged (${error.message}). ${DAMAGED_ADVICE}`, cause);
   }
   if (error.code === 'SQLITE_FULL') return store?.diskFull(error) ?? error;
@@ -190,7 +199,7 @@ const reply = replying(
     try {
       return answer(request);
     } catch (error) {
-      throw translated(error);
+      throw translated(error, request);
     }
   },
   { transfer: (value) => transferableBuffers(arraysOf(value)) },

@@ -3,6 +3,7 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { expect, it } from 'vitest';
+import { examine } from '../../src/workers/doctor.ts';
 import { lockDirectory } from '../../src/workers/store-lock.ts';
 import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
 import { checkSqliteVersion, openDatabase, SQLITE_VERSION_MIN } from '../../src/workers/store-schema.ts';
@@ -54,6 +55,43 @@ it('keeps a file that is no database, and says so', async () => {
   const before = readFileSync(file);
   const reply = await handle({ type: 'open', dataDir });
   expect(reply).toMatchObject({ ok: false, error: { code: 'corrupt' } });
+  expect(readFileSync(file).equals(before)).toBe(true);
+});
+
+/** A four-byte field of the database's header: https://sqlite.org/fileformat.html#the_database_header. */
+const headerField =
+  (at: number, value: number) =>
+  (file: string): void => {
+    const bytes = readFileSync(file);
+    bytes.writeInt32BE(value, at);
+    writeFileSync(file, bytes);
+  };
+
+it.each([
+  ['a format of tables that nobody knows', headerField(44, 99)],
+  ['a format of files that this SQLite may only read', headerField(18, 0x03020000)],
+  ['a version below 0', headerField(60, -5)],
+  ['an older version than its tables', headerField(60, 0)],
+  [
+    'a column of another name',
+    (file: string): void => {
+      const db = new Database(file);
+      db.exec('ALTER TABLE metrics RENAME COLUMN loss TO lots');
+      db.close();
+    },
+  ],
+])('keeps a database that has %s, and says that it is damaged', async (_, damage) => {
+  const dataDir = temporaryDirectory();
+  openStore(dataDir).close();
+  const file = path.join(dataDir, 'gptd.db');
+  damage(file);
+  const before = readFileSync(file);
+  const reply = await handle({ type: 'open', dataDir });
+  const message = expect.stringMatching(/is damaged \(.+\)\. It was left as it is: "gptd doctor" says/) as string;
+  expect(reply).toMatchObject({ ok: false, error: { code: 'corrupt', message } });
+  const findings = await examine({ dataDir, host: '127.0.0.1', port: 0, engine: 'onnx', tokenCharactersMin: 16 });
+  const advice = expect.stringContaining('put the newest copy of gptd.db in their place') as string;
+  expect(findings.find(({ name }) => name === 'database')).toMatchObject({ ok: false, advice });
   expect(readFileSync(file).equals(before)).toBe(true);
 });
 
