@@ -69,7 +69,7 @@ const headerField =
 
 it.each([
   ['a format of tables that nobody knows', headerField(44, 99)],
-  ['a format of files that this SQLite may only read', headerField(18, 0x03020000)],
+  ['a format of files that this SQLite may only read', headerField(18, 0x03020040)],
   ['a version below 0', headerField(60, -5)],
   ['an older version than its tables', headerField(60, 0)],
   [
