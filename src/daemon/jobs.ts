@@ -3,6 +3,7 @@
 // change with their events, so a restart finds them as they were.
 
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { assert, DiskFull, errorData, GptdError, type ErrorData } from '../model/errors.ts';
 import type { StoredJob } from '../workers/messages.ts';
 import { runCreate, runImport, runParams } from './create-jobs.ts';
@@ -230,8 +231,8 @@ export class Jobs {
       interrupted: job.state === 'running',
       state,
       sinceMs: performance.now(),
-      stop: new AbortController(),
-      halt: new AbortController(),
+      stop: abortable(),
+      halt: abortable(),
       running: null,
       newsCount: 0,
     };
@@ -289,7 +290,7 @@ export class Jobs {
       if (error instanceof JobHalted && !isCancelled(live)) {
         live.running = null;
         if (!this.#closing) {
-          live.halt = new AbortController();
+          live.halt = abortable();
           await this.#setState(live, 'paused', 'Paused.');
           this.#dispatch();
         }
@@ -315,7 +316,7 @@ export class Jobs {
   async #pauseForRoom(live: Live, { message, freeBytesNeeded }: DiskFull): Promise<void> {
     live.running = null;
     if (this.#closing) return;
-    live.halt = new AbortController();
+    live.halt = abortable();
     await this.#setState(live, 'paused', `Paused. ${message} The job goes on by itself when there is room.`);
     this.#diskWatch.wait(live.jobId, freeBytesNeeded);
     this.#dispatch();
@@ -402,4 +403,11 @@ function trainsFirst(other: Live, job: Live, submittedBefore: boolean): boolean 
   if (other.ranBefore !== job.ranBefore) return other.ranBefore;
   const order = byUrgency(other, job);
   return order === 0 ? submittedBefore : order < 0;
+}
+
+/** Every request of a job that waits for a thread listens, and so does each of its samples: many are no leak. */
+function abortable(): AbortController {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
 }

@@ -36,6 +36,19 @@ test('each sample has its own tokens, and the first is the one that is generated
   expect(ofType(await home.events(DRAWN), 'token').some(({ data }) => 'sample' in data)).toBe(false);
 });
 
+test('a job of many samples makes the daemon print no warning', async () => {
+  const own = await startedHome();
+  try {
+    await own.json(['create', 'm', ...flagsOf(MODEL), '--tokenizer', 'byte', '--init', 'gpt2']);
+    expect(generateResult(await own.events([...DRAWN, '--n', '12'])).samples).toHaveLength(12);
+    const { process } = own.daemon;
+    await own.signal('SIGTERM');
+    expect((await process.ended).stderr).not.toContain('Warning');
+  } finally {
+    await own.close();
+  }
+});
+
 test('the command line prints the first as it comes and the others under headings', async () => {
   const { samples = [] } = generateResult(await home.events([...DRAWN, '--n', '3']));
   const { stdout, exitCode } = await home.cli([...DRAWN, '--n', '3']);
