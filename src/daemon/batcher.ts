@@ -245,7 +245,7 @@ export class Batcher {
     const { lease, stages } = this.#model;
     const [{ thread }] = stages;
     // Training would never have its turn if a step always waited before it.
-    if (stages.length > 1 || thread.isWanted) return null;
+    if (stages.length > 1 || thread.isWanted()) return null;
     const guessMax = Math.floor(DRAFT_ROWS_MAX / this.#running.length);
     const under = new Map(parts.map((part) => [part.sequence, part]));
     const behind: Part[] = [];

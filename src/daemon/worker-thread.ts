@@ -90,7 +90,7 @@ export interface CallOptions {
 export interface Caller<C extends CallsOf<C>> {
   call<K extends keyof C & string>(type: K, input: C[K][0], options?: CallOptions): Promise<C[K][1]>;
   /** Whether requests wait that are not interactive. */
-  readonly isWanted: boolean;
+  isWanted(): boolean;
 }
 
 /**
@@ -129,16 +129,13 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   /** Requests to the thread as it is now: once it has died they all reject with WorkerDied, as what it held is gone. */
   bound(): Caller<C> {
     const life = this.#deaths;
-    const isWanted = (): boolean => this.isWanted;
     return {
       call: (type, input, options = {}) => this.#send(type, input, { ...options, life }),
-      get isWanted() {
-        return isWanted();
-      },
+      isWanted: () => this.isWanted(),
     };
   }
 
-  get isWanted(): boolean {
+  isWanted(): boolean {
     return this.#queue.holdsBehind(PRIORITY.interactive);
   }
 

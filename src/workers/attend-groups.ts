@@ -60,8 +60,8 @@ export function attendGroups(spans: readonly RowSpan[], { wide }: { wide: boolea
 function* piecesOf({ cache, first, count, position }: RowSpan, { wide }: { wide: boolean }): Generator<RowSpan> {
   for (let done = 0; done < count;) {
     const left = count - done;
-    const isLast = left <= ATTEND_ROWS_MAX;
-    const rows = isLast ? left : wide ? Math.min(ATTEND_WIDE_ROWS_MAX, left - ATTEND_ROWS_MAX) : ATTEND_ROWS_MAX;
+    const isLong = wide && left > ATTEND_ROWS_MAX;
+    const rows = isLong ? Math.min(ATTEND_WIDE_ROWS_MAX, left - ATTEND_ROWS_MAX) : Math.min(ATTEND_ROWS_MAX, left);
     yield { cache, first: first + done, count: rows, position: position + done };
     done += rows;
   }

@@ -124,19 +124,21 @@ export function schemaFault(db: Database.Database): string | null {
   const version = schemaVersion(db);
   if (version < 0) return `the schema version is ${version}`;
   const found = new Set(columnsOf(db));
-  const wanted = new Set(columnsAt(version));
-  const missing = [...wanted].find((column) => !found.has(column));
+  const { wanted, newest } = columnsAt(version);
+  const missing = wanted.find((column) => !found.has(column));
   if (missing !== undefined) return `there is no column ${missing}`;
-  const later = columnsAt(SCHEMA_VERSION).find((column) => found.has(column) && !wanted.has(column));
+  const later = newest.find((column) => found.has(column) && !wanted.includes(column));
   return later === undefined ? null : `the schema version is ${version}, which has no column ${later}`;
 }
 
-/** The table and name of every column, of the database that the first `version` migrations make. */
-function columnsAt(version: number): readonly string[] {
+/** The table and name of every column, of the database that the first `version` migrations make, and of what all of them make. */
+function columnsAt(version: number): { readonly wanted: readonly string[]; readonly newest: readonly string[] } {
   const db = new Database(':memory:');
   try {
     for (const migration of MIGRATIONS.slice(0, version)) db.exec(migration);
-    return columnsOf(db);
+    const wanted = columnsOf(db);
+    for (const migration of MIGRATIONS.slice(version)) db.exec(migration);
+    return { wanted, newest: columnsOf(db) };
   } finally {
     db.close();
   }

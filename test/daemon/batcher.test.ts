@@ -47,9 +47,7 @@ afterAll(() => stage.close());
 /** The stage without a thread around it: one request after the other. */
 let turn: Promise<unknown> = Promise.resolve();
 const caller: StageCaller = {
-  get isWanted() {
-    return isWanted;
-  },
+  isWanted: () => isWanted,
   call: async (type, input) => {
     const reply = turn.then(() => answer({ type, ...input } as StageRequest));
     turn = reply.catch(() => undefined);

@@ -91,7 +91,7 @@ async function twoStages(): Promise<Two> {
       }
     };
     const thread: StageCaller = {
-      isWanted: false,
+      isWanted: () => false,
       call: async (type, input) => (await answer({ type, ...input } as Request)) as never,
     };
     return { thread, plan: PLANS[number] };
