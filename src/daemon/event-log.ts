@@ -11,12 +11,19 @@ import type { StoreClient } from './store-client.ts';
 const RETRY_MS = 250;
 /** Events that one transaction takes at the most. */
 const GROUP_MAX = 512;
+/**
+ * Time in which events that may wait are gathered, from one transaction to the next. A transaction and its way to a reader take
+ * about 1 ms of a core, which a fast stream cannot spare for every token; readers do not see the difference.
+ */
+const GATHER_MS = 30;
 
 export interface EmitOptions {
   /** The event's identity within its job. */
   readonly key?: string | undefined;
   /** The state that the job takes with the event. */
   readonly state?: JobState | undefined;
+  /** Whether it may wait for later ones, up to GATHER_MS after the last transaction began. */
+  readonly mayWait?: boolean;
 }
 
 interface Pending {
@@ -34,6 +41,12 @@ export class EventLog {
   readonly #listeners = new Map<string, Set<EventListener>>();
   #pending: Pending[] = [];
   #writing = false;
+  /** When the last transaction was sent. */
+  #sentAt = -Infinity;
+  /** Whether somebody waits for what is pending. */
+  #urgent = false;
+  /** Ends the gathering that is under way. */
+  #endGathering: () => void = () => undefined;
   #ending = false;
   /** The newest event's promise: events become durable in the order in which they were emitted. */
   #newest: Promise<unknown> = Promise.resolve();
@@ -61,6 +74,7 @@ export class EventLog {
     // A caller that does not wait learns of a failure from `flush`; the rejection is not an unhandled one.
     emitted.catch(() => undefined);
     this.#newest = emitted;
+    if (options.mayWait !== true) this.#hurry();
     if (!this.#writing) {
       this.#writing = true;
       // What is emitted in one go is one group; and whoever emits goes on with its own work first.
@@ -71,6 +85,7 @@ export class EventLog {
 
   /** Waits until everything emitted so far is durable. Rejects when it is not going to be. */
   async flush(): Promise<void> {
+    this.#hurry();
     await this.#newest;
   }
 
@@ -102,13 +117,14 @@ export class EventLog {
 
   async #write(): Promise<void> {
     while (this.#pending.length > 0) {
+      await this.#gather();
       const group = this.#pending.splice(0, GROUP_MAX);
+      this.#urgent &&= this.#pending.length > 0;
+      this.#sentAt = performance.now();
       try {
-        const items = group.map(({ jobId, body, options }) => ({
-          jobId,
-          type: body.type,
-          data: body.data,
-          ...options,
+        const items = group.map(({ jobId, body, options: { key, state } }) => ({
+          ...{ jobId, type: body.type, data: body.data },
+          ...{ key, state },
         }));
         const { events } = await this.#store.call('appendEvents', { items });
         for (const [i, event] of events.entries()) {
@@ -128,6 +144,24 @@ export class EventLog {
       }
     }
     this.#writing = false;
+  }
+
+  /** Waits for more events, unless somebody waits for those that are there. */
+  async #gather(): Promise<void> {
+    const leftMs = this.#sentAt + GATHER_MS - performance.now();
+    if (leftMs <= 0 || this.#urgent) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, leftMs);
+      this.#endGathering = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #hurry(): void {
+    this.#urgent = true;
+    this.#endGathering();
   }
 }
 

@@ -79,7 +79,8 @@ async function generateSample(
       text += shown;
       const listed = { ...(piece !== undefined && { piece }), ...(top !== undefined && { top }) };
       const data = { ...(several && { sample }), index, id, text: shown, logprob, ...listed };
-      void emit({ type: 'token', data }, { key: several ? `token:${sample}:${index}` : `token:${index}` });
+      const key = several ? `token:${sample}:${index}` : `token:${index}`;
+      void emit({ type: 'token', data }, { key, mayWait: index > logged.ids.length });
       onBegun?.();
     },
     onWait: (place) => {

@@ -314,7 +314,7 @@ function sayStep(
     tokensPerSecond: Math.round(tokensPerSecond * 10) / 10,
     etaMs: Math.round((tokensLeft / tokensPerSecond) * 1000),
   };
-  void context.emit({ type: 'step', data }, { key: `step:${step}` });
+  void context.emit({ type: 'step', data }, { key: `step:${step}`, mayWait: true });
 }
 
 /** Says the losses; returns whether the validation loss is the job's lowest so far. */
