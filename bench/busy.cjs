@@ -9,18 +9,19 @@ const threads = require('node:worker_threads');
 const log = process.env.GPTD_BUSY_LOG;
 // The stages' threads are those that are told where the data are.
 if (!threads.isMainThread && log !== undefined && threads.workerData?.dataDir !== undefined) {
-  const { InferenceSession } = require('onnxruntime-node');
+  const { binding } = require('onnxruntime-node/dist/binding.js');
   const now = () => performance.timeOrigin + performance.now();
   const note = (kind, begin) => {
     appendFileSync(log, `${threads.threadId} ${kind} ${begin.toFixed(3)} ${now().toFixed(3)}\n`);
   };
-  const { run } = InferenceSession.prototype;
-  InferenceSession.prototype.run = async function (...args) {
-    const begin = now();
-    try {
-      return await run.apply(this, args);
-    } finally {
-      note('run', begin);
+  binding.InferenceSession = class extends binding.InferenceSession {
+    run(...args) {
+      const begin = now();
+      try {
+        return super.run(...args);
+      } finally {
+        note('run', begin);
+      }
     }
   };
   const { wait } = Atomics;

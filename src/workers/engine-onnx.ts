@@ -1,11 +1,15 @@
 // The ONNX Runtime engine. One session a program, sequential. Inputs are read in place and given outputs are written in place.
-// After a run the binding makes a copy of every output, also of those: at 124M that cost a quarter of a training step, most of
-// it in page faults. It makes them in order and stops at the first that is no tensor; so a run whose outputs are all given asks
-// for an empty sequence first, and takes the binding's complaint for its end. Small outputs are copied: the complaint costs more.
+// Sessions are the package's native ones: its own wrapper around them puts every run into a turn of the event loop of its own,
+// though a run keeps its thread until it is done (docs/decisions/0014).
+// After a run the binding makes a copy of every output, also of those that were given: at 124M that cost a quarter of a training
+// step, most of it in page faults. It makes them in order and stops at the first that is no tensor; so a run whose outputs are
+// all given asks for an empty sequence first, and takes the binding's complaint for its end. Small outputs are copied: the
+// complaint costs more.
 
 import os from 'node:os';
 import { createRequire } from 'node:module';
 import ort from 'onnxruntime-node';
+import { binding, initOrt, type Binding } from 'onnxruntime-node/dist/binding.js';
 import { GptdError } from '../model/errors.ts';
 import { encodeOnnx } from '../model/onnx.ts';
 import type { Graph } from '../model/graph.ts';
@@ -47,49 +51,58 @@ export const onnxEngine: Engine = {
   version,
   fingerprint: `onnxruntime ${version} ${processor}`,
 
-  async compile(graph: Graph, options: CompileOptions = {}): Promise<Program> {
-    let session: ort.InferenceSession;
-    try {
-      session = await ort.InferenceSession.create(encodeOnnx(graph, { emptySequence: NO_TENSOR }), {
-        executionProviders: ['cpu'],
-        executionMode: 'sequential',
-        graphOptimizationLevel: 'all',
-        intraOpNumThreads: options.threadCount ?? 1,
-        interOpNumThreads: 1,
-        logSeverityLevel: 3,
-        extra: { session: AWAKE_IN_RUNS },
-      });
-    } catch (error) {
-      throw new GptdError('engine_failed', `ONNX Runtime cannot compile the program ${graph.name}.`, { cause: error });
-    }
-    const outputNames = graph.outputs.map(({ name }) => name as string);
-    return {
-      async run(inputs, into = {}) {
-        const written = mapTensors(into);
-        if (bytesOf(into) > COPIED_BYTES_MAX && outputNames.every((name) => Object.hasOwn(into, name))) {
-          await runInPlace(session, mapTensors(inputs), { [NO_TENSOR]: null, ...written });
-          return {};
-        }
-        const fetches = Object.fromEntries(outputNames.map((name) => [name, written[name] ?? null]));
-        const outputs = await session.run(mapTensors(inputs), fetches);
-        const reply: Record<string, Float32Array> = {};
-        for (const name of outputNames) {
-          if (!Object.hasOwn(into, name)) reply[name] = outputs[name].data as Float32Array;
-        }
-        return reply;
-      },
-      release: () => session.release(),
-    };
-  },
+  compile: (graph: Graph, options: CompileOptions = {}) => promised(() => programOf(load(graph, options), graph)),
 };
 
-async function runInPlace(
-  session: ort.InferenceSession,
+/** What `work` returns or throws, which it does at once. */
+const promised = <T>(work: () => T): Promise<T> => new Promise((resolve) => resolve(work()));
+
+function programOf(session: Binding.InferenceSession, { outputs }: Graph): Program {
+  const outputNames = outputs.map(({ name }) => name as string);
+  const run = (inputs: Tensors, into: Tensors): Record<string, Float32Array> => {
+    const written = mapTensors(into);
+    if (bytesOf(into) > COPIED_BYTES_MAX && outputNames.every((name) => Object.hasOwn(into, name))) {
+      runInPlace(session, mapTensors(inputs), { [NO_TENSOR]: null, ...written });
+      return {};
+    }
+    const fetches = Object.fromEntries(outputNames.map((name) => [name, written[name] ?? null]));
+    const results = session.run(mapTensors(inputs), fetches, {});
+    const own = outputNames.filter((name) => !Object.hasOwn(into, name));
+    return Object.fromEntries(own.map((name) => [name, results[name].data as Float32Array]));
+  };
+  return {
+    run: (inputs, into = {}) => promised(() => run(inputs, into)),
+    release: () => promised(() => session.dispose()),
+  };
+}
+
+function load(graph: Graph, { threadCount = 1 }: CompileOptions): Binding.InferenceSession {
+  const model = encodeOnnx(graph, { emptySequence: NO_TENSOR });
+  try {
+    initOrt();
+    const session = new binding.InferenceSession();
+    session.loadModel(model.buffer as ArrayBuffer, model.byteOffset, model.byteLength, {
+      executionProviders: ['cpu'],
+      executionMode: 'sequential',
+      graphOptimizationLevel: 'all',
+      intraOpNumThreads: threadCount,
+      interOpNumThreads: 1,
+      logSeverityLevel: 3,
+      extra: { session: AWAKE_IN_RUNS },
+    });
+    return session;
+  } catch (error) {
+    throw new GptdError('engine_failed', `ONNX Runtime cannot compile the program ${graph.name}.`, { cause: error });
+  }
+}
+
+function runInPlace(
+  session: Binding.InferenceSession,
   feeds: Record<string, ort.Tensor>,
   fetches: Record<string, ort.Tensor | null>,
-): Promise<void> {
+): void {
   try {
-    await session.run(feeds, fetches);
+    session.run(feeds, fetches, {});
   } catch (error) {
     if (!(error instanceof Error && error.message === NO_TENSOR_MESSAGE)) throw error;
   }

@@ -84,16 +84,16 @@ function watchPieces(onPiece) {
 }
 
 function countRuns(piece) {
-  const { InferenceSession } = require('onnxruntime-node');
-  const { create } = InferenceSession;
-  const { run } = InferenceSession.prototype;
-  InferenceSession.create = function (...args) {
-    piece();
-    return create.apply(this, args);
-  };
-  InferenceSession.prototype.run = function (...args) {
-    piece();
-    return run.apply(this, args);
+  const { binding } = require('onnxruntime-node/dist/binding.js');
+  binding.InferenceSession = class extends binding.InferenceSession {
+    loadModel(...args) {
+      piece();
+      super.loadModel(...args);
+    }
+    run(...args) {
+      piece();
+      return super.run(...args);
+    }
   };
 }
 

@@ -13,7 +13,7 @@ const heard: number[] = [];
 
 beforeEach(() => {
   const { store } = openedStore();
-  store.submitJob({ jobId: 'job', kind: 'generate', spec: {}, priority: 0 });
+  store.submitJob({ jobId: 'job', kind: 'generate', spec: {}, priority: 0, key: 'k', queueLimit: 10 });
   groups = [];
   heard.length = 0;
   const client = {
@@ -22,7 +22,10 @@ beforeEach(() => {
       return Promise.resolve(store[type](input));
     },
   } as unknown as StoreClient;
-  events = new EventLog(client, { onFatal: expect.unreachable, onStored: ({ seq }) => heard.push(seq) });
+  events = new EventLog(client, {
+    onFatal: (error) => expect.unreachable(String(error)),
+    onStored: ({ seq }) => heard.push(seq),
+  });
   vi.useFakeTimers({ now: 1_000_000 });
 });
 afterEach(() => {
