@@ -73,25 +73,25 @@ async function together(socket, specs) {
   return (all.reduce((sum, { ids }) => sum + ids.length, 0) * 1000) / (performance.now() - start);
 }
 
-/** Runs each side once to warm up, then all of them turn by turn; the median of each. */
-async function interleaved(sides) {
+/** Runs each side a few times until its code is compiled and its memory comes round, then all of them turn by turn; the median of each. */
+async function interleaved(sides, { warmUps = 1 } = {}) {
   const rates = new Map(Object.keys(sides).map((name) => [name, []]));
-  for (let turn = 0; turn <= turns; turn++) {
-    for (const [name, run] of Object.entries(sides)) {
-      const rate = await run();
-      if (turn > 0 || tiny) rates.get(name).push(rate);
-    }
+  if (!tiny) {
+    for (const run of Object.values(sides)) for (let i = 0; i < warmUps; i++) await run();
+  }
+  for (let turn = 0; turn < turns; turn++) {
+    for (const [name, run] of Object.entries(sides)) rates.get(name).push(await run());
   }
   return Object.fromEntries([...rates].map(([name, all]) => [name, median(all)]));
 }
 
 /** gptd beside llama.cpp with each number of threads, of which the best counts. */
-async function compared(llama, format, { gptd, peer }) {
+async function compared(llama, format, { gptd, peer, warmUps }) {
   const sides = { gptd };
   if (llama !== null) {
     for (const threads of LLAMA_THREADS) sides[threads] = () => llama.ask(format, { ...peer(), threads });
   }
-  const { gptd: ours, ...theirs } = await interleaved(sides);
+  const { gptd: ours, ...theirs } = await interleaved(sides, { warmUps });
   const [threads, best] = Object.entries(theirs).sort((a, b) => b[1] - a[1])[0] ?? [];
   return { ours, told: best === undefined ? '' : `${best.toFixed(1)} (${threads} of 2 threads)`, ratio: ours / best };
 }
@@ -144,6 +144,7 @@ const PARTS = {
           return (RUN.prompt * 1000) / (await socket.generate(spec)).times[0];
         },
         peer: () => ({ type: 'prompt', prompt: newPrompt(RUN.prompt), contextSize: BIG.context }),
+        warmUps: 6,
       });
       tellRatio(`prompt of ${RUN.prompt}, ${format}, ratio`, result, reach[format]);
     }
@@ -162,6 +163,7 @@ const PARTS = {
       const result = await compared(llama, format, {
         gptd: gptd(format, some),
         peer: () => ({ type: 'streams', prompts: promptsOfAll(), tokens, contextSize: 256 }),
+        warmUps: 3,
       });
       tellRatio(`${some} streams, ${format}, ratio of all tokens`, result, reach[format]);
       const { more } = await interleaved({ more: gptd(format, many) });
@@ -205,7 +207,7 @@ const PARTS = {
       if (speculate) accepted = speculation.accepted / Math.max(1, speculation.drafted);
       return rateBetween(times, 0, maxTokens - 1);
     };
-    const { guessed, plain } = await interleaved({ guessed: rate(true), plain: rate(false) });
+    const { guessed, plain } = await interleaved({ guessed: rate(true), plain: rate(false) }, { warmUps: 3 });
     tell('speculation on a JSON list', {
       ...{ measured: (guessed / plain).toFixed(2), reach: '1.8' },
       detail: `${guessed.toFixed(0)} tokens/s, ${plain.toFixed(0)} without; ${(100 * accepted).toFixed(0)} % of the guesses were right`,
@@ -225,14 +227,13 @@ const PARTS = {
       detail: `at most ${Math.max(...first).toFixed(1)} ms of ${RUN.firsts}; 32 tokens of prompt`,
     });
     const small = await create(daemon, 'small', SMALL);
-    const { rate } = await interleaved({
-      rate: async () => {
-        const spec = { promptIds: newPrompt(8, SMALL.vocab), maxTokens: RUN.smallTokens };
-        return rateBetween((await socket.generate(specOf(small, 'f32', spec))).times, 0, RUN.smallTokens - 1);
-      },
-    });
+    const rate = async () => {
+      const spec = { promptIds: newPrompt(8, SMALL.vocab), maxTokens: RUN.smallTokens };
+      return rateBetween((await socket.generate(specOf(small, 'f32', spec))).times, 0, RUN.smallTokens - 1);
+    };
+    const measured = await interleaved({ rate }, { warmUps: 3 });
     tell(`small model (width ${SMALL.width}, ${SMALL.layers} layers), one stream`, {
-      ...{ measured: rate.toFixed(0), reach: '1500', detail: 'tokens/s, no guesses' },
+      ...{ measured: measured.rate.toFixed(0), reach: '1500', detail: 'tokens/s, no guesses' },
     });
   },
 

@@ -85,7 +85,7 @@ export class Batcher {
   constructor(model: LoadedModel, limits: BatchLimits) {
     this.#model = model;
     this.#limits = limits;
-    this.#retained = new Retained();
+    this.#retained = new Retained(model.config.context_length);
   }
 
   /** Sequences that run or wait. */

@@ -5,10 +5,18 @@ import { CACHE_STEP } from '../model/serving.ts';
 
 /** More are not worth their memory: short sequences of a small model would take thousands of places before their positions are full. */
 export const RETAINED_MAX = 256;
+/** Full contexts that they may be together. Memory that is soon used again is faster than new memory, which the kernel has to find page by page. */
+export const RETAINED_CONTEXTS = 2;
 
 export class Retained {
   /** Least recently used first. */
   readonly #ids = new Map<string, readonly number[]>();
+  readonly #positionsMax: number;
+
+  /** `context` is the model's. */
+  constructor(context: number) {
+    this.#positionsMax = RETAINED_CONTEXTS * capacity(context);
+  }
 
   add(name: string, ids: readonly number[]): void {
     this.#ids.set(name, ids);
@@ -25,8 +33,12 @@ export class Retained {
     for (const [name, ids] of this.#ids) yield { name, ids };
   }
 
-  /** Drops sequences until RETAINED_MAX are left, of `positionsMax` at the most; returns their names. Those `spared` stay in any case. */
-  evict(positionsMax: number, spared: ReadonlySet<string | undefined>): string[] {
+  /**
+   * Drops sequences until RETAINED_MAX are left, of RETAINED_CONTEXTS and of `roomMax` positions at the most; returns their names.
+   * Those `spared` stay in any case.
+   */
+  evict(roomMax: number, spared: ReadonlySet<string | undefined>): string[] {
+    const positionsMax = Math.min(roomMax, this.#positionsMax);
     const evicted: string[] = [];
     let used = [...this.#ids.values()].reduce((sum, ids) => sum + capacity(ids.length), 0);
     for (const [name, ids] of this.#ids) {

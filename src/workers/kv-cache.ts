@@ -4,9 +4,13 @@
 
 import { CACHE_STEP } from '../model/serving.ts';
 import { assert } from '../model/errors.ts';
+import { CacheMemory } from './cache-memory.ts';
 
 /** Seats of a slab, at the most. */
 const SEATS_MAX = 8;
+
+/** Positions of a seat for which memory is asked for at once. */
+const SEGMENT_POSITIONS = 1024;
 
 /** Rows whose values are transposed together: a line of the processor's cache. */
 const WRITE_ROWS = 16;
@@ -28,42 +32,39 @@ export class CacheSlab {
   /** P, a multiple of CACHE_STEP. */
   readonly capacity: number;
   readonly seatCount: number;
+  /** Of all blocks, of unknown content at first. */
+  readonly memory: Float32Array;
   readonly #blocks: readonly SlabBlock[];
   readonly #seatLength: number;
   readonly #taken = new Map<number, KvCache>();
   readonly #used = new Set<number>();
 
-  constructor({ D, blockCount }: CacheShape, { capacity, seats }: { capacity: number; seats: number }) {
+  constructor(
+    { D, blockCount }: CacheShape,
+    { capacity, seats, memory }: { capacity: number; seats: number; memory: CacheMemory },
+  ) {
     this.capacity = capacity;
     this.seatCount = seats;
     this.#seatLength = D * capacity;
-    this.#blocks = Array.from({ length: blockCount }, () => ({
-      keys: new Float32Array(seats * this.#seatLength),
-      values: new Float32Array(seats * this.#seatLength),
-    }));
+    const length = seats * this.#seatLength;
+    this.memory = memory.take(2 * blockCount * length);
+    const part = (i: number): Float32Array => this.memory.subarray(i * length, (i + 1) * length);
+    this.#blocks = Array.from({ length: blockCount }, (_, i) => ({ keys: part(2 * i), values: part(2 * i + 1) }));
   }
 
   get caches(): readonly KvCache[] {
     return [...this.#taken.values()];
   }
 
-  /** Used seats have memory, also those that are free again. */
-  get isMostlyLeft(): boolean {
-    return this.#used.size > 2 * this.#taken.size;
+  /** Positions of the seats that are taken, and of those that have memory: also those that are free again. */
+  get positions(): { readonly taken: number; readonly held: number } {
+    return { taken: this.#taken.size * this.capacity, held: this.#used.size * this.capacity };
   }
 
-  /** The first free seat, all zeros; -1 when there is none. */
+  /** The first free seat; -1 when there is none. */
   take(cache: KvCache): number {
     const seat = Array.from({ length: this.seatCount }, (_, i) => i).findIndex((i) => !this.#taken.has(i));
     if (seat === -1) return -1;
-    // A masked position counts as zero times its values, which must be numbers.
-    if (this.#used.has(seat)) {
-      for (let block = 0; block < this.#blocks.length; block++) {
-        const { keys, values } = this.seats(block, { first: seat, count: 1 });
-        keys.fill(0);
-        values.fill(0);
-      }
-    }
     this.#taken.set(seat, cache);
     this.#used.add(seat);
     return seat;
@@ -90,10 +91,12 @@ interface Seat {
 export class CacheRoom {
   readonly shape: CacheShape;
   #slabs: CacheSlab[] = [];
+  readonly #memory: CacheMemory;
   #seatCount = SEATS_MAX;
 
   constructor(shape: CacheShape) {
     this.shape = shape;
+    this.#memory = new CacheMemory(2 * shape.blockCount * shape.D * SEGMENT_POSITIONS);
   }
 
   /** Slabs that are made from now on are for so many sequences: a lone one does not pay for seats beside its own. */
@@ -112,7 +115,7 @@ export class CacheRoom {
       const index = fits ? slab.take(cache) : -1;
       if (index !== -1) return { slab, index };
     }
-    const slab = new CacheSlab(this.shape, { capacity, seats: this.#seatCount });
+    const slab = new CacheSlab(this.shape, { capacity, seats: this.#seatCount, memory: this.#memory });
     this.#slabs.push(slab);
     return { slab, index: slab.take(cache) };
   }
@@ -120,12 +123,17 @@ export class CacheRoom {
   /** A slab without sequences is given back. */
   leave({ slab, index }: Seat): void {
     slab.leave(index);
-    if (slab.caches.length === 0) this.#slabs = this.#slabs.filter((other) => other !== slab);
+    if (slab.caches.length > 0) return;
+    this.#slabs = this.#slabs.filter((other) => other !== slab);
+    this.#memory.give(slab.memory);
   }
 
-  /** Empties slabs that are mostly left and gives them back, so that at most half of the memory is idle. */
+  /** Empties slabs that are mostly left and gives them back, when more than half of the memory is idle. */
   tidy(): void {
-    const left = this.#slabs.filter((slab) => slab.isMostlyLeft);
+    const isMostlyLeft = (slabs: readonly CacheSlab[]): boolean =>
+      slabs.reduce((sum, { positions: { taken, held } }) => sum + held - 2 * taken, 0) > 0;
+    if (!isMostlyLeft(this.#slabs)) return;
+    const left = this.#slabs.filter((slab) => isMostlyLeft([slab]));
     this.#slabs = this.#slabs.filter((slab) => !left.includes(slab));
     for (const cache of left.flatMap(({ caches }) => caches)) cache.move();
   }
@@ -177,14 +185,22 @@ export class KvCache {
     const { D, H, blockCount } = this.#room.shape;
     const seat = this.#room.take(this, Math.ceil(room / CACHE_STEP) * CACHE_STEP);
     const [W, from, to] = [D / H, other.#capacity, seat.slab.capacity];
-    for (let block = 0; block < blockCount && length > 0; block++) {
+    for (let block = 0; block < blockCount; block++) {
+      const { keys, values } = seat.slab.seats(block, { first: seat.index, count: 1 });
+      // A masked position counts as zero times its values, which must be numbers.
+      if (length === 0) {
+        keys.fill(0);
+        values.fill(0);
+        continue;
+      }
       const old = other.#block(block);
-      const grown = seat.slab.seats(block, { first: seat.index, count: 1 });
       for (let row = 0; row < D; row++) {
-        grown.values.set(old.values.subarray(row * from, row * from + length), row * to);
+        values.set(old.values.subarray(row * from, row * from + length), row * to);
+        values.fill(0, row * to + length, (row + 1) * to);
       }
       for (let head = 0; head < H; head++) {
-        grown.keys.set(old.keys.subarray(head * from * W, (head * from + length) * W), head * to * W);
+        keys.set(old.keys.subarray(head * from * W, (head * from + length) * W), head * to * W);
+        keys.fill(0, (head * to + length) * W, (head + 1) * to * W);
       }
     }
     this.free();

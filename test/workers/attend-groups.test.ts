@@ -133,6 +133,34 @@ describe('groups of attention', () => {
     expect([...keys, ...values].every((value) => value === 0)).toBe(true);
   });
 
+  test('memory that other sequences have left is zeros wherever the next cache holds nothing', () => {
+    const room = new CacheRoom(SHAPE);
+    const rows = Float32Array.from({ length: 12 }, (_, i) => i + 1);
+    const [before] = caches(room, [256]);
+    before.write(0, new Float32Array(256 * 12).fill(NaN), { first: 0, count: 256, position: 0 });
+    const { buffer } = before.seat.slab.memory;
+    before.free();
+    room.expect(1);
+    const [next] = caches(room, [64]);
+    next.write(0, rows, { first: 0, count: 1, position: 0 });
+    const grown = new KvCache(room);
+    grown.fork(next, 1);
+    grown.reserve(128);
+    const { keys, values } = grown.seat.slab.seats(0, { first: grown.seat.index, count: 1 });
+    expect([next.seat.slab.memory.buffer, grown.seat.slab.memory.buffer]).toEqual([buffer, buffer]);
+    const held = [...keys, ...values].filter((value) => value !== 0);
+    expect(held).toEqual([...rows.subarray(4)]);
+  });
+
+  test('those whose neighbours have grown stay where they are as long as half of all memory is in use', () => {
+    const room = new CacheRoom(SHAPE);
+    const all = caches(room, [64, 64, 64, 64, 64, 64, 64, 64]);
+    for (const grown of all.slice(0, 5)) grown.reserve(128);
+    const { slab } = all[7].seat;
+    room.tidy();
+    expect(all.slice(5).map(({ seat }) => seat)).toEqual([5, 6, 7].map((index) => ({ slab, index })));
+  });
+
   test('a slab that most have left is given back, and those who stayed sit together with what they hold', () => {
     const room = new CacheRoom(SHAPE);
     const all = caches(room, [64, 64, 64, 64, 64, 64, 64]);
