@@ -158,7 +158,10 @@ export class KvCache {
     return this.#seat?.slab.capacity ?? 0;
   }
 
-  /** Makes room for `length` positions, beside the other sequences of the step, and keeps what is there. */
+  /**
+   * Makes room for `length` positions, beside the other sequences of the step, and keeps what is there. New ones up to
+   * `length` are to be written before anything attends.
+   */
   reserve(length: number): void {
     const isNarrow = this.#seat !== null && this.#room.isNarrow(this.#seat);
     if (length <= this.#capacity && !isNarrow) return;
@@ -181,26 +184,22 @@ export class KvCache {
     this.#seat = null;
   }
 
+  /** The first `length` positions of another cache, then those up to `room`, of unknown content, then zeros. */
   #copyOf(other: KvCache, { length, room }: { length: number; room: number }): void {
     const { D, H, blockCount } = this.#room.shape;
     const seat = this.#room.take(this, Math.ceil(room / CACHE_STEP) * CACHE_STEP);
     const [W, from, to] = [D / H, other.#capacity, seat.slab.capacity];
     for (let block = 0; block < blockCount; block++) {
+      const old = length > 0 ? other.#block(block) : null;
       const { keys, values } = seat.slab.seats(block, { first: seat.index, count: 1 });
-      // A masked position counts as zero times its values, which must be numbers.
-      if (length === 0) {
-        keys.fill(0);
-        values.fill(0);
-        continue;
-      }
-      const old = other.#block(block);
       for (let row = 0; row < D; row++) {
-        values.set(old.values.subarray(row * from, row * from + length), row * to);
-        values.fill(0, row * to + length, (row + 1) * to);
+        if (old !== null) values.set(old.values.subarray(row * from, row * from + length), row * to);
+        // A masked position counts as zero times its values, which must be numbers.
+        values.fill(0, row * to + room, (row + 1) * to);
       }
       for (let head = 0; head < H; head++) {
-        keys.set(old.keys.subarray(head * from * W, (head * from + length) * W), head * to * W);
-        keys.fill(0, (head * to + length) * W, (head + 1) * to * W);
+        if (old !== null) keys.set(old.keys.subarray(head * from * W, (head * from + length) * W), head * to * W);
+        keys.fill(0, (head * to + room) * W, (head + 1) * to * W);
       }
     }
     this.free();

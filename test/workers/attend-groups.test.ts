@@ -118,16 +118,13 @@ describe('groups of attention', () => {
     expect([...slab.seats(0, { first: index, count: 1 }).values]).toEqual(held);
   });
 
-  test('a seat that another sequence has left is all zeros', () => {
+  test('a seat that another sequence has left is zeros behind what the next one is to write', () => {
     const room = new CacheRoom(SHAPE);
     const [kept, left] = caches(room, [64, 64]);
-    left.write(
-      0,
-      Float32Array.from({ length: 12 }, () => NaN),
-      { first: 0, count: 1, position: 0 },
-    );
+    left.write(0, new Float32Array(64 * 12).fill(NaN), { first: 0, count: 64, position: 0 });
     left.free();
-    const [next] = caches(room, [64]);
+    const [next] = caches(room, [3]);
+    next.write(0, new Float32Array(3 * 12), { first: 0, count: 3, position: 0 });
     expect(next.seat).toEqual({ slab: kept.seat.slab, index: 1 });
     const { keys, values } = next.seat.slab.seats(0, { first: 1, count: 1 });
     expect([...keys, ...values].every((value) => value === 0)).toBe(true);
@@ -141,11 +138,12 @@ describe('groups of attention', () => {
     const { buffer } = before.seat.slab.memory;
     before.free();
     room.expect(1);
-    const [next] = caches(room, [64]);
+    const [next] = caches(room, [1]);
     next.write(0, rows, { first: 0, count: 1, position: 0 });
     const grown = new KvCache(room);
     grown.fork(next, 1);
-    grown.reserve(128);
+    grown.reserve(65);
+    grown.write(0, new Float32Array(12), { first: 0, count: 1, position: 64 });
     const { keys, values } = grown.seat.slab.seats(0, { first: grown.seat.index, count: 1 });
     expect([next.seat.slab.memory.buffer, grown.seat.slab.memory.buffer]).toEqual([buffer, buffer]);
     const held = [...keys, ...values].filter((value) => value !== 0);
