@@ -29,7 +29,7 @@ export const TINY_TRAINING = [
   { name: 'tiny', vocab: 65, context: 32, width: 32, heads: 2, layers: 2, batch: 4, steps: 4 },
 ];
 
-/** PyTorch's seconds a step, or null where it is not installed. */
+/** PyTorch's seconds a step: null where it is not installed, none where it has no optimized BLAS. */
 function torchSeconds({ vocab, context, width, heads, layers, batch, steps }) {
   const env = { ...process.env, OMP_NUM_THREADS: '2', OPENBLAS_NUM_THREADS: '2' };
   delete env.OPENBLAS_CORETYPE;
@@ -83,26 +83,30 @@ export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
   const [ours, theirs] = [[], []];
   for (let turn = 0; turn < turns; turn++) {
     ours.push(...stepSeconds(await train()));
-    if (peer) theirs.push(...(torchSeconds(work) ?? []));
+    if (peer) theirs.push(torchSeconds(work));
   }
   const seconds = median(ours);
-  const torch = theirs.length > 0 ? median(theirs) : null;
+  const torchSteps = theirs.flatMap((steps) => steps ?? []);
+  const torch = torchSteps.length > 0 ? median(torchSteps) : null;
   return {
     name,
     seconds,
     tokensPerSecond: (batch * context) / seconds,
     torch,
     ratio: torch === null ? null : torch / seconds,
+    isTorchSlow: torch === null && theirs.some((steps) => steps !== null),
   };
 }
 
 /** Times each of `works` beside PyTorch, and says what share it reaches of `peak`: the machine's matmul peak, in GFLOPS. */
 export async function reportTraining(daemon, works, { turns, peak }) {
   for (const work of works) {
-    const { name, seconds, tokensPerSecond, torch, ratio } = await benchTraining(daemon, work, turns);
+    const { name, seconds, tokensPerSecond, torch, ratio, isTorchSlow } = await benchTraining(daemon, work, turns);
     const share = stepFlops(work) / seconds / peak / 1e9;
-    const peer =
-      torch === null ? 'PyTorch is not installed' : `PyTorch ${torch.toFixed(3)} s, ${ratio.toFixed(2)} times as long`;
+    const missing = isTorchSlow
+      ? 'PyTorch has no optimized BLAS here (Debian: libopenblas0-pthread)'
+      : 'PyTorch is not installed';
+    const peer = torch === null ? missing : `PyTorch ${torch.toFixed(3)} s, ${ratio.toFixed(2)} times as long`;
     const told = `${seconds.toFixed(3)} s a step, ${tokensPerSecond.toFixed(0)} tokens/s`;
     console.log(`train ${name}: ${told}, ${(100 * share).toFixed(0)} % of the peak; ${peer}`);
   }

@@ -65,7 +65,7 @@ async function profile(daemon) {
   }
 }
 
-/** How long no engine runs between the first step and the last, the way to the first step, and what checkpoints cost. */
+/** How long nobody works between the first step and the last, the way to the first step, and what checkpoints cost. */
 async function overheads(daemon) {
   for (const work of values.tiny ? works : [works[0], largest]) {
     const train = await prepareTraining(daemon, work);
@@ -73,11 +73,15 @@ async function overheads(daemon) {
     const step = median(stepSeconds(events));
     const started = events.find(({ type }) => type === 'started').at;
     const times = stepTimes(events);
-    const runs = daemon.busy().filter(({ kind }) => kind === 'run');
-    const idle = 1 - covered(runs, { begin: times[0], end: times.at(-1) });
+    const spans = daemon.busy();
+    const span = { begin: times[0], end: times.at(-1) };
+    const runs = spans.filter(({ kind }) => kind === 'run');
+    const stages = [...new Set(runs.map(({ thread }) => thread))];
+    const waits = stages.map((stage) => spans.filter(({ thread, kind }) => thread === stage && kind === 'wait'));
+    const [idle, noEngine] = [covered(waits.reduce(overlap), span), 1 - covered(runs, span)];
     const first = (times[0] - started) / 1000;
     console.log(
-      `${work.name}: no engine runs in ${percent(idle)} of the time between the first step's end and the last one's`,
+      `${work.name}: between the first step's end and the last one's all workers wait in ${percent(idle)} of the time, no engine runs in ${percent(noEngine)}`,
     );
     console.log(
       `${work.name}: ${first.toFixed(2)} s from the job's start to its first step's end, ${(first - step).toFixed(2)} s without the step`,
@@ -94,6 +98,19 @@ async function overheads(daemon) {
   console.log(
     `${largest.name} with ${count} checkpoints in ${spent.toFixed(0)} s: ${(100 * stalled).toFixed(1)} % longer than as many median steps`,
   );
+}
+
+/** Where spans of `a` and of `b` lie at the same time; neither has overlaps of its own. */
+function overlap(a, b) {
+  const both = [];
+  let from = 0;
+  for (const { begin, end } of a) {
+    while (from < b.length && b[from].end <= begin) from += 1;
+    for (let i = from; i < b.length && b[i].begin < end; i++) {
+      both.push({ begin: Math.max(begin, b[i].begin), end: Math.min(end, b[i].end) });
+    }
+  }
+  return both;
 }
 
 /** Share of a span in which at least one of `{begin, end}` lies. */
