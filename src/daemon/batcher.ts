@@ -16,6 +16,9 @@ import { PRIORITY } from './worker-thread.ts';
 export const PREFILL_ROWS = { shared: 64, alone: 512 } as const;
 /** Guessed rows in one step: they cost little as long as reading the weights takes longest. */
 const DRAFT_ROWS_MAX = 16;
+/** How long a stage goes on by itself, in tokens of a sequence and in time: training waits so long for its turn. */
+export const FOLLOW_TOKENS_MAX = 16;
+const FOLLOW_MS = 15;
 /** A shared beginning shorter than this is not worth its copy. */
 const PREFIX_LENGTH_MIN = 16;
 
@@ -60,16 +63,17 @@ interface Part {
   readonly sequence: Sequence;
   /** Known ids that it computes. */
   readonly count: number;
-  /** Tokens that it yields at the most; null while a prompt goes in. */
+  /** Tokens that it, and the steps that follow it, yield at the most; null while a prompt goes in. */
   readonly tokensMax: number | null;
   /** Ids that it is to guess for the step behind it. */
   readonly draftMax: number;
 }
 
+/** What is asked of the stages at once. */
 interface Step {
   readonly parts: readonly Part[];
-  /** An entry a part; null when the step was dropped. */
-  readonly reply: Promise<readonly (SampledRows | null)[] | null>;
+  /** An entry a part, of this step and of those that the stage has gone on with; null when it was dropped. */
+  readonly reply: Promise<readonly (readonly (SampledRows | null)[])[] | null>;
 }
 
 export class Batcher {
@@ -81,6 +85,8 @@ export class Batcher {
   #looping = false;
   /** Drops the step that was asked for ahead, unless it has begun. */
   #ahead = new AbortController();
+  /** Shared with the stage: 1 when it is not to go on by itself behind the step that it is at. */
+  readonly #interrupt = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
 
   constructor(model: LoadedModel, limits: BatchLimits) {
     this.#model = model;
@@ -122,15 +128,22 @@ export class Batcher {
         }
         assert(queued.room <= this.#limits.cachedTokensMax, 'a full context fits into the cache');
         for (const signal of [request.cancelled, request.halted]) {
-          signal.addEventListener('abort', () => this.#ahead.abort(), { once: true });
+          signal.addEventListener('abort', () => this.#interruptSteps(), { once: true });
         }
         this.#waiting.push(queued);
+        this.#interruptSteps();
         if (!this.#looping) void this.#loop();
       });
     } catch (error) {
       this.#end([sequence], { keepCaches: false });
       throw error;
     }
+  }
+
+  /** Somebody has come or goes: the step that is under way is the last one without them. */
+  #interruptSteps(): void {
+    Atomics.store(this.#interrupt, 0, 1);
+    this.#ahead.abort();
   }
 
   get #head(): LoadedModel['stages'][number]['thread'] {
@@ -147,9 +160,9 @@ export class Batcher {
       const step: Step = ahead ?? this.#start();
       ahead = this.#startBehind(step);
       try {
-        const sampled = await step.reply;
-        if (sampled === null) continue;
-        for (const [i, part] of step.parts.entries()) this.#settle(part, sampled[i]);
+        for (const sampled of (await step.reply) ?? []) {
+          for (const [i, part] of step.parts.entries()) this.#settle(part, sampled[i]);
+        }
       } catch (error) {
         // A stage is gone, or the engine failed: what the caches hold is unknown.
         ahead = null;
@@ -233,12 +246,12 @@ export class Batcher {
           draftMax: sample?.draftMax ?? 0,
         };
       }),
-      reply: reply.then(({ sampled }) => sampled!),
+      reply: reply.then(({ sampled }) => [sampled!]),
     };
   }
 
   /**
-   * Asks for the step behind one that is under way, when nothing but the tokens that this one samples is missing and the stage
+   * Asks for the step behind one that is under way, and for more behind that, when nothing but the tokens that this one samples is missing and the stage
    * with the head can put them in by itself: so it does not wait for them to come here and back. Null while something else is to be done first.
    */
   #startBehind({ parts }: Step): Step | null {
@@ -255,12 +268,15 @@ export class Batcher {
       const follow = tokensMax === null ? null : sequence.follow({ tokensMax, guessMax });
       if (follow === null) return null;
       follows.push(follow);
-      const guesses = Math.min(draftMax, guessMax);
+      const guesses = Math.min(Math.max(draftMax, follow.draftMax), guessMax);
       behind.push({ sequence, count: 1, tokensMax: guesses + 1, draftMax: follow.draftMax });
     }
+    const stepsMax = Math.max(1, Math.floor(FOLLOW_TOKENS_MAX / Math.max(...behind.map((part) => part.tokensMax!))));
     const { signal } = (this.#ahead = new AbortController());
-    const reply = thread.call('serveFollow', { lease, follows }, { priority: PRIORITY.interactive, signal }).then(
-      ({ sampled }) => sampled,
+    Atomics.store(this.#interrupt, 0, 0);
+    const request = { lease, follows, stepsMax, spanMs: FOLLOW_MS, interrupt: this.#interrupt };
+    const reply = thread.call('serveFollow', request, { priority: PRIORITY.interactive, signal }).then(
+      ({ steps }) => steps,
       (error: unknown) => {
         if (error === signal.reason) return null;
         throw error;
@@ -268,7 +284,7 @@ export class Batcher {
     );
     // Nobody may be left who waits for it.
     reply.catch(() => undefined);
-    return { parts: behind, reply };
+    return { parts: behind.map((part) => ({ ...part, tokensMax: stepsMax * part.tokensMax! })), reply };
   }
 
   #settle({ sequence, count }: Part, sampled: SampledRows | null): void {

@@ -7,7 +7,7 @@ import type { ErrorData } from '../model/errors.ts';
 import type { Quantization } from '../model/quantize.ts';
 import type { TokenizerSpec } from '../model/tokenizer.ts';
 import type { NativeRuns } from './ending.ts';
-import type { SampledRows, SamplingOptions, ServeFollow, ServePart } from './serving-messages.ts';
+import type { FollowRequest, SampledRows, SamplingOptions, ServePart } from './serving-messages.ts';
 import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training-messages.ts';
 
 export type {
@@ -21,6 +21,7 @@ export type {
 } from './preparer-messages.ts';
 
 export type {
+  FollowRequest,
   SampledRows,
   SampledToken,
   SamplingOptions,
@@ -462,12 +463,9 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
   ];
   /**
    * On a stage that is the whole model: a row of each sequence with the token that the step before this one has sampled, so that it can
-   * be asked for while that step is under way. An entry a sequence: null for one that has reached a stop.
+   * be asked for while that step is under way; then further steps, see FollowRequest.
    */
-  serveFollow: [
-    { readonly lease: string; readonly follows: readonly ServeFollow[] },
-    { readonly sampled: readonly (SampledRows | null)[] },
-  ];
+  serveFollow: [FollowRequest, { readonly steps: readonly (readonly (SampledRows | null)[])[] }];
   /** Frees sequences. With `keepCaches` others can still fork from them, until they are ended without it. */
   serveEnd: [
     { readonly lease: string; readonly sequences: readonly string[]; readonly keepCaches: boolean },

@@ -22,7 +22,7 @@ import type { Tokenizer } from '../model/tokenizer.ts';
 import { attendGroups, isWide, passage, rowsOf, type AttendGroup, type RowSpan } from './attend-groups.ts';
 import type { Engine, Program, Tensor } from './engine.ts';
 import { CacheRoom, KvCache } from './kv-cache.ts';
-import type { SampledRows, ServePart, StageCalls, StageRange } from './messages.ts';
+import type { FollowRequest, SampledRows, ServeFollow, ServePart, StageCalls, StageRange } from './messages.ts';
 import { Scratch } from './scratch.ts';
 import { SequenceOutput } from './sequence-output.ts';
 
@@ -179,8 +179,23 @@ export class ServeStage {
     return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount }) };
   }
 
-  /** A step of sequences that go on by themselves; see StageCalls.serveFollow. */
-  async follow({ follows }: Omit<StageCalls['serveFollow'][0], 'lease'>): Promise<StageCalls['serveFollow'][1]> {
+  /** Steps of sequences that go on by themselves. */
+  async follow({
+    follows,
+    stepsMax,
+    spanMs,
+    interrupt,
+  }: Omit<FollowRequest, 'lease'>): Promise<StageCalls['serveFollow'][1]> {
+    const endAt = performance.now() + spanMs;
+    const steps: (SampledRows | null)[][] = [];
+    const mayGoOn = (): boolean =>
+      steps.length < stepsMax && performance.now() < endAt && Atomics.load(interrupt, 0) === 0;
+    do steps.push(await this.#followOnce(follows));
+    while (mayGoOn() && follows.every((follow) => this.#goesOn(follow)));
+    return { steps };
+  }
+
+  async #followOnce(follows: readonly ServeFollow[]): Promise<(SampledRows | null)[]> {
     const { context_length: context } = this.#setup.config;
     const going = follows.flatMap(({ sequence, left, lastIndex, draftMax, guessMax }) => {
       const next = this.#outputs.get(sequence)?.next ?? null;
@@ -197,7 +212,13 @@ export class ServeStage {
     const { sampled } =
       parts.length === 0 ? { sampled: [] } : await this.step({ input: going.flatMap(({ ids }) => ids), parts });
     const told = new Map(parts.map(({ sequence }, i) => [sequence, sampled![i]]));
-    return { sampled: follows.map(({ sequence }) => told.get(sequence) ?? null) };
+    return follows.map(({ sequence }) => told.get(sequence) ?? null);
+  }
+
+  /** Whether there is another token to come, and a position for the newest one. */
+  #goesOn({ sequence, left, lastIndex }: ServeFollow): boolean {
+    const next = this.#outputs.get(sequence)?.next ?? null;
+    return next !== null && next.index <= lastIndex && next.count - left <= this.#setup.config.context_length;
   }
 
   /** Quantized products take rows in pairs (see ServingBuilder.linear): the last one gets a twin. */

@@ -62,6 +62,18 @@ export interface ServeFollow {
   readonly guessMax: number;
 }
 
+/**
+ * Sequences that go on by themselves for `stepsMax` steps at the most, until `spanMs` have passed, one of them ends or fills its
+ * context, or `interrupt`, in shared memory, is 1. The reply has an entry a step, in it one a sequence: null for one that had ended.
+ */
+export interface FollowRequest {
+  readonly lease: string;
+  readonly follows: readonly ServeFollow[];
+  readonly stepsMax: number;
+  readonly spanMs: number;
+  readonly interrupt: Int32Array;
+}
+
 /** What a part's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */
 export interface SampledRows {
   readonly tokens: readonly SampledToken[];

@@ -2,7 +2,7 @@
 // of other people's prompts, and prompts go in at full chunks, in the order in which they came.
 
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { Batcher, PREFILL_ROWS, type Generation } from '../../src/daemon/batcher.ts';
+import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS, type Generation } from '../../src/daemon/batcher.ts';
 import type { StageCaller } from '../../src/daemon/pipeline.ts';
 import { planStages } from '../../src/daemon/plan.ts';
 import { generateSpec } from '../../src/daemon/protocol.ts';
@@ -64,9 +64,11 @@ async function answer(request: StageRequest): Promise<object> {
       return await stage.step(request);
     case 'serveFollow': {
       const reply = await stage.follow(request);
-      const going = request.follows.filter((_, i) => reply.sampled[i] !== null);
       const row = { position: Infinity, rowCount: 1, samples: true, follows: true };
-      if (going.length > 0) steps.push(going.map(({ sequence }) => ({ sequence, ...row })));
+      for (const sampled of reply.steps) {
+        const going = request.follows.filter((_, i) => sampled[i] !== null);
+        if (going.length > 0) steps.push(going.map(({ sequence }) => ({ sequence, ...row })));
+      }
       return reply;
     }
     case 'serveEnd':
@@ -185,6 +187,30 @@ test.each([true, false])('steps that are asked for ahead yield the very same, to
   expect(followed()).toBeGreaterThan(steps.length / 2);
 });
 
+test('a stage goes on by itself until it has done so many steps, is interrupted, its time is over or a sequence ends', async () => {
+  const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
+  stage.begin({
+    ...{ lease: 'f', sequence, prompt, continued: [], stop: [], stopIds: [] },
+    ...{ sampling: { temperature: 0, seed: 1 }, sample: 0 },
+  });
+  const sample = { index: 0, lastIndex, drafts: [], draftMax: 0 };
+  await stage.step({ input: prompt, parts: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
+  const interrupt = new Int32Array(new SharedArrayBuffer(4));
+  const follows = [{ sequence, left: 0, lastIndex, draftMax: 0, guessMax: 0 }];
+  const yields = async (more: { stepsMax?: number; spanMs?: number }): Promise<(number | undefined)[]> => {
+    const { steps } = await stage.follow({ follows, stepsMax: 16, spanMs: 1e6, interrupt, ...more });
+    return steps.map(([sampled]) => sampled?.tokens.length);
+  };
+  expect(await yields({ stepsMax: 4 })).toEqual([1, 1, 1, 1]);
+  interrupt[0] = 1;
+  expect(await yields({})).toEqual([1]);
+  interrupt[0] = 0;
+  expect(await yields({ spanMs: 0 })).toEqual([1]);
+  expect(await yields({})).toEqual([1, 1, 1]);
+  expect(await yields({})).toEqual([undefined]);
+  stage.end({ sequences: [sequence], keepCaches: false });
+});
+
 test('a sequence that is cancelled between two steps leaves no trace in the others', async () => {
   const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
   const batcher = new Batcher({ lease: 'l', config: CONFIG, stages: [{ thread: caller, plan: PLAN }] }, limits);
@@ -202,7 +228,9 @@ test('a sequence that is cancelled between two steps leaves no trace in the othe
   const beside = generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
   await expect(gone).rejects.toThrow('cancelled');
   expect((await beside).ids).toEqual(alone.ids);
-  expect(steps.flat().filter(({ sequence }) => sequence === 'gone').length).toBeLessThanOrEqual(11);
+  // Those that the stage had gone on with by itself, and those that had begun behind them.
+  const stepsMax = 10 + 2 * FOLLOW_TOKENS_MAX;
+  expect(steps.flat().filter(({ sequence }) => sequence === 'gone').length).toBeLessThanOrEqual(stepsMax);
 });
 
 test.each(['slides', 'is cancelled'])(
