@@ -163,20 +163,24 @@ export function attendsWide({ emb_dim: D, n_heads: H }: GptConfig): boolean {
 }
 
 /**
- * Attention of many query rows of one sequence, a piece of a prompt: q (1, R, D), keys (1, H, P, W), values (1, H, W, P), mask
- * (1, 1, R, P) -> context (R, D), the bits of attendProgram. The rows are the left sides, so softmax reads what the first
- * product writes and no score is transposed; the caches are repacked, which many rows pay for. Values are taken 16 columns at
- * a time, so that the sums over P are not cut where attendProgram does not cut them.
+ * Attention of many query rows of one sequence, a piece of a prompt: q (1, R, D), keys (1, H, C, W), values (1, H, W, C), mask
+ * (1, 1, R, P) -> context (R, D), the bits of attendProgram. With `whole` P is C; else the rows look at the first P positions only,
+ * which `positions` (1) says too. The rows are the left sides, so softmax reads what the first product writes and no score is
+ * transposed; the caches are repacked, which many rows pay for. Values are taken 16 columns at a time, so that the sums over P
+ * are not cut where attendProgram does not cut them.
  */
-export function wideAttendProgram(config: GptConfig): Graph {
+export function wideAttendProgram(config: GptConfig, { whole }: { whole: boolean }): Graph {
   const { emb_dim: D, n_heads: H } = config;
   const W = D / H;
   assert(attendsWide(config), `heads of ${W} do not attend wide`);
-  const g = new GraphBuilder('attend wide');
+  const g = new GraphBuilder(whole ? 'attend wide' : 'attend wide, first positions');
   const q = g.input('q', [1, 'R', D]);
-  const keys = g.input('keys', [1, H, 'P', W]);
-  const values = g.input('values', [1, H, W, 'P']);
+  const caches = [g.input('keys', [1, H, 'C', W]), g.input('values', [1, H, W, 'C'])];
   const mask = g.input('mask', [1, 1, 'R', 'P']);
+  const end = whole ? null : g.input('positions', [1], 'int64');
+  const [keys, values] = caches.map((cache, i) =>
+    end === null ? cache : g.node('Slice', [cache, g.integers([0]), end, g.integers([2 + i])]),
+  );
   const heads = g.node('Transpose', [g.node('Reshape', [q, g.integers([0, 0, H, W])])], { perm: [0, 2, 1, 3] });
   const scores = productTransposedB(g, heads, { b: keys, factor: 1 / Math.sqrt(W) });
   const attended = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });

@@ -47,8 +47,8 @@ export class ServeStage {
   /** The first block's qkv; each block's feed computes the qkv of the next one. */
   #qkv: Program | null = null;
   readonly #feeds: Program[] = [];
-  /** By the groups that they take; 'wide' takes one wide group. */
-  readonly #attends = new Map<number | 'wide', Program>();
+  /** By the groups that they take; 'wide' takes one wide group, 'begun' one that looks at the cache's first positions only. */
+  readonly #attends = new Map<number | 'wide' | 'begun', Program>();
   #logits: Program | null = null;
   /** What the newest step's programs have written. */
   readonly #scratch = new Scratch();
@@ -274,8 +274,11 @@ export class ServeStage {
     };
     const wide = groups.filter(isWide);
     for (const group of wide) {
-      const program = await this.#attendProgram('wide');
-      await program.run(this.#attention(group, { block, qkv, suffix: '' }), { context: into(group) });
+      const [positions, isWhole] = [group.mask.dims[3], group.mask.dims[3] === group.slab.capacity];
+      const program = await this.#attendProgram(isWhole ? 'wide' : 'begun');
+      const more = isWhole ? {} : { positions: { data: BigInt64Array.of(BigInt(positions)), dims: [1] } };
+      const inputs = { ...this.#attention(group, { block, qkv, suffix: '' }), ...more };
+      await program.run(inputs, { context: into(group) });
     }
     for (let done = wide.length; done < groups.length; done += ATTEND_GROUPS_MAX) {
       const together = groups.slice(done, done + ATTEND_GROUPS_MAX);
@@ -293,7 +296,8 @@ export class ServeStage {
     { block, qkv, suffix }: { block: number; qkv: Float32Array; suffix: string },
   ): Record<string, Tensor> {
     const { emb_dim: D, n_heads: H } = this.#setup.config;
-    const [N, , R, P] = mask.dims;
+    const [N, , R] = mask.dims;
+    const C = slab.capacity;
     const q = this.#scratch.take(`q${suffix}`, N * R * D);
     for (const [i, { first, count }] of spans.entries()) {
       // A missing row is a twin of the last one.
@@ -305,17 +309,20 @@ export class ServeStage {
     const { keys, values } = slab.seats(block, { first: firstSeat, count: N });
     return {
       [`q${suffix}`]: { data: q, dims: [N, R, D] },
-      [`keys${suffix}`]: { data: keys, dims: [N, H, P, D / H] },
-      [`values${suffix}`]: { data: values, dims: [N, H, D / H, P] },
+      [`keys${suffix}`]: { data: keys, dims: [N, H, C, D / H] },
+      [`values${suffix}`]: { data: values, dims: [N, H, D / H, C] },
       [`mask${suffix}`]: mask,
     };
   }
 
-  async #attendProgram(groups: number | 'wide'): Promise<Program> {
+  async #attendProgram(groups: number | 'wide' | 'begun'): Promise<Program> {
     const { config } = this.#setup;
     let program = this.#attends.get(groups);
     if (program === undefined) {
-      const graph = groups === 'wide' ? wideAttendProgram(config) : attendProgram(config, groups);
+      const graph =
+        typeof groups === 'number'
+          ? attendProgram(config, groups)
+          : wideAttendProgram(config, { whole: groups === 'wide' });
       program = await this.#engine.compile(graph, threadsFor(config));
       this.#attends.set(groups, program);
     }

@@ -43,11 +43,11 @@ const slice =
   (tf: Tf): Operator =>
   (site) => {
     const x = site.input(0);
-    const [starts, ends] = [site.integers(1), site.integers(2)];
+    const [starts, endsOf] = [site.integers(1), site.list(2)];
     const axes = site.has(3) ? site.integers(3) : starts.map((_, i) => i);
     if (site.has(4) && site.integers(4).some((step) => step !== 1)) site.refuse('its steps are not 1');
     return (values) => {
-      const value = x(values);
+      const [value, ends] = [x(values), endsOf(values)];
       const begin = value.shape.map(() => 0);
       const size = [...value.shape];
       for (const [i, at] of axes.entries()) {

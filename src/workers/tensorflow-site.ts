@@ -114,6 +114,16 @@ export class Site {
     return Array.from(this.constant(index).data, Number);
   }
 
+  /** A list of integers, constant or not. */
+  list(index: number): (values: Parameters<Read>[0]) => readonly number[] {
+    if (this.#options.constants.has(this.#name(index))) {
+      const known = this.integers(index);
+      return () => known;
+    }
+    const read = this.input(index);
+    return (values) => Array.from(read(values).dataSync());
+  }
+
   /** An input as `prepare` makes it, made once when the input is a constant. */
   prepared(index: number, prepare: (value: Tensor) => Tensor): Read {
     const name = this.#name(index);

@@ -72,11 +72,11 @@ describe('groups of attention', () => {
     expect([...passing.attended.data]).toEqual([4, 23, 24, 34].map(BigInt));
   });
 
-  test('long pieces of prompts are wide and come first; what is left of them attends like the others', () => {
+  test('long pieces of prompts are wide, come first and look at what they need; what is left of them attends like the others', () => {
     const all = caches(new CacheRoom(SHAPE), [64, 400, 64]);
     const spans = spansOf(all, [1, 300, 20]);
     expect(shapes(spans, { wide: true })).toEqual([
-      [1, 1, 128, 448],
+      [1, 1, 128, 192],
       [1, 1, 128, 448],
       [1, 1, 28, 448],
       [2, 1, 4, 64],

@@ -40,7 +40,7 @@ test.each([
   const caches = { keys: values(2, [1, H, P, W]), values: values(3, [1, H, W, P]) };
   const mask = causal(R, P);
   for (const threadCount of [1, 2]) {
-    const wide = await onnx.compile(wideAttendProgram(config), { threadCount });
+    const wide = await onnx.compile(wideAttendProgram(config, { whole: true }), { threadCount });
     const narrow = await onnx.compile(attendProgram(config, 1), { threadCount });
     try {
       const outputs = await wide.run({ q, ...caches, mask: { data: mask, dims: [1, 1, R, P] } });
@@ -61,6 +61,31 @@ test.each([
       await wide.release();
       await narrow.release();
     }
+  }
+});
+
+test.each([
+  { W: 64, C: 512, P: 128 },
+  { W: 16, C: 1600, P: 640 },
+  { W: 128, C: 192, P: 64 },
+])('the first $P of $C positions alone give the same, heads of $W', async ({ W, C, P }) => {
+  const [config, R] = [configOf(W), 64];
+  const q = values(1, [1, R, config.emb_dim]);
+  const caches = { keys: values(2, [1, H, C, W]), values: values(3, [1, H, W, C]) };
+  const begun = causal(R, P);
+  const whole = new Float32Array(R * C).fill(-Infinity);
+  for (let row = 0; row < R; row++) whole.set(begun.subarray(row * P, (row + 1) * P), row * C);
+  const [all, first] = await Promise.all(
+    [true, false].map((whole) => onnx.compile(wideAttendProgram(config, { whole }), { threadCount: 2 })),
+  );
+  try {
+    const expected = await all.run({ q, ...caches, mask: { data: whole, dims: [1, 1, R, C] } });
+    const positions = { data: BigInt64Array.of(BigInt(P)), dims: [1] };
+    const given = await first.run({ q, ...caches, positions, mask: { data: begun, dims: [1, 1, R, P] } });
+    expect(Buffer.from(given.context.buffer).equals(Buffer.from(expected.context.buffer))).toBe(true);
+  } finally {
+    await all.release();
+    await first.release();
   }
 });
 

@@ -113,9 +113,14 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
   ],
   wideAttendProgram: [
     {
-      graph: wideAttendProgram({ ...config, emb_dim: 64, n_heads: 2 }),
-      sizes: { R: 20, P: 64 },
+      graph: wideAttendProgram({ ...config, emb_dim: 64, n_heads: 2 }, { whole: true }),
+      sizes: { R: 20, P: 64, C: 64 },
       shape: { mask: maskOf },
+    },
+    {
+      graph: wideAttendProgram({ ...config, emb_dim: 64, n_heads: 2 }, { whole: false }),
+      sizes: { R: 20, P: 64, C: 192 },
+      shape: { mask: maskOf, positions: () => 64 },
     },
   ],
   feedProgram: [true, false].flatMap((next) =>

@@ -8,7 +8,7 @@ export interface InputSettings {
   readonly seed: number;
   /** Lengths of the symbolic dimensions. */
   readonly sizes?: Readonly<Record<string, number>>;
-  /** int64 inputs are below it. */
+  /** int64 inputs are below it, but for those that `shape` makes. */
   readonly indexLimit?: number;
   /** Makes an input's values from noise in [-1, 1). */
   readonly shape?: Readonly<Record<string, (noise: number) => number>>;
@@ -31,14 +31,15 @@ function randomInput({ name, type: element, dims }: GraphInput, seed: number, se
     seed,
   );
   const limit = settings.indexLimit ?? 1;
+  const shape = settings.shape?.[name];
   switch (element) {
     case 'float32':
-      return { data: values.map(settings.shape?.[name] ?? ((value) => value)), dims: lengths };
+      return { data: values.map(shape ?? ((value) => value)), dims: lengths };
     case 'uint8':
       return { data: Uint8Array.from(values, (value) => (value > -0.5 ? 1 : 0)), dims: lengths };
     case 'int64':
       return {
-        data: BigInt64Array.from(values, (value) => BigInt(Math.floor(((value + 1) / 2) * limit))),
+        data: BigInt64Array.from(values, (value) => BigInt(shape?.(value) ?? Math.floor(((value + 1) / 2) * limit))),
         dims: lengths,
       };
     default:
