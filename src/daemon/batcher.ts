@@ -17,7 +17,7 @@ export const PREFILL_ROWS = { shared: 64, alone: 512 } as const;
 /** Guessed rows in one step: they cost little as long as reading the weights takes longest. */
 const DRAFT_ROWS_MAX = 16;
 /** How long a stage goes on by itself, in tokens of a sequence and in time: training waits so long for its turn. */
-export const FOLLOW_TOKENS_MAX = 16;
+export const FOLLOW_TOKENS_MAX = 64;
 const FOLLOW_MS = 15;
 /** A shared beginning shorter than this is not worth its copy. */
 const PREFIX_LENGTH_MIN = 16;

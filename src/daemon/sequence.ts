@@ -122,12 +122,12 @@ export class Sequence {
   }
 
   /**
-   * What the stage goes on with behind a step under way that yields up to `tokensMax` tokens; null when these may be the last ones
-   * or may fill the context.
+   * What the stage goes on with behind a step under way that yields up to `tokensMax` tokens, or the last ones; null when these may
+   * fill the context, or when there will be none behind them.
    */
   follow({ tokensMax, guessMax }: { tokensMax: number; guessMax: number }): ServeFollow | null {
     const [count, lastIndex] = [this.#ids.length, this.#lastIndex];
-    if (count + tokensMax > lastIndex || this.window.length + tokensMax > this.#context) return null;
+    if (count >= lastIndex || this.window.length + tokensMax > this.#context) return null;
     const left = this.#promptLength + count - this.window.length;
     return { sequence: this.name, left, lastIndex, draftMax: this.#draftMax, guessMax };
   }
