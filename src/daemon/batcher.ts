@@ -251,8 +251,9 @@ export class Batcher {
   }
 
   /**
-   * Asks for the step behind one that is under way, and for more behind that, when nothing but the tokens that this one samples is missing and the stage
-   * with the head can put them in by itself: so it does not wait for them to come here and back. Null while something else is to be done first.
+   * Asks for the step behind one that is under way, and for more behind that, when nothing but the tokens that this one samples is
+   * missing and the stage with the head can put them in by itself: so it does not wait for them to come here and back. Null while
+   * something else is to be done first.
    */
   #startBehind({ parts }: Step): Step | null {
     const { lease, stages } = this.#model;
