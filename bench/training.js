@@ -52,12 +52,10 @@ async function profile(daemon) {
   console.log(`${largest.name}, time in programs on one thread: ${told.join(', ')}`);
   const times = stepTimes(await (await prepareTraining(daemon, largest))());
   const span = { begin: times[0], end: times.at(-1) };
-  const spans = daemon.busy();
-  const workers = new Set(spans.filter(({ kind }) => kind === 'run').map(({ thread }) => thread));
-  const shares = [...workers].map((worker) => {
-    const of = (wanted) => spans.filter(({ thread, kind }) => thread === worker && kind === wanted);
-    return { programs: covered(of('run'), span), waiting: covered(of('wait'), span) };
-  });
+  const shares = workersOf(daemon.busy()).map(({ runs, waits }) => ({
+    programs: covered(runs, span),
+    waiting: covered(waits, span),
+  }));
   for (const [i, { programs, waiting }] of shares.entries()) {
     const rest = percent(1 - programs - waiting);
     const parts = `programs ${percent(programs)}, waiting ${percent(waiting)}, JavaScript between ${rest}`;
@@ -73,12 +71,15 @@ async function overheads(daemon) {
     const step = median(stepSeconds(events));
     const started = events.find(({ type }) => type === 'started').at;
     const times = stepTimes(events);
-    const spans = daemon.busy();
     const span = { begin: times[0], end: times.at(-1) };
-    const runs = spans.filter(({ kind }) => kind === 'run');
-    const stages = [...new Set(runs.map(({ thread }) => thread))];
-    const waits = stages.map((stage) => spans.filter(({ thread, kind }) => thread === stage && kind === 'wait'));
-    const [idle, noEngine] = [covered(waits.reduce(overlap), span), 1 - covered(runs, span)];
+    const workers = workersOf(daemon.busy());
+    const idle = covered(workers.map(({ waits }) => waits).reduce(overlap), span);
+    const noEngine =
+      1 -
+      covered(
+        workers.flatMap(({ runs }) => runs),
+        span,
+      );
     const first = (times[0] - started) / 1000;
     console.log(
       `${work.name}: between the first step's end and the last one's all workers wait in ${percent(idle)} of the time, no engine runs in ${percent(noEngine)}`,
@@ -98,6 +99,15 @@ async function overheads(daemon) {
   console.log(
     `${largest.name} with ${count} checkpoints in ${spent.toFixed(0)} s: ${(100 * stalled).toFixed(1)} % longer than as many median steps`,
   );
+}
+
+/** Runs and waits of each thread that runs anything. */
+function workersOf(spans) {
+  const threads = new Set(spans.filter(({ kind }) => kind === 'run').map(({ thread }) => thread));
+  return [...threads].map((worker) => {
+    const of = (wanted) => spans.filter(({ thread, kind }) => thread === worker && kind === wanted);
+    return { runs: of('run'), waits: of('wait') };
+  });
 }
 
 /** Where spans of `a` and of `b` lie at the same time; neither has overlaps of its own. */

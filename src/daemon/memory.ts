@@ -6,7 +6,7 @@ import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
 import { SNAPSHOT_BYTES_MAX } from './snapshot.ts';
 import { BLOCK_SIZE, quantizedBytes, type Quantization } from '../model/quantize.ts';
-import { CACHE_STEP } from '../model/serving.ts';
+import { CACHE_STEP, capacityFor } from '../model/serving.ts';
 
 const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
@@ -33,7 +33,7 @@ const CACHE_SHARE = 1 / 8;
 /** Positions that the sequences of a served model may hold in their caches, together: at least one full context. */
 export function cachedTokensMax(config: GptConfig, budgetBytes: number): number {
   const positions = Math.floor((budgetBytes * CACHE_SHARE) / positionBytes(config) / CACHE_STEP) * CACHE_STEP;
-  return Math.max(Math.ceil(config.context_length / CACHE_STEP) * CACHE_STEP, positions);
+  return Math.max(capacityFor(config.context_length), positions);
 }
 
 /** Packed weights, the embedding table beside the packed head, and one sequence's full cache. */

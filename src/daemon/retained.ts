@@ -1,11 +1,14 @@
 // Caches of sequences that have ended, kept on the stages for prompts that begin in the same way; the least recently used goes
 // first. The ids here are those of the cached positions.
 
-import { CACHE_STEP } from '../model/serving.ts';
+import { capacityFor } from '../model/serving.ts';
 
 /** More are not worth their memory: short sequences of a small model would take thousands of places before their positions are full. */
 export const RETAINED_MAX = 256;
-/** Full contexts that they may be together. Memory that is soon used again is faster than new memory, which the kernel has to find page by page. */
+/**
+ * Full contexts that they may be together. Memory that is soon used again is faster than new memory, which the kernel has to
+ * find page by page.
+ */
 export const RETAINED_CONTEXTS = 2;
 
 export class Retained {
@@ -15,7 +18,7 @@ export class Retained {
 
   /** `context` is the model's. */
   constructor(context: number) {
-    this.#positionsMax = RETAINED_CONTEXTS * capacity(context);
+    this.#positionsMax = RETAINED_CONTEXTS * capacityFor(context);
   }
 
   add(name: string, ids: readonly number[]): void {
@@ -40,12 +43,12 @@ export class Retained {
   evict(roomMax: number, spared: ReadonlySet<string | undefined>): string[] {
     const positionsMax = Math.min(roomMax, this.#positionsMax);
     const evicted: string[] = [];
-    let used = [...this.#ids.values()].reduce((sum, ids) => sum + capacity(ids.length), 0);
+    let used = [...this.#ids.values()].reduce((sum, ids) => sum + capacityFor(ids.length), 0);
     for (const [name, ids] of this.#ids) {
       if (used <= positionsMax && this.#ids.size <= RETAINED_MAX) break;
       if (spared.has(name)) continue;
       this.#ids.delete(name);
-      used -= capacity(ids.length);
+      used -= capacityFor(ids.length);
       evicted.push(name);
     }
     return evicted;
@@ -55,9 +58,6 @@ export class Retained {
     this.#ids.clear();
   }
 }
-
-/** Positions that a cache of `length` takes. */
-export const capacity = (length: number): number => Math.ceil(length / CACHE_STEP) * CACHE_STEP;
 
 /** How many ids two sequences have in common at their beginning. */
 export function commonLength(a: readonly number[], b: readonly number[]): number {

@@ -2,9 +2,9 @@
 // begins again with its newer half at position 0; where it begins follows from the number of ids alone, so that a
 // sequence that was interrupted finds itself where it was.
 
+import { capacityFor } from '../model/serving.ts';
 import type { SampledRows, ServeFollow, ServePart } from '../workers/messages.ts';
 import type { Generation, GenerationRequest } from './batcher.ts';
-import { capacity } from './retained.ts';
 
 /** Guesses at first; doubled when all were right, halved when none was. */
 const DRAFT_START = 4;
@@ -71,7 +71,7 @@ export class Sequence {
   /** Positions that its cache may come to take. */
   get room(): number {
     const { maxTokens } = this.request.spec;
-    return capacity(Math.min(this.#context, this.#promptLength + maxTokens));
+    return capacityFor(Math.min(this.#context, this.#promptLength + maxTokens));
   }
 
   /** Only the newest id waits to be computed. */

@@ -15,6 +15,9 @@ import { tensorTable, type BlockTensorName } from './tensors.ts';
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
 export const CACHE_STEP = 64;
 
+/** Positions that a cache of `length` takes. */
+export const capacityFor = (length: number): number => Math.ceil(length / CACHE_STEP) * CACHE_STEP;
+
 /** Threads that compute one program of a wide model: reading its weights takes the machine's memory, not one core's. */
 export const SERVING_THREADS = 2;
 

@@ -1,7 +1,7 @@
 // Which rows of a step attend in one product: those of sequences whose caches are seats beside each other. Bits do not depend on
 // it. Letters: M rows of the step, N sequences of a group, R query rows of each, P positions that they look at.
 
-import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, ATTEND_WIDE_ROWS_MAX, CACHE_STEP } from '../model/serving.ts';
+import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, ATTEND_WIDE_ROWS_MAX, capacityFor } from '../model/serving.ts';
 import type { Tensor } from './engine.ts';
 import type { CacheSlab, KvCache } from './kv-cache.ts';
 
@@ -51,17 +51,17 @@ export function attendGroups(spans: readonly RowSpan[], { wide }: { wide: boolea
     }
     return runs.map((run) => ({
       ...{ slab, firstSeat: run[0].cache.seat.index, spans: run },
-      mask: attentionMask(run, positionsOf(run, slab.capacity)),
+      mask: attentionMask(run, positionsOf(run, slab)),
     }));
   });
   return [...groups.filter(isWide), ...groups.filter((group) => !isWide(group))];
 }
 
 /** Positions that rows look at: all of the cache, or the first ones where a wide piece needs no more than half of them. */
-function positionsOf(spans: readonly RowSpan[], capacity: number): number {
+function positionsOf(spans: readonly RowSpan[], slab: CacheSlab): number {
   const [{ position, count }] = spans;
-  const seen = Math.ceil((position + count) / CACHE_STEP) * CACHE_STEP;
-  return count > ATTEND_ROWS_MAX && 2 * seen <= capacity ? seen : capacity;
+  const seen = capacityFor(position + count);
+  return count > ATTEND_ROWS_MAX && 2 * seen <= slab.capacity ? seen : slab.capacity;
 }
 
 function* piecesOf({ cache, first, count, position }: RowSpan, { wide }: { wide: boolean }): Generator<RowSpan> {

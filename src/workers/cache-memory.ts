@@ -20,7 +20,7 @@ const lengthOf = (ranges: readonly Range[]): number => ranges.reduce((sum, { sta
 
 export class CacheMemory {
   readonly #segmentLength: number;
-  #segments: Segment[] = [];
+  readonly #segments: Segment[] = [];
 
   /** New memory is asked for so many elements at a time, at the least; what nobody has written to costs nothing. */
   constructor(segmentLength: number) {

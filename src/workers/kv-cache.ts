@@ -2,7 +2,7 @@
 // not the length, so a short sequence has a small cache. Caches of one capacity are seats of a slab: those beside each other
 // attend in one product. Letters: D width, H heads, W = D/H, P capacity, S seats.
 
-import { CACHE_STEP } from '../model/serving.ts';
+import { capacityFor } from '../model/serving.ts';
 import { assert } from '../model/errors.ts';
 import { CacheMemory } from './cache-memory.ts';
 
@@ -187,7 +187,7 @@ export class KvCache {
   /** The first `length` positions of another cache, then those up to `room`, of unknown content, then zeros. */
   #copyOf(other: KvCache, { length, room }: { length: number; room: number }): void {
     const { D, H, blockCount } = this.#room.shape;
-    const seat = this.#room.take(this, Math.ceil(room / CACHE_STEP) * CACHE_STEP);
+    const seat = this.#room.take(this, capacityFor(room));
     const [W, from, to] = [D / H, other.#capacity, seat.slab.capacity];
     for (let block = 0; block < blockCount; block++) {
       const old = length > 0 ? other.#block(block) : null;
