@@ -11,7 +11,7 @@ import type { MicroBatch, StageCalls, TensorChunk, TrainSetup } from '../workers
 import { FLIGHTS_PER_STAGE } from './memory.ts';
 import { ModelUpdate, Room } from './model-update.ts';
 import type { PlanStage } from './protocol.ts';
-import { chunksIn, GroupBuffers, readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
+import { chunksIn, groupElements, GroupBuffers, readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
 import { WeightPasses } from './weight-passes.ts';
 import { PRIORITY, WorkerDied, type Caller, type WorkerThread } from './worker-thread.ts';
 
@@ -234,15 +234,12 @@ export class Pipeline {
     await this.#all(({ thread, plan }) =>
       thread.call('trainSnapshot', { lease, keptBytesMax: SNAPSHOT_BYTES_MAX * (plan.params / total) }),
     );
-    const buffers = (this.#buffers ??= new GroupBuffers());
-    const chunks = readGroups(snapshotGroups(this.#config, plans), async (group) => {
+    const groups = snapshotGroups(this.#config, plans);
+    const buffers = (this.#buffers ??= new GroupBuffers(groups));
+    const chunks = readGroups(groups, async (group) => {
       const buffer = await buffers.take();
       const { stage, addresses } = group;
-      const into = new Float32Array(
-        buffer,
-        0,
-        addresses.reduce((sum, { count }) => sum + count, 0),
-      );
+      const into = new Float32Array(buffer, 0, groupElements(group));
       await this.#stages[stage].thread.call('trainRead', { lease, addresses, into });
       this.#room.free();
       return chunksIn(buffer, group);

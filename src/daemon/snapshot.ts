@@ -21,14 +21,17 @@ const GROUP_BYTES = 16 << 20;
 const GROUP_CHUNKS_MAX = 256;
 /** Requests that are under way ahead of the store: a stage answers one only between two pieces of its own work. */
 const GROUPS_AHEAD = 4;
-/** Groups between the stages and the store. */
-const BUFFER_COUNT = 6;
+/** Groups between the stages and the store, at the most. */
+const BUFFERS_MAX = 6;
 
 export interface Group {
   /** Index of the stage that owns all of it. */
   readonly stage: number;
   readonly addresses: ChunkAddress[];
 }
+
+/** Elements of all its chunks. */
+export const groupElements = ({ addresses }: Group): number => addresses.reduce((sum, { count }) => sum + count, 0);
 
 /** All chunks of the model's state, in groups to be read one after another. */
 export function snapshotGroups(config: GptConfig, stages: readonly StageRange[]): Group[] {
@@ -66,9 +69,16 @@ export function snapshotGroups(config: GptConfig, stages: readonly StageRange[])
  * make the collector of each one run for every 64 MB.
  */
 export class GroupBuffers {
-  readonly #all = Array.from({ length: BUFFER_COUNT }, () => new SharedArrayBuffer(GROUP_BYTES));
-  #free = [...this.#all];
+  readonly #all: readonly SharedArrayBuffer[];
+  #free: SharedArrayBuffer[];
   #waiting: ((buffer: SharedArrayBuffer) => void)[] = [];
+
+  /** Each holds the largest of the groups that there are; small models have few and small ones. */
+  constructor(groups: readonly Group[]) {
+    const bytes = Math.max(...groups.map(groupElements)) * Float32Array.BYTES_PER_ELEMENT;
+    this.#all = Array.from({ length: Math.min(groups.length, BUFFERS_MAX) }, () => new SharedArrayBuffer(bytes));
+    this.#free = [...this.#all];
+  }
 
   /** Whoever asks first gets the next one that comes back. */
   async take(): Promise<SharedArrayBuffer> {

@@ -33,7 +33,7 @@ test.each([1, 2, 4])('with %i stages every element is read once, weights in tabl
 test('groups come in order through a few buffers, which are used again as they come back', async () => {
   const config = resolveConfig('GPT_CONFIG_124M');
   const groups = snapshotGroups(config, planStages(config, 2));
-  const buffers = new GroupBuffers();
+  const buffers = new GroupBuffers(groups);
   const reads: SharedArrayBuffer[] = [];
   const read = readGroups(groups, async (group) => {
     const buffer = await buffers.take();
@@ -57,7 +57,8 @@ test('groups come in order through a few buffers, which are used again as they c
 });
 
 test('whoever waits for a buffer gets the next one, and all come back at once when nobody needs them', async () => {
-  const buffers = new GroupBuffers();
+  const config = resolveConfig('GPT_CONFIG_124M');
+  const buffers = new GroupBuffers(snapshotGroups(config, planStages(config, 2)));
   const taken = new Set<SharedArrayBuffer>();
   const take = async (): Promise<SharedArrayBuffer | null> =>
     await Promise.race([buffers.take(), new Promise<null>((resolve) => setImmediate(resolve, null))]);
@@ -70,6 +71,25 @@ test('whoever waits for a buffer gets the next one, and all come back at once wh
   buffers.reclaim();
   const again = await Promise.all([...taken].map(() => buffers.take()));
   expect(new Set(again)).toEqual(taken);
+});
+
+test('the buffers of a small model are no larger than its groups, and no more', async () => {
+  const config = {
+    ...resolveConfig('GPT_CONFIG_124M'),
+    vocab_size: 64,
+    context_length: 8,
+    emb_dim: 8,
+    n_heads: 2,
+    n_layers: 2,
+  };
+  const groups = snapshotGroups(config, planStages(config, 2));
+  expect(groups.length).toBeLessThan(6);
+  const buffers = new GroupBuffers(groups);
+  const taken = await Promise.all(groups.map(() => buffers.take()));
+  const largest = Math.max(...groups.map(({ addresses }) => addresses.reduce((sum, { count }) => sum + 4 * count, 0)));
+  expect(taken.map(({ byteLength }) => byteLength)).toEqual(groups.map(() => largest));
+  const more = await Promise.race([buffers.take(), new Promise((resolve) => setImmediate(resolve, null))]);
+  expect(more).toBeNull();
 });
 
 test('a checkpoint is due by steps or by the clock, and by the clock only while none is being written', () => {
