@@ -65,8 +65,6 @@ interface Part {
   readonly count: number;
   /** Tokens that it, and the steps that follow it, yield at the most; null while a prompt goes in. */
   readonly tokensMax: number | null;
-  /** Ids that it is to guess for the step behind it. */
-  readonly draftMax: number;
 }
 
 /** What is asked of the stages at once. */
@@ -239,12 +237,7 @@ export class Batcher {
     return {
       parts: composed.map(({ sequence, part: { rowCount, sample } }) => {
         const drafted = sample?.drafts.length ?? 0;
-        return {
-          sequence,
-          count: rowCount - drafted,
-          tokensMax: sample && drafted + 1,
-          draftMax: sample?.draftMax ?? 0,
-        };
+        return { sequence, count: rowCount - drafted, tokensMax: sample && drafted + 1 };
       }),
       reply: reply.then(({ sampled }) => [sampled!]),
     };
@@ -261,21 +254,17 @@ export class Batcher {
     // Training would never have its turn if a step always waited before it.
     if (stages.length > 1 || thread.isWanted()) return null;
     const guessMax = Math.floor(DRAFT_ROWS_MAX / this.#running.length);
-    const under = new Map(parts.map((part) => [part.sequence, part]));
-    const behind: Part[] = [];
+    const under = new Map(parts.map(({ sequence, tokensMax }) => [sequence, tokensMax]));
     const follows: ServeFollow[] = [];
     for (const sequence of this.#running) {
-      const { tokensMax = null, draftMax = 0 } = under.get(sequence) ?? {};
+      const tokensMax = under.get(sequence) ?? null;
       const follow = tokensMax === null ? null : sequence.follow({ tokensMax, guessMax });
       if (follow === null) return null;
       follows.push(follow);
-      const guesses = Math.min(Math.max(draftMax, follow.draftMax), guessMax);
-      behind.push({ sequence, count: 1, tokensMax: guesses + 1, draftMax: follow.draftMax });
     }
-    const stepsMax = Math.max(1, Math.floor(FOLLOW_TOKENS_MAX / Math.max(...behind.map((part) => part.tokensMax!))));
     const { signal } = (this.#ahead = new AbortController());
     Atomics.store(this.#interrupt, 0, 0);
-    const request = { lease, follows, stepsMax, spanMs: FOLLOW_MS, interrupt: this.#interrupt };
+    const request = { lease, follows, tokensMax: FOLLOW_TOKENS_MAX, spanMs: FOLLOW_MS, interrupt: this.#interrupt };
     const reply = thread.call('serveFollow', request, { priority: PRIORITY.interactive, signal }).then(
       ({ steps }) => steps,
       (error: unknown) => {
@@ -285,7 +274,8 @@ export class Batcher {
     );
     // Nobody may be left who waits for it.
     reply.catch(() => undefined);
-    return { parts: behind.map((part) => ({ ...part, tokensMax: stepsMax * part.tokensMax! })), reply };
+    const tokensMax = FOLLOW_TOKENS_MAX + guessMax;
+    return { parts: this.#running.map((sequence) => ({ sequence, count: 1, tokensMax })), reply };
   }
 
   #settle({ sequence, count }: Part, sampled: SampledRows | null): void {

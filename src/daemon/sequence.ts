@@ -6,11 +6,8 @@ import { capacityFor } from '../model/serving.ts';
 import type { SampledRows, ServeFollow, ServePart } from '../workers/messages.ts';
 import type { Generation, GenerationRequest } from './batcher.ts';
 
-/** Guesses at first; doubled when all were right, halved when none was. */
-const DRAFT_START = 4;
+/** Guesses of a step. */
 const DRAFT_MAX = 15;
-/** Tokens after which a sequence whose guesses were all wrong tries again. */
-const DRAFT_PAUSE = 24;
 
 interface SequenceOptions {
   readonly request: GenerationRequest;
@@ -46,8 +43,6 @@ export class Sequence {
   /** Where the beginning of the cache comes from; taken by the first step. */
   fork: ServePart['fork'] = null;
   #drafts: readonly number[] = [];
-  #draftLength: number;
-  #draftPause = 0;
   #place = 0;
   readonly #stats = { reused: 0, drafted: 0, accepted: 0 };
   readonly #times = { queued: performance.now(), started: 0, first: 0 };
@@ -61,7 +56,6 @@ export class Sequence {
     this.#ids = [...request.continued];
     const all = [...prompt, ...request.continued];
     this.window = this.#slides ? all.slice(keptFrom(all.length, context)) : all;
-    this.#draftLength = request.spec.speculate ? DRAFT_START : 0;
   }
 
   get name(): string {
@@ -122,12 +116,12 @@ export class Sequence {
   }
 
   /**
-   * What the stage goes on with behind a step under way that yields up to `tokensMax` tokens, or the last ones; null when these may
-   * fill the context, or when there will be none behind them.
+   * What the stage goes on with behind a step under way that yields up to `tokensMax` tokens, or the last ones; null when the context
+   * may slide with these, or when there will be none behind them.
    */
   follow({ tokensMax, guessMax }: { tokensMax: number; guessMax: number }): ServeFollow | null {
     const [count, lastIndex] = [this.#ids.length, this.#lastIndex];
-    if (count >= lastIndex || this.window.length + tokensMax > this.#context) return null;
+    if (count >= lastIndex || (this.#slides && this.window.length + tokensMax > this.#context)) return null;
     const left = this.#promptLength + count - this.window.length;
     return { sequence: this.name, left, lastIndex, draftMax: this.#draftMax, guessMax };
   }
@@ -140,7 +134,8 @@ export class Sequence {
     const { tokens, drafted, draft } = sampled;
     // Rows of guesses that were right are computed; later ones are computed anew, over the wrong ones.
     this.position += tokens.length - 1;
-    this.#adapt(drafted, tokens.length - 1);
+    this.#stats.drafted += drafted;
+    this.#stats.accepted += tokens.length - 1;
     this.#drafts = draft;
     let stopped = false;
     for (const token of tokens) {
@@ -176,9 +171,9 @@ export class Sequence {
     return true;
   }
 
-  /** How many ids to guess next. */
+  /** How many ids to guess next, at the most. */
   get #draftMax(): number {
-    return this.#draftPause > 0 ? 0 : Math.min(this.#draftLength, DRAFT_MAX);
+    return this.request.spec.speculate ? DRAFT_MAX : 0;
   }
 
   get #slides(): boolean {
@@ -202,17 +197,5 @@ export class Sequence {
     this.window = this.window.slice(-keptAfterSlide(this.#context));
     this.position = 0;
     this.#drafts = [];
-  }
-
-  /** More guesses where they are right, none for a while where they are not. */
-  #adapt(drafted: number, accepted: number): void {
-    this.#stats.drafted += drafted;
-    this.#stats.accepted += accepted;
-    if (this.#draftPause > 0) this.#draftPause -= 1;
-    if (drafted === 0) return;
-    if (accepted === drafted) this.#draftLength = Math.min(DRAFT_MAX, this.#draftLength * 2);
-    if (accepted > 0) return;
-    this.#draftLength = Math.max(1, this.#draftLength >> 1);
-    if (this.#draftLength === 1) this.#draftPause = DRAFT_PAUSE;
   }
 }

@@ -5,6 +5,7 @@ import { PURPOSE, uniform } from '../model/philox.ts';
 import { sample, type LogitRow } from '../model/sampling.ts';
 import { stopFilter, type StopFilter } from '../model/stop.ts';
 import type { StreamDecoder, Tokenizer } from '../model/tokenizer.ts';
+import { GuessLength } from './guess-length.ts';
 import type { SampledToken, ServeSample, StageCalls } from './messages.ts';
 
 /** Ids that a guess must match, tried from the longest on. */
@@ -21,6 +22,7 @@ export class SequenceOutput {
   readonly #stopIds: ReadonlySet<number>;
   readonly #decoder: StreamDecoder | null;
   readonly #stop: StopFilter;
+  readonly #guessLength = new GuessLength();
   /** What `draft` has guessed last. */
   #drafts: readonly number[] = [];
   /** A stop has been reached, or the last index. */
@@ -53,6 +55,7 @@ export class SequenceOutput {
       this.#ended = token.stopped || index + row === lastIndex;
       if (this.#ended || token.id !== drafts.at(row)) break;
     }
+    this.#guessLength.learn({ drafted: drafts.length, accepted: tokens.length - 1 });
     return tokens;
   }
 
@@ -82,21 +85,28 @@ export class SequenceOutput {
     return { id: this.#history[length - 1], count: length, index: length - this.#promptLength, drafts: this.#drafts };
   }
 
-  /** Up to `count` ids that followed when the newest ids were last seen (prompt lookup, Saxena 2023); none when they are new. */
-  draft(count: number): readonly number[] {
-    this.#drafts = this.#guess(count);
+  /**
+   * The ids that followed when the newest ids were last seen (prompt lookup, Saxena 2023), as many as pay and `max` at the most; none
+   * when the newest ids are new.
+   */
+  draft(max: number): readonly number[] {
+    this.#drafts = this.#guess(Math.min(max, this.#guessLength.count));
     return this.#drafts;
   }
 
-  #guess(count: number): number[] {
+  #guess(count: number): readonly number[] {
     const history = this.#history;
     const oldest = Math.max(0, history.length - DRAFT_HISTORY_MAX);
     for (const length of count > 0 ? DRAFT_MATCH_LENGTHS : []) {
       const tail = history.slice(-length);
       for (let end = history.length - 1; end - length >= oldest; end--) {
-        if (tail.every((id, i) => history[end - length + i] === id)) return history.slice(end, end + count);
+        if (tail.every((id, i) => history[end - length + i] === id)) return continued(history.slice(end), count);
       }
     }
     return [];
   }
 }
+
+/** The first `count` ids of `ids` over and over: what has begun to repeat itself is guessed to go on so. */
+const continued = (ids: readonly number[], count: number): number[] =>
+  Array.from({ length: count }, (_, i) => ids[i % ids.length]);

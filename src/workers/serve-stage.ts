@@ -182,16 +182,19 @@ export class ServeStage {
   /** Steps of sequences that go on by themselves. */
   async follow({
     follows,
-    stepsMax,
+    tokensMax,
     spanMs,
     interrupt,
   }: Omit<FollowRequest, 'lease'>): Promise<StageCalls['serveFollow'][1]> {
     const endAt = performance.now() + spanMs;
     const steps: (SampledRows | null)[][] = [];
-    const mayGoOn = (): boolean =>
-      steps.length < stepsMax && performance.now() < endAt && Atomics.load(interrupt, 0) === 0;
-    do steps.push(await this.#followOnce(follows));
-    while (mayGoOn() && follows.every((follow) => this.#goesOn(follow)));
+    let tokens = 0;
+    const mayGoOn = (): boolean => tokens < tokensMax && performance.now() < endAt && Atomics.load(interrupt, 0) === 0;
+    do {
+      const sampled = await this.#followOnce(follows);
+      steps.push(sampled);
+      tokens += Math.max(...sampled.map((rows) => rows?.tokens.length ?? 0));
+    } while (mayGoOn() && follows.every((follow) => this.#goesOn(follow)));
     return { steps };
   }
 

@@ -63,13 +63,13 @@ export interface ServeFollow {
 }
 
 /**
- * Sequences that go on by themselves for `stepsMax` steps at the most, until `spanMs` have passed, one of them ends or fills its
- * context, or `interrupt`, in shared memory, is 1. The reply has an entry a step, in it one a sequence: null for one that had ended.
+ * Sequences that go on by themselves until one of them has `tokensMax` more tokens, ends or fills its context, `spanMs` have passed,
+ * or `interrupt`, in shared memory, is 1. The reply has an entry a step, in it one a sequence: null for one that had ended.
  */
 export interface FollowRequest {
   readonly lease: string;
   readonly follows: readonly ServeFollow[];
-  readonly stepsMax: number;
+  readonly tokensMax: number;
   readonly spanMs: number;
   readonly interrupt: Int32Array;
 }

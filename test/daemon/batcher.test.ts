@@ -116,7 +116,7 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
     // While three streams run, long prompts come.
     if (tokenCount === 15) for (const prompt of prompts) later.push(generate(batcher, { ...prompt, maxTokens: 20 }));
   };
-  const streams = ['a', 'b', 'c'].map((name) => generate(batcher, { name, promptLength: 9, maxTokens: 60, onToken }));
+  const streams = ['a', 'b', 'c'].map((name) => generate(batcher, { name, promptLength: 9, maxTokens: 200, onToken }));
   await Promise.all(streams);
   await Promise.all(later);
 
@@ -187,7 +187,7 @@ test.each([true, false])('steps that are asked for ahead yield the very same, to
   expect(followed()).toBeGreaterThan(steps.length / 2);
 });
 
-test('a stage goes on by itself until it has done so many steps, is interrupted, its time is over or a sequence ends', async () => {
+test('a stage goes on by itself until it has so many tokens, is interrupted, its time is over or a sequence ends', async () => {
   const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
   stage.begin({
     ...{ lease: 'f', sequence, prompt, continued: [], stop: [], stopIds: [] },
@@ -197,11 +197,11 @@ test('a stage goes on by itself until it has done so many steps, is interrupted,
   await stage.step({ input: prompt, parts: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
   const interrupt = new Int32Array(new SharedArrayBuffer(4));
   const follows = [{ sequence, left: 0, lastIndex, draftMax: 0, guessMax: 0 }];
-  const yields = async (more: { stepsMax?: number; spanMs?: number }): Promise<(number | undefined)[]> => {
-    const { steps } = await stage.follow({ follows, stepsMax: 16, spanMs: 1e6, interrupt, ...more });
+  const yields = async (more: { tokensMax?: number; spanMs?: number }): Promise<(number | undefined)[]> => {
+    const { steps } = await stage.follow({ follows, tokensMax: 16, spanMs: 1e6, interrupt, ...more });
     return steps.map(([sampled]) => sampled?.tokens.length);
   };
-  expect(await yields({ stepsMax: 4 })).toEqual([1, 1, 1, 1]);
+  expect(await yields({ tokensMax: 4 })).toEqual([1, 1, 1, 1]);
   interrupt[0] = 1;
   expect(await yields({})).toEqual([1]);
   interrupt[0] = 0;
