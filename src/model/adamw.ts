@@ -20,26 +20,31 @@ export interface AdamwStep {
 }
 
 /** Names of the program's scalar inputs, each of shape (). */
-export const ADAMW_SCALARS = ['keep', 'beta1', 'gain1', 'beta2', 'gain2', 'rootScale', 'eps', 'stepSize'] as const;
+export const ADAMW_SCALARS = ['keep', 'beta1', 'gain1', 'beta2', 'gain2', 'rootScale', 'eps'] as const;
+
+/** Step sizes below it change no weight; the others divide a float32 without overflow. */
+const STEP_SIZE_MIN = 1e-30;
 
 /** The scalars of one update in double precision; they are rounded to float32 as they enter the program. */
 export function adamwScalars(update: AdamwStep): Record<(typeof ADAMW_SCALARS)[number], number> {
   const { step, lr, weightDecay, gradScale, beta1, beta2, eps } = update;
+  const stepSize = lr / (1 - beta1 ** step);
+  const isStill = stepSize < STEP_SIZE_MIN;
   return {
     keep: 1 - lr * weightDecay,
     beta1,
     gain1: (1 - beta1) * gradScale,
     beta2,
     gain2: (1 - beta2) * gradScale * gradScale,
-    rootScale: 1 / Math.sqrt(1 - beta2 ** step),
-    eps,
-    stepSize: lr / (1 - beta1 ** step),
+    // The step size divides what divides the moments: a pass less over the chunk.
+    rootScale: isStill ? 0 : 1 / Math.sqrt(1 - beta2 ** step) / stepSize,
+    eps: isStill ? Infinity : eps / stepSize,
   };
 }
 
 /**
  * w, g, m, v (n) and ADAMW_SCALARS -> w, m, v (n) as `wNext`, `mNext`, `vNext`.
- *   m' = beta1 m + gain1 g,   v' = beta2 v + gain2 g^2,   w' = keep w - stepSize m' / (rootScale sqrt(v') + eps)
+ *   m' = beta1 m + gain1 g,   v' = beta2 v + gain2 g^2,   w' = keep w - m' / (rootScale sqrt(v') + eps)
  */
 export function adamwProgram(): Graph {
   const b = new GraphBuilder('adamw');
@@ -52,8 +57,7 @@ export function adamwProgram(): Graph {
   const square = b.node('Mul', [g, g]);
   const vNext = b.node('Add', [b.node('Mul', [v, s.beta2]), b.node('Mul', [square, s.gain2])]);
   const root = b.node('Add', [b.node('Mul', [b.node('Sqrt', [vNext]), s.rootScale]), s.eps]);
-  const change = b.node('Mul', [b.node('Div', [mNext, root]), s.stepSize]);
-  b.output('wNext', b.node('Sub', [b.node('Mul', [w, s.keep]), change]));
+  b.output('wNext', b.node('Sub', [b.node('Mul', [w, s.keep]), b.node('Div', [mNext, root])]));
   b.output('mNext', mNext);
   b.output('vNext', vNext);
   return b.build();
