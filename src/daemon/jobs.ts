@@ -281,11 +281,12 @@ export class Jobs {
       ? { type: 'log', data: { message: 'Started again.' } }
       : { type: 'started', data: { workers: stages.length, engine: `${engine.name} ${engine.version}` } };
     live.ranBefore = true;
-    // The log keeps the order, so the work need not wait until this is durable.
+    // The log keeps the order, so the work need not wait until the first event is durable: what it asks the store for goes first.
+    const work = this.#runHealing(live);
     void events.emit(jobId, started, { state: 'running' });
     let outcome: JobEventBody;
     try {
-      outcome = { type: 'succeeded', data: { result: await this.#runHealing(live) } };
+      outcome = { type: 'succeeded', data: { result: await work } };
     } catch (error) {
       if (error instanceof JobHalted && !isCancelled(live)) {
         live.running = null;
@@ -322,7 +323,10 @@ export class Jobs {
     this.#dispatch();
   }
 
-  /** Runs the job again when a worker thread has died under it: it goes on from what it has saved, and says nothing twice. */
+  /**
+   * Runs the job again when a worker thread has died under it: it goes on from what it has saved, and says nothing twice. Nor does
+   * it say anything before it has waited for something.
+   */
   async #runHealing(live: Live): Promise<unknown> {
     for (let deaths = 1; ; deaths++) {
       const { newsCount } = live;
