@@ -11,7 +11,7 @@ import { tensorTable } from '../model/tensors.ts';
 import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
 import { chunkTable, hashFromHex } from './store-chunks.ts';
 import { holdTable } from './store-holds.ts';
-import type { Calls } from './store-schema.ts';
+import { withoutSync, type Calls } from './store-schema.ts';
 
 const F32_BYTES = 4;
 /** Rows whose chunks are freed in one transaction: a few milliseconds. */
@@ -313,7 +313,8 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
       return {};
     },
     getCheckpoint: ({ model, which }) => find(model, which),
-    holdCheckpoint: (input) => hold.immediate(input),
+    // What the job says of it comes later, and is told when it is durable.
+    holdCheckpoint: (input) => withoutSync(db, () => hold.immediate(input)),
     listCheckpoints: ({ model }) => {
       requireModel(model);
       return { checkpoints: selectAll.all(model).map(checkpointOf) };

@@ -92,6 +92,19 @@ export function openDatabase(dataDir: string): Database.Database {
   }
 }
 
+/**
+ * A transaction that does not wait for the disk. It is whole or not there after a failure of power, and durable with the next one
+ * that waits: nobody may be told of it before that.
+ */
+export function withoutSync<T>(db: Database.Database, transaction: () => T): T {
+  db.pragma('synchronous = NORMAL');
+  try {
+    return transaction();
+  } finally {
+    db.pragma('synchronous = FULL');
+  }
+}
+
 function schemaVersion(db: Database.Database): number {
   return Number(db.pragma('user_version', { simple: true }));
 }

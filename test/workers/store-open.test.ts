@@ -6,7 +6,7 @@ import { expect, it } from 'vitest';
 import { examine } from '../../src/workers/doctor.ts';
 import { lockDirectory } from '../../src/workers/store-lock.ts';
 import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
-import { checkSqliteVersion, openDatabase, SQLITE_VERSION_MIN } from '../../src/workers/store-schema.ts';
+import { checkSqliteVersion, openDatabase, SQLITE_VERSION_MIN, withoutSync } from '../../src/workers/store-schema.ts';
 import handle, { openStore } from '../../src/workers/store.ts';
 import { openedStore, temporaryDirectory } from './store-fixture.ts';
 
@@ -24,6 +24,18 @@ it('sets what durability and distrust need', () => {
   expect(pragma('journal_size_limit')).toBe(64 << 20);
   expect(pragma('page_size')).toBe(32 << 10);
   expect(pragma('user_version')).toBe(SCHEMA_VERSION);
+  db.close();
+});
+
+it('waits for the disk again behind a transaction that did not, whatever became of it', () => {
+  const db = openDatabase(temporaryDirectory());
+  const level = (): unknown => db.pragma('synchronous', { simple: true });
+  // 1 is NORMAL: a commit goes to the write-ahead log, which nobody waits for.
+  expect(withoutSync(db, level)).toBe(1);
+  expect(level()).toBe(2);
+  const broken = db.transaction(() => db.exec('INSERT INTO nowhere VALUES (1)'));
+  expect(() => withoutSync(db, broken)).toThrow('nowhere');
+  expect(level()).toBe(2);
   db.close();
 });
 
