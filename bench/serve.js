@@ -85,12 +85,12 @@ async function together(socket, specs) {
 }
 
 /** Runs each side a few times until its code is compiled and its memory comes round, then all of them turn by turn; the median of each. */
-async function interleaved(sides, { warmUps = 1 } = {}) {
+async function interleaved(sides, { warmUps = 1, runsPerTurn = 1 } = {}) {
   const rates = new Map(Object.keys(sides).map((name) => [name, []]));
   if (!tiny) {
     for (const run of Object.values(sides)) for (let i = 0; i < warmUps; i++) await run();
   }
-  for (let turn = 0; turn < turns; turn++) {
+  for (let i = 0; i < turns * runsPerTurn; i++) {
     for (const [name, run] of Object.entries(sides)) rates.get(name).push(await run());
   }
   return Object.fromEntries([...rates].map(([name, all]) => [name, median(all)]));
@@ -212,18 +212,17 @@ const PARTS = {
     const from = text.indexOf('{"id":1500');
     const promptIds = [...new TextEncoder().encode(text.slice(from, from + shape.context / 2))];
     let accepted = 0;
-    const maxTokens = shape.context / 2 - 1;
     const rate = (speculate) => async () => {
-      const rates = [];
-      // One takes some 50 ms.
-      for (let i = 0; i < RUN.shortRuns; i++) {
-        const { times, speculation } = await socket.generate(specOf(model, 'f32', { promptIds, maxTokens, speculate }));
-        if (speculate) accepted = speculation.accepted / Math.max(1, speculation.drafted);
-        rates.push(rateBetween(times, 0, maxTokens - 1));
-      }
-      return median(rates);
+      const maxTokens = shape.context / 2 - 1;
+      const { times, speculation } = await socket.generate(specOf(model, 'f32', { promptIds, maxTokens, speculate }));
+      if (speculate) accepted = speculation.accepted / Math.max(1, speculation.drafted);
+      return rateBetween(times, 0, maxTokens - 1);
     };
-    const { guessed, plain } = await interleaved({ guessed: rate(true), plain: rate(false) }, { warmUps: 3 });
+    // One takes some 50 ms.
+    const { guessed, plain } = await interleaved(
+      { guessed: rate(true), plain: rate(false) },
+      { warmUps: 15, runsPerTurn: RUN.shortRuns },
+    );
     tell('speculation on a JSON list', {
       ...{ measured: (guessed / plain).toFixed(2), reach: '1.8' },
       detail: `${guessed.toFixed(0)} tokens/s, ${plain.toFixed(0)} without; ${(100 * accepted).toFixed(0)} % of the guesses were right`,

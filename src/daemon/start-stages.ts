@@ -6,6 +6,9 @@ import type { EngineChoice, EngineInfo, StageCalls } from '../workers/messages.t
 import type { StageThread } from './pipeline.ts';
 import { WorkerThread } from './worker-thread.ts';
 
+/** Steps leave much behind: generation with guesses is a sixth slower with a quarter of it, see bench/LOG.md. */
+const YOUNG_GENERATION_MB = 24;
+
 export interface Stages {
   readonly stages: readonly StageThread[];
   readonly engine: EngineInfo;
@@ -23,7 +26,8 @@ export async function startStages(
   },
 ): Promise<Stages> {
   const { dataDir, keep } = options;
-  const start = (engine: EngineChoice): StageThread => keep(new WorkerThread<StageCalls>('stage', { dataDir, engine }));
+  const start = (engine: EngineChoice): StageThread =>
+    keep(new WorkerThread<StageCalls>('stage', { dataDir, engine }, { youngGenerationMb: YOUNG_GENERATION_MB }));
   const first = start(options.choice);
   const { choice, ...engine } = await first.call('engine', {});
   const others = Array.from({ length: count - 1 }, () => start(choice));

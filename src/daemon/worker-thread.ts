@@ -14,9 +14,14 @@ export type Priority = (typeof PRIORITY)[keyof typeof PRIORITY];
 
 /**
  * Three semi-spaces of V8's young generation: each thread touches all of them before it sees old ones again, by default 48 MB.
- * What lives long is in typed arrays, outside. A stage's steps leave so much behind that a smaller one costs them a tenth and more.
+ * What lives long is in typed arrays, outside.
  */
-const YOUNG_GENERATION_MB = { stage: 24, other: 6 } as const;
+const YOUNG_GENERATION_MB = 6;
+
+export interface ThreadOptions {
+  /** Of V8's heap. */
+  readonly youngGenerationMb?: number;
+}
 
 /** What a request waits with. */
 interface Ticket {
@@ -101,6 +106,7 @@ export interface Caller<C extends CallsOf<C>> {
 export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   readonly #file: string;
   readonly #settings: ThreadSettings | undefined;
+  readonly #youngGenerationMb: number;
   readonly #deathListeners: ((error: unknown) => void)[] = [];
   /** Pools of dead threads, until nothing of them is left. */
   readonly #buried = new Set<Promise<void>>();
@@ -112,9 +118,14 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   #cause: unknown = null;
   #closed = false;
 
-  constructor(file: string, settings?: ThreadSettings) {
+  constructor(
+    file: string,
+    settings?: ThreadSettings,
+    { youngGenerationMb = YOUNG_GENERATION_MB }: ThreadOptions = {},
+  ) {
     this.#file = file;
     this.#settings = settings;
+    this.#youngGenerationMb = youngGenerationMb;
     this.#pool = this.#openPool();
   }
 
@@ -183,7 +194,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
       minThreads: 1,
       maxThreads: 1,
       idleTimeout: Infinity,
-      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB[this.#file === 'stage' ? 'stage' : 'other'] },
+      resourceLimits: { maxYoungGenerationSizeMb: this.#youngGenerationMb },
       concurrentTasksPerWorker: 1,
       // Without it the pool may put a task behind later ones.
       stricterFIFO: true,

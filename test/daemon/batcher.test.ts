@@ -183,7 +183,7 @@ test.each([true, false])('steps that are asked for ahead yield the very same, to
   steps.length = 0;
   isWanted = false;
   expect(await yieldOf(`ahead ${together}`, { together })).toEqual(expected);
-  // But for those near a sequence's end, a full context and a prompt that goes in.
+  // But for those behind which there is none, a context that may slide and a prompt that goes in.
   expect(followed()).toBeGreaterThan(steps.length / 2);
 });
 

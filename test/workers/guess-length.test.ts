@@ -3,6 +3,7 @@
 import { expect, test } from 'vitest';
 import { PURPOSE, uniform } from '../../src/model/philox.ts';
 import { GuessLength } from '../../src/workers/guess-length.ts';
+import { SequenceOutput } from '../../src/workers/sequence-output.ts';
 
 /** Counts of `steps` steps in which a guess is right while `isRight` says so. */
 function countsOf(length: GuessLength, steps: number, isRight: (guess: number) => boolean): number[] {
@@ -38,4 +39,15 @@ test('pauses where none is right, tries again, and finds text that has begun to 
   expect(counts.filter((count) => count === 0).length).toBeGreaterThan(150);
   expect(counts.slice(-60).some((count) => count > 0)).toBe(true);
   expect(countsOf(length, 60, () => true).at(-1)).toBe(15);
+});
+
+test.each([
+  [[1, 2, 3, 1, 2, 3], 5, [1, 2, 3, 1, 2]],
+  [[9, 7, 7, 7], 5, [7, 7, 7, 7, 7]],
+  [[1, 2, 3, 4, 5, 6, 7, 8, 1, 2], 3, [3, 4, 5]],
+  [[1, 2, 3, 4], 5, []],
+])('what followed %j is guessed, over and over where it ends there', (ids, max, guessed) => {
+  const request = { lease: '', sequence: 's', prompt: ids, continued: [], stop: [], stopIds: [] };
+  const output = new SequenceOutput({ ...request, sampling: { temperature: 0, seed: 1 }, sample: 0 }, ids, null);
+  expect(output.draft(max)).toEqual(guessed);
 });
