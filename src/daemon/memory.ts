@@ -5,8 +5,8 @@ import type { GptConfig } from '../model/config.ts';
 import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
 import { SNAPSHOT_BYTES_MAX } from './snapshot.ts';
-import { BLOCK_SIZE, quantizedBytes, type Quantization } from '../model/quantize.ts';
-import { CACHE_STEP, capacityFor } from '../model/serving.ts';
+import type { Quantization } from '../model/quantize.ts';
+import { CACHE_STEP, capacityFor, formatBytes, matrixBytes, passesAtOnce } from '../model/serving.ts';
 
 const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
@@ -36,39 +36,36 @@ export function cachedTokensMax(config: GptConfig, budgetBytes: number): number 
   return Math.max(capacityFor(config.context_length), positions);
 }
 
-/** Packed weights, the embedding table beside the packed head, and one sequence's full cache. */
+/** Packed weights, twice where rows may pass at once, the embedding table beside the packed head, and one sequence's full cache. */
 export function servingBytes(config: GptConfig, quantization: Quantization | null = null): number {
   const { n_layers: L, emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
   const cache = C * positionBytes(config);
-  const matrices = L * 12 * D * D + V * D;
-  const rest = countParameters(config).total_params - matrices + (tied ? V * D : 0);
-  return formatBytes(matrices, quantization) + rest * FLOAT_BYTES + cache;
+  const rest = countParameters(config).total_params - L * 12 * D * D - V * D + (tied ? V * D : 0);
+  const copies = passesAtOnce(config, quantization) ? 2 : 1;
+  return copies * matrixBytes(config, quantization) + rest * FLOAT_BYTES + cache;
 }
 
 /** What V8 lets pile up of arrays that nobody needs any more. */
 const UNCOLLECTED_BYTES = 128 << 20;
 
 /**
- * What loading takes beside that until it is over: the largest matrix as it is read; as it is served four times, in the encoded
- * program, whose buffer doubles as it grows, and while the engine packs its copy; and all matrices that were quantized, until
- * they are stored.
+ * What loading takes beside that until it is over: the largest matrix as it is read; the weights of the largest program as it is
+ * served four times, in the encoded program, whose buffer doubles as it grows, and while the engine packs its copy; and all
+ * matrices where they are made, until they are stored, or where two programs take them.
  */
 export function loadingBytes(config: GptConfig, quantization: Quantization | null = null): number {
-  const { n_layers: L, emb_dim: D, vocab_size: V } = config;
+  const { emb_dim: D, vocab_size: V } = config;
   const largest = Math.max(V, 4 * D) * D;
-  const made = quantization === null ? 0 : formatBytes(L * 12 * D * D + V * D, quantization);
-  return largest * FLOAT_BYTES + 4 * formatBytes(largest, quantization) + made + UNCOLLECTED_BYTES;
+  const all = matrixBytes(config, quantization);
+  const isTwice = passesAtOnce(config, quantization);
+  const program = isTwice ? all : formatBytes(largest, quantization);
+  const held = isTwice || quantization !== null ? all : 0;
+  return largest * FLOAT_BYTES + 4 * program + held + UNCOLLECTED_BYTES;
 }
 
 /** What a model takes at the most from when its loading begins. */
 export const servingPeakBytes = (config: GptConfig, quantization: Quantization | null): number =>
   servingBytes(config, quantization) + loadingBytes(config, quantization);
-
-/** Of the weights of matrices. */
-function formatBytes(weightCount: number, quantization: Quantization | null): number {
-  if (quantization === null) return weightCount * FLOAT_BYTES;
-  return Math.ceil((weightCount * quantizedBytes({ quantization, K: BLOCK_SIZE, N: 1 })) / BLOCK_SIZE);
-}
 
 /**
  * Weights, gradients, moments, what is set aside while a checkpoint is written, activations in flight, and the head's logits

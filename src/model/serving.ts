@@ -1,7 +1,7 @@
 // The programs that generate tokens. Weights are constants, so that the engine packs them once; rows of all running
 // sequences go through `qkv`, `feed` and `logits` together, attention over each one's own cache. Splitting a block at attention
 // keeps the cache in JavaScript and out of the programs' outputs. Training programs are in block.ts and head.ts.
-// Letters: M rows, K query rows that attended before, N sequences side by side, R query rows of each, D width, H heads,
+// Letters: M rows, U of them without twins, K query rows that attended before, N sequences side by side, R query rows of each, D width, H heads,
 // W = D/H, P cached positions (capacity), V vocabulary.
 
 import { assert } from './errors.ts';
@@ -9,7 +9,14 @@ import type { GptConfig } from './config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
 import { gelu, layerNorm, product, productTransposedB } from './layers.ts';
 import { headTensorNames, logitOutputs } from './head.ts';
-import { BLOCK_SIZE, quantize, type Quantization, type QuantizedMatrix, type QuantizedSource } from './quantize.ts';
+import {
+  BLOCK_SIZE,
+  quantize,
+  quantizedBytes,
+  type Quantization,
+  type QuantizedMatrix,
+  type QuantizedSource,
+} from './quantize.ts';
 import { tensorTable, type BlockTensorName } from './tensors.ts';
 
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
@@ -27,6 +34,43 @@ export interface Weights {
   /** A matrix in few bits, where somebody keeps those; else it is made of the tensor. */
   quantized?(name: string, shape: QuantizedSource): QuantizedMatrix;
 }
+
+/** The same weights, each of them kept from when it is first asked for: for programs that compile in the same ones. */
+export function askedOnce(weights: Weights): Weights {
+  const tensors = new Map<string, Float32Array | undefined>();
+  const matrices = new Map<string, QuantizedMatrix>();
+  const once = <T>(known: Map<string, T>, name: string, ask: () => T): T => {
+    if (!known.has(name)) known.set(name, ask());
+    return known.get(name)!;
+  };
+  return {
+    get: (name) => once(tensors, name, () => weights.get(name)),
+    ...(weights.quantized === undefined
+      ? {}
+      : { quantized: (name, shape) => once(matrices, name, () => weights.quantized!(name, shape)) }),
+  };
+}
+
+/** Bytes of a model's matrices, those of the blocks and the head. */
+export function matrixBytes(
+  { n_layers: L, emb_dim: D, vocab_size: V }: GptConfig,
+  quantization: Quantization | null,
+): number {
+  return formatBytes(L * 12 * D * D + V * D, quantization);
+}
+
+/** Bytes of so many of a matrix's weights. */
+export function formatBytes(weightCount: number, quantization: Quantization | null): number {
+  if (quantization === null) return weightCount * Float32Array.BYTES_PER_ELEMENT;
+  return Math.ceil((weightCount * quantizedBytes({ quantization, K: BLOCK_SIZE, N: 1 })) / BLOCK_SIZE);
+}
+
+/** A model's matrices may take so many bytes once more for passProgram: 124M in few bits is within it, in float32 it is not. */
+const PASS_BYTES_MAX = 256 << 20;
+
+/** Whether stages compile passProgram besides the other programs, each of which has its own copy of the weights. */
+export const passesAtOnce = (config: GptConfig, quantization: Quantization | null): boolean =>
+  matrixBytes(config, quantization) <= PASS_BYTES_MAX;
 
 export interface ServingOptions {
   /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */
@@ -101,11 +145,24 @@ const blockName =
   (name: BlockTensorName): string =>
     `h.${block}.${name}`;
 
-function emitQkv(b: ServingBuilder, x: Value, { config, block }: { config: GptConfig; block: number }): void {
+/** x (M, D) -> qkv (M, 3D). */
+function emitQkv(b: ServingBuilder, x: Value, { config, block }: { config: GptConfig; block: number }): Value {
   const name = blockName(block);
   const n1 = layerNorm(b.g, x, { weight: b.constant(name('ln_1.weight')), bias: b.constant(name('ln_1.bias')) });
   const bias = config.qkv_bias ? name('attn.c_attn.bias') : null;
-  b.g.output('qkv', b.linear(n1, { weight: name('attn.c_attn.weight'), bias }));
+  return b.linear(n1, { weight: name('attn.c_attn.weight'), bias });
+}
+
+/** What is behind attention: x (M, D) before the block, context (M, D) -> the block's result (M, D). */
+function emitFeed(b: ServingBuilder, x: Value, { context, block }: { context: Value; block: number }): Value {
+  const { g } = b;
+  const name = blockName(block);
+  const mixed = b.linear(context, { weight: name('attn.c_proj.weight'), bias: name('attn.c_proj.bias') });
+  const a = g.node('Add', [x, mixed]);
+  const n2 = layerNorm(g, a, { weight: b.constant(name('ln_2.weight')), bias: b.constant(name('ln_2.bias')) });
+  const u = b.linear(n2, { weight: name('mlp.c_fc.weight'), bias: name('mlp.c_fc.bias') });
+  const fed = b.linear(gelu(g, u), { weight: name('mlp.c_proj.weight'), bias: name('mlp.c_proj.bias') });
+  return g.node('Add', [a, fed]);
 }
 
 /** x (M, D) -> qkv (M, 3D). */
@@ -115,7 +172,7 @@ export function qkvProgram(
   { block, quantization }: { block: number } & ServingOptions,
 ): Graph {
   const b = new ServingBuilder(`block ${block} qkv`, { config, weights, quantization });
-  emitQkv(b, b.g.input('x', ['M', config.emb_dim]), { config, block });
+  b.g.output('qkv', emitQkv(b, b.g.input('x', ['M', config.emb_dim]), { config, block }));
   return b.g.build();
 }
 
@@ -131,20 +188,68 @@ export function feedProgram(
 ): Graph {
   const b = new ServingBuilder(`block ${block} feed`, { config, weights, quantization });
   const { g } = b;
-  const name = blockName(block);
   const x = g.input('x', ['M', config.emb_dim]);
   const before = g.input('context', ['K', config.emb_dim]);
   const rows = g.input('rows', ['M'], 'int64');
-  const all = g.node('Concat', [before, emitAttention(g, { config, suffix: '' })], { axis: 0 });
-  const context = g.node('Gather', [all, rows], { axis: 0 });
-  const mixed = b.linear(context, { weight: name('attn.c_proj.weight'), bias: name('attn.c_proj.bias') });
-  const a = g.node('Add', [x, mixed]);
-  const n2 = layerNorm(g, a, { weight: b.constant(name('ln_2.weight')), bias: b.constant(name('ln_2.bias')) });
-  const u = b.linear(n2, { weight: name('mlp.c_fc.weight'), bias: name('mlp.c_fc.bias') });
-  const fed = b.linear(gelu(g, u), { weight: name('mlp.c_proj.weight'), bias: name('mlp.c_proj.bias') });
-  const y = g.node('Add', [a, fed]);
+  const attended = emitAttention(g, attentionInputs(g, { config, suffix: '' }), config);
+  const all = g.node('Concat', [before, attended], { axis: 0 });
+  const y = emitFeed(b, x, { context: g.node('Gather', [all, rows], { axis: 0 }), block });
   g.output('y', y);
-  if (next) emitQkv(b, y, { config, block: block + 1 });
+  if (next) g.output('qkv', emitQkv(b, y, { config, block: block + 1 }));
+  return g.build();
+}
+
+/** The names that the cache of a stage's block has in passProgram before and after the rows are in it: one memory. */
+export const passCacheNames = (block: number): Readonly<Record<'keys' | 'values', readonly [string, string]>> => ({
+  keys: [`keys_${block}`, `keys_${block}_written`],
+  values: [`values_${block}`, `values_${block}_written`],
+});
+
+/**
+ * All blocks of a stage, and with `head` the logits, for one group of query rows (see attendProgram): the bits of qkvProgram,
+ * feedProgram and logitsProgram one after the other, but one run, in which a second thread is woken once. x (M, D), fresh (U): the
+ * rows that are not twins, queries (N, R): which of those each query row is, rows (M): where each row is among the N R query
+ * rows, keyPlaces (U, H, 3) and valuePlaces (U, H, W, 4): where the fresh rows' keys and values go in the caches before these
+ * are looked at, mask, and every block's caches (see passCacheNames) -> the same caches, and y (M, D) or logitOutputs of the M
+ * rows. The engine writes an output in place that is given as an input's memory.
+ */
+export function passProgram(
+  config: GptConfig,
+  weights: Weights,
+  {
+    firstBlock,
+    endBlock,
+    head,
+    quantization,
+  }: { firstBlock: number; endBlock: number; head: boolean } & ServingOptions,
+): Graph {
+  const { emb_dim: D, n_heads: H } = config;
+  const W = D / H;
+  const b = new ServingBuilder(`pass ${firstBlock} to ${endBlock}`, { config, weights, quantization });
+  const { g } = b;
+  let x = g.input('x', ['M', D]);
+  const fresh = g.input('fresh', ['U'], 'int64');
+  const queries = g.input('queries', ['N', 'R'], 'int64');
+  const rows = g.input('rows', ['M'], 'int64');
+  const keyPlaces = g.input('keyPlaces', ['U', H, 3], 'int64');
+  const valuePlaces = g.input('valuePlaces', ['U', H, W, 4], 'int64');
+  const mask = g.input('mask', ['N', 1, 'R', 'P']);
+  for (let block = firstBlock; block < endBlock; block++) {
+    const names = passCacheNames(block - firstBlock);
+    const qkv = g.node('Gather', [emitQkv(b, x, { config, block }), fresh], { axis: 0 });
+    const [asking, k, v] = g.nodes('Split', [qkv, g.integers([D, D, D])], 3, { axis: 1 });
+    const q = g.node('Gather', [asking, queries], { axis: 0 });
+    const put = (cache: Value, places: Value, entries: Value): Value =>
+      g.node('ScatterND', [cache, places, g.node('Reshape', [entries, g.integers([-1, H, W])])]);
+    const keys = put(g.input(names.keys[0], ['N', H, 'P', W]), keyPlaces, k);
+    const values = put(g.input(names.values[0], ['N', H, W, 'P']), valuePlaces, v);
+    g.output(names.keys[1], keys);
+    g.output(names.values[1], values);
+    const attended = emitAttention(g, { q, keys, values, mask }, config);
+    x = emitFeed(b, x, { context: g.node('Gather', [attended, rows], { axis: 0 }), block });
+  }
+  if (head) emitLogits(b, x, config);
+  else g.output('y', x);
   return g.build();
 }
 
@@ -203,18 +308,35 @@ export function wideAttendProgram(config: GptConfig, { whole }: { whole: boolean
  */
 export function attendProgram(config: GptConfig, groups: number): Graph {
   const g = new GraphBuilder(`attend ${groups}`);
-  for (let i = 0; i < groups; i++) g.output(`context_${i}`, emitAttention(g, { config, suffix: `_${i}` }));
+  for (let i = 0; i < groups; i++) {
+    g.output(`context_${i}`, emitAttention(g, attentionInputs(g, { config, suffix: `_${i}` }), config));
+  }
   return g.build();
 }
 
-/** One group's attention; its inputs are q, keys, values and mask, each with the suffix. */
-function emitAttention(g: GraphBuilder, { config, suffix }: { config: GptConfig; suffix: string }): Value {
+/** What one group attends with. */
+interface AttentionInputs {
+  readonly q: Value;
+  readonly keys: Value;
+  readonly values: Value;
+  readonly mask: Value;
+}
+
+/** Inputs of one group's attention, each with the suffix. */
+function attentionInputs(g: GraphBuilder, { config, suffix }: { config: GptConfig; suffix: string }): AttentionInputs {
   const { emb_dim: D, n_heads: H } = config;
   const [N, R, P] = [`N${suffix}`, `R${suffix}`, `P${suffix}`];
-  const q = g.input(`q${suffix}`, [N, R, D]);
-  const keys = g.input(`keys${suffix}`, [N, H, P, D / H]);
-  const values = g.input(`values${suffix}`, [N, H, D / H, P]);
-  const mask = g.input(`mask${suffix}`, [N, 1, R, P]);
+  return {
+    q: g.input(`q${suffix}`, [N, R, D]),
+    keys: g.input(`keys${suffix}`, [N, H, P, D / H]),
+    values: g.input(`values${suffix}`, [N, H, D / H, P]),
+    mask: g.input(`mask${suffix}`, [N, 1, R, P]),
+  };
+}
+
+/** -> context (N R, D). */
+function emitAttention(g: GraphBuilder, { q, keys, values, mask }: AttentionInputs, config: GptConfig): Value {
+  const { emb_dim: D, n_heads: H } = config;
   const heads = g.node('Reshape', [q, g.integers([0, 0, H, D / H])]);
   const columns = g.node('Transpose', [heads], { perm: [0, 2, 3, 1] });
   const scores = product(g, keys, { b: columns, factor: 1 / Math.sqrt(D / H) });
@@ -227,9 +349,12 @@ function emitAttention(g: GraphBuilder, { config, suffix }: { config: GptConfig;
 /** x (M, D) -> logitOutputs of the M rows. */
 export function logitsProgram(config: GptConfig, weights: Weights, { quantization }: ServingOptions): Graph {
   const b = new ServingBuilder('logits', { config, weights, quantization });
+  emitLogits(b, b.g.input('x', ['M', config.emb_dim]), config);
+  return b.g.build();
+}
+
+function emitLogits(b: ServingBuilder, x: Value, config: GptConfig): void {
   const [normWeight, normBias, projection] = headTensorNames(config);
-  const x = b.g.input('x', ['M', config.emb_dim]);
   const normalized = layerNorm(b.g, x, { weight: b.constant(normWeight), bias: b.constant(normBias) });
   logitOutputs(b.g, b.linear(normalized, { weight: projection, bias: null, transposed: true }));
-  return b.g.build();
 }

@@ -104,6 +104,50 @@ export function passage(rows: readonly number[], groups: readonly AttendGroup[])
   return { rows, groups: kept, attended };
 }
 
+/** Which of the step's rows each query row of a lone group is: (N, R). A missing row is a twin of the last one. */
+export function queryRows({ spans, mask: { dims } }: AttendGroup): Tensor {
+  const [N, , R] = dims;
+  const data = BigInt64Array.from(
+    spans.flatMap(({ first, count }) =>
+      Array.from({ length: R }, (_, row) => BigInt(first + Math.min(row, count - 1))),
+    ),
+  );
+  return { data, dims: [N, R] };
+}
+
+/**
+ * Where the rows' keys (U, H, 3) and values (U, H, W, 4) go in the caches of their group: sequence, head and position, and
+ * sequence, head, channel and position.
+ */
+export function cachePlaces(
+  { spans }: AttendGroup,
+  { H, W }: { H: number; W: number },
+): { readonly keyPlaces: Tensor; readonly valuePlaces: Tensor } {
+  const rows = spans.flatMap(({ first, count, position }, sequence) =>
+    Array.from({ length: count }, (_, i) => ({ row: first + i, sequence, position: position + i })),
+  );
+  const U = rows.length;
+  const [keys, values] = [new BigInt64Array(U * H * 3), new BigInt64Array(U * H * W * 4)];
+  // The low halves of small numbers: many times as fast as BigInts.
+  const [keyWords, valueWords] = [new Int32Array(keys.buffer), new Int32Array(values.buffer)];
+  for (const { row, sequence, position } of rows) {
+    for (let head = 0; head < H; head++) {
+      const key = 6 * (row * H + head);
+      keyWords[key] = sequence;
+      keyWords[key + 2] = head;
+      keyWords[key + 4] = position;
+      for (let channel = 0; channel < W; channel++) {
+        const value = 8 * ((row * H + head) * W + channel);
+        valueWords[value] = sequence;
+        valueWords[value + 2] = head;
+        valueWords[value + 4] = channel;
+        valueWords[value + 6] = position;
+      }
+    }
+  }
+  return { keyPlaces: { data: keys, dims: [U, H, 3] }, valuePlaces: { data: values, dims: [U, H, W, 4] } };
+}
+
 /** (N, 1, R, P): each row sees the positions up to its own; a twin sees what the last row of its span sees. */
 function attentionMask(spans: readonly RowSpan[], P: number): Tensor {
   const R = Math.max(ATTEND_ROWS_MIN, ...spans.map(({ count }) => count));

@@ -50,6 +50,7 @@ export const onnxEngine: Engine = {
   backend: 'cpu',
   version,
   fingerprint: `onnxruntime ${version} ${processor}`,
+  writesInPlace: true,
 
   compile: (graph: Graph, options: CompileOptions = {}) => promised(() => programOf(load(graph, options), graph)),
 };

@@ -11,7 +11,7 @@ import type { OperatorTable, Tensor, Tf } from './tensorflow-site.ts';
 /** Makes the engine on this thread. Throws `engine_failed` when its backend does not load. */
 export async function loadTensorflowEngine(wanted: Backend['name'] | null = null): Promise<Engine> {
   const { tf, name, version, fingerprint } = await loadBackend(wanted);
-  return { name: 'tensorflow', backend: name, version, fingerprint, compile: compiler(tf) };
+  return { name: 'tensorflow', backend: name, version, fingerprint, writesInPlace: false, compile: compiler(tf) };
 }
 
 /** The compiler over a TensorFlow.js whose backend is set. */

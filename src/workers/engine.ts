@@ -33,5 +33,7 @@ export interface Engine {
   readonly version: string;
   /** What decides the bits: engine, version, processor family. Equal fingerprints give equal results. */
   readonly fingerprint: string;
+  /** Whether an output that is given as the memory of an input may be that input with parts of it written over. */
+  readonly writesInPlace: boolean;
   compile(graph: Graph, options?: CompileOptions): Promise<Program>;
 }

@@ -9,17 +9,31 @@ import { assert, GptdError } from '../model/errors.ts';
 import type { Quantization } from '../model/quantize.ts';
 import { logitRows, logprobOf, type LogitRow } from '../model/sampling.ts';
 import {
+  askedOnce,
   attendProgram,
   attendsWide,
   feedProgram,
   logitsProgram,
+  passCacheNames,
+  passProgram,
   qkvProgram,
   SERVING_THREADS,
+  passesAtOnce,
   wideAttendProgram,
   type Weights,
 } from '../model/serving.ts';
 import type { Tokenizer } from '../model/tokenizer.ts';
-import { attendGroups, isWide, passage, rowsOf, type AttendGroup, type RowSpan } from './attend-groups.ts';
+import {
+  attendGroups,
+  cachePlaces,
+  isWide,
+  passage,
+  queryRows,
+  rowsOf,
+  type AttendGroup,
+  type Passage,
+  type RowSpan,
+} from './attend-groups.ts';
 import type { Engine, Program, Tensor } from './engine.ts';
 import { CacheRoom, KvCache } from './kv-cache.ts';
 import type { FollowRequest, SampledRows, ServeFollow, ServePart, StageCalls, StageRange } from './messages.ts';
@@ -50,6 +64,8 @@ export class ServeStage {
   /** By the groups that they take; 'wide' takes one wide group, 'begun' one that looks at the cache's first positions only. */
   readonly #attends = new Map<number | 'wide' | 'begun', Program>();
   #logits: Program | null = null;
+  /** All of that in one run, for rows that attend in one group; null where the weights would take too much memory twice. */
+  #pass: Program | null = null;
   /** What the newest step's programs have written. */
   readonly #scratch = new Scratch();
   #embeddings: { wte: Float32Array; wpe: Float32Array } | null = null;
@@ -78,10 +94,17 @@ export class ServeStage {
     return self;
   }
 
-  async #compile(weights: Weights): Promise<void> {
+  async #compile(given: Weights): Promise<void> {
     const { config, stage, quantization } = this.#setup;
     const threads = threadsFor(config);
     const { firstBlock, endBlock } = stage;
+    const twice = this.#engine.writesInPlace && passesAtOnce(config, quantization);
+    const weights = twice ? askedOnce(given) : given;
+    // First, as it takes the most memory until it is compiled.
+    if (twice) {
+      const pass = passProgram(config, weights, { firstBlock, endBlock, head: stage.head, quantization });
+      this.#pass = await this.#engine.compile(pass, threads);
+    }
     this.#qkv = await this.#engine.compile(qkvProgram(config, weights, { block: firstBlock, quantization }), threads);
     for (let block = firstBlock; block < endBlock; block++) {
       const next = block + 1 < endBlock;
@@ -145,7 +168,24 @@ export class ServeStage {
     const all = passage(this.#paired(Array.from({ length: rowCount }, (_, row) => row)), groups);
     const headRows = head ? this.#headRows(parts, { rowCount, judged: targets.length }) : all.rows.slice(0, rowCount);
     const ending = headRows.length === rowCount ? all : passage(this.#paired(headRows), groups);
-    let x = all.rows.length === rowCount ? given : gatherRows(given, all.rows, { D });
+    const x = all.rows.length === rowCount ? given : gatherRows(given, all.rows, { D });
+    const isOneGroup = ending === all && groups.length === 1 && !isWide(groups[0]);
+    const passed =
+      isOneGroup && this.#pass !== null
+        ? await this.#runPass(this.#pass, x, all)
+        : await this.#runBlocks(x, { parts, all, ending });
+    if (!head) return { x: passed.x!.subarray(0, given.length), sampled: null, losses: null };
+    const at = new Map(headRows.map((row, i) => [row, passed.told[i]]));
+    return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount }) };
+  }
+
+  /** Rows x (M, D), a block at a time; of a stage with the head `ending` has the rows that it looks at. */
+  async #runBlocks(
+    x: Float32Array,
+    { parts, all, ending }: { parts: readonly ServePart[]; all: Passage; ending: Passage },
+  ): Promise<Passed> {
+    const { emb_dim: D } = this.#setup.config;
+    const { head } = this.#setup.stage;
     const qkv = this.#scratch.take('qkv', 3 * x.length);
     const qkvInto = { qkv: { data: qkv, dims: [x.length / D, 3 * D] } };
     await this.#qkv!.run({ x: { data: x, dims: [x.length / D, D] } }, qkvInto);
@@ -173,10 +213,38 @@ export class ServeStage {
       );
       x = y;
     }
-    if (!head) return { x: x.subarray(0, given.length), sampled: null, losses: null };
-    const told = await this.#logitRows(x);
-    const at = new Map(headRows.map((row, i) => [row, told[i]]));
-    return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount }) };
+    return head ? { x: null, told: await this.#logitRows(x) } : { x, told: [] };
+  }
+
+  /** Rows x (M, D) of one group, through all blocks at once and the head. */
+  async #runPass(pass: Program, x: Float32Array, { groups: [group], attended }: Passage): Promise<Passed> {
+    const { emb_dim: D, n_heads: H } = this.#setup.config;
+    const { slab, firstSeat, mask } = group;
+    const [N, , , P] = mask.dims;
+    const fresh = BigInt64Array.from({ length: group.spans.reduce((sum, { count }) => sum + count, 0) }, (_, row) =>
+      BigInt(row),
+    );
+    const dims = [x.length / D, D];
+    const caches: [before: string, written: string, Tensor][] = this.#feeds.flatMap((_, i) => {
+      const { keys, values } = slab.seats(i, { first: firstSeat, count: N });
+      const names = passCacheNames(i);
+      return [
+        [...names.keys, { data: keys, dims: [N, H, P, D / H] }],
+        [...names.values, { data: values, dims: [N, H, D / H, P] }],
+      ];
+    });
+    const outputs = this.#setup.stage.head
+      ? this.#logitOutputs(x.length / D)
+      : { y: { data: new Float32Array(x.length), dims } };
+    await pass.run(
+      {
+        ...{ x: { data: x, dims }, queries: queryRows(group), rows: attended, mask },
+        ...{ fresh: { data: fresh, dims: [fresh.length] }, ...cachePlaces(group, { H, W: D / H }) },
+        ...Object.fromEntries(caches.map(([before, , cache]) => [before, cache])),
+      },
+      { ...Object.fromEntries(caches.map(([, written, cache]) => [written, cache])), ...outputs },
+    );
+    return 'y' in outputs ? { x: outputs.y.data, told: [] } : { x: null, told: toldRows(outputs) };
   }
 
   /** Steps of sequences that go on by themselves. */
@@ -348,16 +416,21 @@ export class ServeStage {
 
   /** What the head says of rows x (M, D); to be read until the next call. */
   async #logitRows(x: Float32Array): Promise<LogitRow[]> {
-    const { emb_dim: D, vocab_size: V } = this.#setup.config;
+    const { emb_dim: D } = this.#setup.config;
     const M = x.length / D;
     if (M === 0) return [];
-    const outputs = {
+    const outputs = this.#logitOutputs(M);
+    await this.#logits!.run({ x: { data: x, dims: [M, D] } }, outputs);
+    return toldRows(outputs);
+  }
+
+  #logitOutputs(M: number): LogitOutputs {
+    const { vocab_size: V } = this.#setup.config;
+    return {
       logits: { data: this.#scratch.take('logits', M * V), dims: [M, V] },
       max: { data: this.#scratch.take('max', M), dims: [M, 1] },
       logSum: { data: this.#scratch.take('logSum', M), dims: [M, 1] },
     };
-    await this.#logits!.run({ x: { data: x, dims: [M, D] } }, outputs);
-    return logitRows({ logits: outputs.logits.data, max: outputs.max.data, logSum: outputs.logSum.data });
   }
 
   /** Frees sequences; unknown ones too. */
@@ -375,12 +448,23 @@ export class ServeStage {
     this.#caches.clear();
     this.#outputs.clear();
     this.#scratch.clear();
-    const programs = [this.#qkv, this.#logits, ...this.#feeds.splice(0), ...this.#attends.values()];
+    const programs = [this.#qkv, this.#logits, this.#pass, ...this.#feeds.splice(0), ...this.#attends.values()];
     this.#attends.clear();
-    [this.#qkv, this.#logits, this.#embeddings] = [null, null, null];
+    [this.#qkv, this.#logits, this.#pass, this.#embeddings] = [null, null, null, null];
     for (const program of programs) await program?.release();
   }
 }
+
+/** What came of rows: those of the next stage, or what the head says. */
+interface Passed {
+  readonly x: Float32Array | null;
+  readonly told: readonly LogitRow[];
+}
+
+type LogitOutputs = Readonly<Record<'logits' | 'max' | 'logSum', { data: Float32Array; dims: readonly number[] }>>;
+
+const toldRows = ({ logits, max, logSum }: LogitOutputs): LogitRow[] =>
+  logitRows({ logits: logits.data, max: max.data, logSum: logSum.data });
 
 /** Some rows of x (M, D), in their order. */
 function gatherRows(x: Float32Array, rows: readonly number[], { D }: { D: number }): Float32Array {

@@ -5,6 +5,8 @@
 import { GptdError } from '../model/errors.ts';
 import type { Operator, OperatorTable, Tensor, Tf } from './tensorflow-site.ts';
 
+const sizeOf = (shape: readonly number[]): number => shape.reduce((size, length) => size * length, 1);
+
 const fromEnd = (axis: number, rank: number): number => (axis < 0 ? axis + rank : axis);
 
 /** ONNX's Reshape: 0 keeps the length of that axis, -1 is what is left. */
@@ -111,6 +113,33 @@ const scatterElements =
     };
   };
 
+/** Writes whole entries over, each at the place in the first axes that the last axis of `indices` names. */
+const scatterND =
+  (tf: Tf): Operator =>
+  (site) => {
+    const [data, indices, updates] = [site.input(0), site.input(1), site.input(2)];
+    const reduction = site.text('reduction', 'none');
+    if (reduction !== 'none') site.refuse(`its reduction is "${reduction}", and only "none" is known`);
+    return (values) => {
+      const [to, at, entries] = [data(values), indices(values), updates(values)];
+      const depth = at.shape.at(-1)!;
+      const [axes, size] = [to.shape.slice(0, depth), sizeOf(to.shape.slice(depth))];
+      const [places, from, written] = [at.dataSync(), entries.dataSync(), to.dataSync().slice()];
+      for (let i = 0; i * depth < places.length; i++) {
+        let place = 0;
+        for (const [axis, length] of axes.entries()) {
+          const index = fromEnd(places[i * depth + axis], length);
+          if (index < 0 || index >= length) {
+            throw new GptdError('engine_failed', `ScatterND: index ${index} is not in an axis of ${length} values.`);
+          }
+          place = place * length + index;
+        }
+        written.set(from.subarray(i * size, (i + 1) * size), place * size);
+      }
+      return [tf.tensor(written, to.shape, 'float32')];
+    };
+  };
+
 export function shapeOperators(tf: Tf): OperatorTable {
   return {
     Reshape: reshape(tf),
@@ -118,6 +147,7 @@ export function shapeOperators(tf: Tf): OperatorTable {
     Slice: slice(tf),
     GatherElements: gatherElements(tf),
     ScatterElements: scatterElements(tf),
+    ScatterND: scatterND(tf),
     Transpose: (site) => {
       const x = site.input(0);
       const perm = site.ints('perm');

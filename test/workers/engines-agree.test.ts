@@ -26,7 +26,14 @@ import {
   subtractTargets,
 } from '../../src/model/head.ts';
 import { QUANTIZATIONS, type Quantization } from '../../src/model/quantize.ts';
-import { attendProgram, feedProgram, logitsProgram, qkvProgram, wideAttendProgram } from '../../src/model/serving.ts';
+import {
+  attendProgram,
+  feedProgram,
+  logitsProgram,
+  passProgram,
+  qkvProgram,
+  wideAttendProgram,
+} from '../../src/model/serving.ts';
 import { blockTensors, tensorTable } from '../../src/model/tensors.ts';
 import type { Engine, Tensor } from '../../src/workers/engine.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
@@ -69,9 +76,29 @@ const maskOf = (value: number): number => (value > 0 ? 0 : -Infinity);
 const inEachPrecision = (M: number, emit: (quantization: Quantization | null) => Graph): Case[] =>
   [null, ...QUANTIZATIONS].map((quantization) => ({
     graph: emit(quantization),
-    ...{ sizes: { M, K: 3, N: 1, R: 2, P: 64 }, indexLimit: 5, shape: { mask: maskOf } },
+    ...{ sizes: { M, U: M, K: 3, N: 1, R: 2, P: 64 }, indexLimit: 5, shape: { mask: maskOf } },
     tolerance: quantization === null ? TOLERANCE : ROUNDED_TOLERANCE,
   }));
+
+/** Each row's keys and values have places of their own: those of row m are at position m. */
+function passShape({ emb_dim: D, n_heads: H }: GptConfig): InputSettings['shape'] {
+  const indexIn = (place: number, lengths: readonly number[]): number[] =>
+    lengths.map(
+      (length, axis) => Math.floor(place / lengths.slice(axis + 1).reduce((n, each) => n * each, 1)) % length,
+    );
+  return {
+    fresh: (_, place) => place,
+    rows: (value) => (value > 0 ? 0 : 1),
+    keyPlaces: (_, place) => {
+      const [m, head, i] = indexIn(place, [5, H, 3]);
+      return [0, head, m][i];
+    },
+    valuePlaces: (_, place) => {
+      const [m, head, channel, i] = indexIn(place, [5, H, D / H, 4]);
+      return [0, head, channel, m][i];
+    },
+  };
+}
 
 /** By the name of the function that emits the program. */
 const CASES: Readonly<Record<string, readonly Case[]>> = {
@@ -125,6 +152,13 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
   ],
   feedProgram: [true, false].flatMap((next) =>
     inEachPrecision(5, (quantization) => feedProgram(config, weights, { block: next ? 0 : 1, next, quantization })),
+  ),
+  passProgram: [true, false].flatMap((head) =>
+    inEachPrecision(
+      5,
+      (quantization) => passProgram(config, weights, { firstBlock: 0, endBlock: 2, head, quantization }),
+      // Both blocks round.
+    ).map((each) => ({ ...each, tolerance: 2 * each.tolerance!, shape: { ...each.shape, ...passShape(config) } })),
   ),
   logitsProgram: [config, tied].flatMap((settings) =>
     inEachPrecision(2, (quantization) => logitsProgram(settings, weights, { quantization })),

@@ -10,8 +10,8 @@ export interface InputSettings {
   readonly sizes?: Readonly<Record<string, number>>;
   /** int64 inputs are below it, but for those that `shape` makes. */
   readonly indexLimit?: number;
-  /** Makes an input's values from noise in [-1, 1). */
-  readonly shape?: Readonly<Record<string, (noise: number) => number>>;
+  /** Makes an input's values from noise in [-1, 1) and their places. */
+  readonly shape?: Readonly<Record<string, (noise: number, place: number) => number>>;
 }
 
 export function noise(length: number, seed: number): Float32Array {
@@ -34,12 +34,14 @@ function randomInput({ name, type: element, dims }: GraphInput, seed: number, se
   const shape = settings.shape?.[name];
   switch (element) {
     case 'float32':
-      return { data: values.map(shape ?? ((value) => value)), dims: lengths };
+      return { data: values.map((value, place) => shape?.(value, place) ?? value), dims: lengths };
     case 'uint8':
       return { data: Uint8Array.from(values, (value) => (value > -0.5 ? 1 : 0)), dims: lengths };
     case 'int64':
       return {
-        data: BigInt64Array.from(values, (value) => BigInt(shape?.(value) ?? Math.floor(((value + 1) / 2) * limit))),
+        data: BigInt64Array.from(values, (value, place) =>
+          BigInt(shape?.(value, place) ?? Math.floor(((value + 1) / 2) * limit)),
+        ),
         dims: lengths,
       };
     default:

@@ -248,6 +248,48 @@ describe.each(
   });
 });
 
+describe.each(MODELS)('a model that passes at once: %s', (_, flags, quantization) => {
+  const config: GptConfig = { ...CONFIG, ...flags };
+  const runs: string[] = [];
+  const counting: typeof onnx = {
+    ...onnx,
+    compile: async (graph, options) => {
+      const program = await onnx.compile(graph, options);
+      const run: typeof program.run = (...args) => {
+        runs.push(graph.name);
+        return program.run(...args);
+      };
+      return { ...program, run };
+    },
+  };
+
+  test('has the bits of one block at a time, and one run for the rows of a group', async () => {
+    const passing = await loadStages(config, ONE, { quantization, engine: counting });
+    const byBlock = await loadStages(config, ONE, { quantization, engine: { ...counting, writesInPlace: false } });
+    const told: SampledToken[][] = [];
+    for (const stages of [byBlock, passing]) {
+      // Side by side with rows of their own number, then one alone, over the end of a cache.
+      const streams = [64, 30, 12].map((count) => new Stream(stages, { count, sampling: { ...GREEDY, logprobs: 3 } }));
+      for (const stream of streams) await step(stages, [{ stream, part: stream.part(70) }]);
+      runs.splice(0);
+      let steps = 0;
+      while (streams.some(({ done }) => !done)) {
+        const going = streams.filter(({ done }) => !done);
+        await step(
+          stages,
+          going.map((stream, i) => ({ stream, part: stream.part(1, { drafts: PROMPT.slice(0, (steps + i) % 3) }) })),
+        );
+        steps += 1;
+      }
+      told.push(streams.flatMap(({ tokens }) => tokens));
+      if (stages === passing) expect(runs).toEqual(Array.from({ length: steps }, () => 'pass 0 to 3'));
+      else expect(runs.length).toBeGreaterThanOrEqual(5 * steps);
+    }
+    expect(told[1]).toEqual(told[0]);
+    for (const stage of [...passing, ...byBlock]) await stage.close();
+  });
+});
+
 test('what repeats is guessed from where it was last', async () => {
   const stages = await loadStages(CONFIG, ONE);
   const prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3];
