@@ -1,6 +1,7 @@
 // The daemon's end of the store's thread: typed calls, bytes that move instead of being copied, errors that keep their code.
 // One request at a time, in order. The thread's death ends the daemon, which loses nothing.
 
+import { GptdError } from '../model/errors.ts';
 import type { StoreCalls, StoreReply } from '../workers/messages.ts';
 import { WorkerThread } from './worker-thread.ts';
 
@@ -29,10 +30,13 @@ export class StoreClient {
   /**
    * Sends one call and waits until it is durable. Bytes in `input` are transferred: they are gone for the caller, with the
    * whole buffer that they are a view of. Chunks that share a buffer therefore belong in one call. Bytes in shared memory stay,
-   * and must not change before the call is answered.
+   * and must not change before the call is answered. Rejects with `shutting_down` once it is being closed.
    */
-  call<K extends keyof StoreCalls>(type: K, input: StoreCalls[K][0]): Promise<StoreReply<K>> {
-    return this.#thread.call(type, input);
+  async call<K extends keyof StoreCalls>(type: K, input: StoreCalls[K][0]): Promise<StoreReply<K>> {
+    // Behind the last call the thread is gone.
+    if (this.#closed !== undefined)
+      throw new GptdError('shutting_down', 'The store is closed: the daemon is shutting down.');
+    return await this.#thread.call(type, input);
   }
 
   /** The store's thread must not die: whoever hears of it ends the daemon. */

@@ -40,7 +40,11 @@ describe('StoreClient', () => {
       message: 'There is no job x.',
     });
     await expect(openedClient(dataDir)).rejects.toMatchObject({ code: 'conflict' });
-    await client.close();
+    const last = client.call('getJob', { jobId: 'y' });
+    const closed = client.close();
+    await expect(client.call('getJob', { jobId: 'z' })).rejects.toMatchObject({ code: 'shutting_down' });
+    await expect(last).rejects.toMatchObject({ message: 'There is no job y.' });
+    await closed;
     await client.close();
     await openedClient(dataDir);
   });
