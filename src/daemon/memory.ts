@@ -50,8 +50,8 @@ const UNCOLLECTED_BYTES = 128 << 20;
 
 /**
  * What loading takes beside that until it is over: the largest matrix as it is read; the weights of the largest program as it is
- * served four times, in the encoded program, whose buffer doubles as it grows, and while the engine packs its copy; and all
- * matrices where they are made, until they are stored, or where two programs take them.
+ * served twice, which the engine copies before it packs them; and all matrices where they are made, until they are stored, or
+ * where two programs take them.
  */
 export function loadingBytes(config: GptConfig, quantization: Quantization | null = null): number {
   const { emb_dim: D, vocab_size: V } = config;
@@ -60,7 +60,7 @@ export function loadingBytes(config: GptConfig, quantization: Quantization | nul
   const isTwice = passesAtOnce(config, quantization);
   const program = isTwice ? all : formatBytes(largest, quantization);
   const held = isTwice || quantization !== null ? all : 0;
-  return largest * FLOAT_BYTES + 4 * program + held + UNCOLLECTED_BYTES;
+  return largest * FLOAT_BYTES + 2 * program + held + UNCOLLECTED_BYTES;
 }
 
 /** What a model takes at the most from when its loading begins. */

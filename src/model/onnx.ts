@@ -2,11 +2,13 @@
 // number; protobufjs does the encoding. Reading ONNX is not its business.
 
 import protobuf from 'protobufjs/light.js';
-import { OPSET, MICROSOFT, type Attribute, type ElementType, type Graph } from './graph.ts';
+import { OPSET, MICROSOFT, type Attribute, type Constant, type ElementType, type Graph } from './graph.ts';
 
 const IR_VERSION = 9;
 const ELEMENT_TYPE: Readonly<Record<ElementType, number>> = { float32: 1, uint8: 2, int64: 7 };
 const ATTRIBUTE_TYPE = { float: 1, int: 2, string: 3, ints: 7 } as const;
+/** Of a tensor's dataLocation. */
+const EXTERNAL = 1;
 
 const root = protobuf.Root.fromJSON({
   nested: {
@@ -53,8 +55,11 @@ const root = protobuf.Root.fromJSON({
         dataType: { type: 'int32', id: 2 },
         name: { type: 'string', id: 8 },
         rawData: { type: 'bytes', id: 9 },
+        externalData: { rule: 'repeated', type: 'StringStringEntryProto', id: 13 },
+        dataLocation: { type: 'int32', id: 14 },
       },
     },
+    StringStringEntryProto: { fields: { key: { type: 'string', id: 1 }, value: { type: 'string', id: 2 } } },
     ValueInfoProto: { fields: { name: { type: 'string', id: 1 }, type: { type: 'TypeProto', id: 2 } } },
     TypeProto: {
       fields: { tensorType: { type: 'TensorTypeProto', id: 1 }, sequenceType: { type: 'SequenceTypeProto', id: 4 } },
@@ -77,10 +82,25 @@ function attribute(name: string, value: Attribute): Record<string, unknown> {
   return { name, ints: value, type: ATTRIBUTE_TYPE.ints };
 }
 
-/** A GraphProto; the nodes and outputs of `first` stand before the graph's own. */
+const bytesOf = ({ data }: Constant): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+
+/** Where a tensor's values are: in the message, or beside it under the tensor's own name. */
+function valuesOf(constant: Constant, isBeside: boolean): Record<string, unknown> {
+  if (!isBeside) return { rawData: bytesOf(constant) };
+  const entries = { location: constant.name, offset: '0', length: String(constant.data.byteLength) };
+  return { dataLocation: EXTERNAL, externalData: Object.entries(entries).map(([key, value]) => ({ key, value })) };
+}
+
+/** A GraphProto; the nodes and outputs of `first` stand before the graph's own, constants of `beside` are not in it. */
 function graphMessage(
   graph: Graph,
-  first: { readonly node: readonly object[]; readonly output: readonly object[] } = { node: [], output: [] },
+  {
+    first = { node: [], output: [] },
+    beside = new Set(),
+  }: {
+    readonly first?: { readonly node: readonly object[]; readonly output: readonly object[] };
+    readonly beside?: ReadonlySet<Constant>;
+  } = {},
 ): Record<string, unknown> {
   return {
     name: graph.name,
@@ -94,11 +114,11 @@ function graphMessage(
         attribute: Object.entries(node.attributes).map(([name, value]) => attribute(name, value)),
       })),
     ],
-    initializer: graph.constants.map(({ name, type, dims, data }) => ({
-      name,
-      dims,
-      dataType: ELEMENT_TYPE[type],
-      rawData: new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+    initializer: graph.constants.map((constant) => ({
+      name: constant.name,
+      dims: constant.dims,
+      dataType: ELEMENT_TYPE[constant.type],
+      ...valuesOf(constant, beside.has(constant)),
     })),
     input: graph.inputs.map(({ name, type, dims }) => ({
       name,
@@ -125,18 +145,32 @@ const MODEL_FIELDS = {
   ],
 };
 
+/** The bytes of a ModelProto. Constants are copied into them, so the graph's arrays may be dropped afterwards. */
+export const encodeOnnx = (graph: Graph): Uint8Array =>
+  ModelProto.encode({ ...MODEL_FIELDS, graph: graphMessage(graph) }).finish();
+
+/** Constants of so many bytes are kept beside the message, where the engine's checks of shapes need not see them. */
+const BESIDE_BYTES_MIN = 4096;
+
 /**
- * The bytes of a ModelProto. Constants are copied into them, so the graph's arrays may be dropped afterwards. With
- * `emptySequence` the program has one more output of that name, before the others: an empty sequence of tensors.
+ * The same for ONNX Runtime to load, which copies what is beside the message from where it is: large constants, by their
+ * names. The program has one more output, called `emptySequence`, before the others: an empty sequence of tensors.
  */
-export function encodeOnnx(graph: Graph, { emptySequence }: { readonly emptySequence?: string } = {}): Uint8Array {
-  const names = emptySequence === undefined ? [] : [emptySequence];
+export function encodeOnnxBeside(
+  graph: Graph,
+  { emptySequence }: { readonly emptySequence: string },
+): { readonly model: Uint8Array; readonly beside: readonly { readonly path: string; readonly data: Uint8Array }[] } {
+  const large = graph.constants.filter(({ data }) => data.byteLength >= BESIDE_BYTES_MIN);
   const type = { sequenceType: { elemType: { tensorType: { elemType: ELEMENT_TYPE.float32 } } } };
-  const sequence = {
-    node: names.map((name) => ({ opType: 'SequenceEmpty', input: [], output: [name] })),
-    output: names.map((name) => ({ name, type })),
+  const first = {
+    node: [{ opType: 'SequenceEmpty', input: [], output: [emptySequence] }],
+    output: [{ name: emptySequence, type }],
   };
-  return ModelProto.encode({ ...MODEL_FIELDS, graph: graphMessage(graph, sequence) }).finish();
+  const message = { ...MODEL_FIELDS, graph: graphMessage(graph, { first, beside: new Set(large) }) };
+  return {
+    model: ModelProto.encode(message).finish(),
+    beside: large.map((constant) => ({ path: constant.name, data: bytesOf(constant) })),
+  };
 }
 
 /** Bytes of the largest message that readers take. */

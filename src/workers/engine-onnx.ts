@@ -11,7 +11,7 @@ import { createRequire } from 'node:module';
 import ort from 'onnxruntime-node';
 import { binding, initOrt, type Binding } from 'onnxruntime-node/dist/binding.js';
 import { GptdError } from '../model/errors.ts';
-import { encodeOnnx } from '../model/onnx.ts';
+import { encodeOnnxBeside } from '../model/onnx.ts';
 import type { Graph } from '../model/graph.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
 
@@ -78,7 +78,7 @@ function programOf(session: Binding.InferenceSession, { outputs }: Graph): Progr
 }
 
 function load(graph: Graph, { threadCount = 1 }: CompileOptions): Binding.InferenceSession {
-  const model = encodeOnnx(graph, { emptySequence: NO_TENSOR });
+  const { model, beside } = encodeOnnxBeside(graph, { emptySequence: NO_TENSOR });
   try {
     initOrt();
     const session = new binding.InferenceSession();
@@ -89,6 +89,7 @@ function load(graph: Graph, { threadCount = 1 }: CompileOptions): Binding.Infere
       intraOpNumThreads: threadCount,
       interOpNumThreads: 1,
       logSeverityLevel: 3,
+      externalData: beside,
       extra: { session: AWAKE_IN_RUNS },
     });
     return session;

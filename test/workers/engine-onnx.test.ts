@@ -64,3 +64,29 @@ test('a fault of a run is not taken for its end', async () => {
   await expect(program.run({ x: wrong }, { y: tensor(y), z: tensor(z) })).rejects.toThrow(/x/);
   await program.release();
 });
+
+test('large constants may be written over once the program is compiled', async () => {
+  const g = new GraphBuilder('scaled');
+  const [scale, shift] = [new Float32Array(SIZE).fill(2), new Float32Array(SIZE).fill(5)];
+  const scaled = g.node('Mul', [g.input('x', [SIZE]), g.constant(scale, [SIZE])]);
+  g.output('y', g.node('Add', [scaled, g.constant(shift, [SIZE])]));
+  const program = await onnxEngine.compile(g.build());
+  for (const constant of [scale, shift]) constant.fill(NaN);
+  const { y } = await program.run({ x: tensor(new Float32Array(SIZE).fill(3)) });
+  expect(new Set(y)).toEqual(new Set([11]));
+  await program.release();
+});
+
+test('an output in the memory of an input is that input with some of it written over, and what reads it sees that', async () => {
+  const g = new GraphBuilder('put');
+  const put = g.node('ScatterND', [g.input('cache', [SIZE]), g.input('at', [2, 1], 'int64'), g.input('entries', [2])]);
+  g.output('written', put);
+  g.output('sum', g.node('ReduceSum', [put], { keepdims: 0 }));
+  const program = await onnxEngine.compile(g.build());
+  const cache = tensor(new Float32Array(SIZE).fill(1));
+  const at = { data: BigInt64Array.of(7n, 9n), dims: [2, 1] };
+  const { sum } = await program.run({ cache, at, entries: tensor(Float32Array.of(4, 5)) }, { written: cache });
+  expect(sum[0]).toBe(SIZE + 7);
+  expect(Array.from(cache.data.subarray(6, 11))).toEqual([1, 4, 1, 5, 1]);
+  await program.release();
+});
