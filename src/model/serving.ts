@@ -1,8 +1,9 @@
 // The programs that generate tokens. Weights are constants, so that the engine packs them once; rows of all running
 // sequences go through `qkv`, `feed` and `logits` together, attention over each one's own cache. Splitting a block at attention
-// keeps the cache in JavaScript and out of the programs' outputs. Training programs are in block.ts and head.ts.
-// Letters: M rows, U of them without twins, K query rows that attended before, N sequences side by side, R query rows of each, D width, H heads,
-// W = D/H, P cached positions (capacity), V vocabulary.
+// keeps the cache in JavaScript and out of the programs' outputs; `pass` does not split them, for steps whose rows attend in one
+// product. Training programs are in block.ts and head.ts.
+// Letters: M rows, U of them without twins, K query rows that attended before, N sequences side by side, R query rows of each,
+// D width, H heads, W = D/H, P cached positions (capacity), V vocabulary.
 
 import { assert } from './errors.ts';
 import type { GptConfig } from './config.ts';

@@ -4,7 +4,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import type { Quantization } from '../../src/model/quantize.ts';
+import { quantize, type Quantization, type QuantizedMatrix, type QuantizedSource } from '../../src/model/quantize.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
 import { ServeStage } from '../../src/workers/serve-stage.ts';
 import type { SampledToken, SamplingOptions, ServePart, StageRange } from '../../src/workers/messages.ts';
@@ -288,6 +288,29 @@ describe.each(MODELS)('a model that passes at once: %s', (_, flags, quantization
     expect(told[1]).toEqual(told[0]);
     for (const stage of [...passing, ...byBlock]) await stage.close();
   });
+});
+
+test('two programs with the same weights ask for each of them once', async () => {
+  const tensors = new Map(
+    [...initialTensors(CONFIG, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
+  );
+  const asked: string[] = [];
+  const weights = {
+    get: (name: string): Float32Array | undefined => {
+      asked.push(name);
+      return tensors.get(name);
+    },
+    quantized: (name: string, shape: QuantizedSource): QuantizedMatrix => {
+      asked.push(`${name} in few bits`);
+      return quantize(tensors.get(name)!, shape);
+    },
+  };
+  const setup = { config: CONFIG, stage: ONE[0], tokenizer: null, quantization: 'int8' } as const;
+  const stage = await ServeStage.load(onnx, setup, weights);
+  // Four matrices a block and the head's; two norms a block and the last one, three biases a block; two embeddings.
+  expect(asked).toHaveLength(3 * 4 + 1 + 3 * 4 + 2 + 3 * 3 + 2);
+  expect(new Set(asked).size).toBe(asked.length);
+  await stage.close();
 });
 
 test('what repeats is guessed from where it was last', async () => {
