@@ -65,7 +65,8 @@ export class Connection {
       },
     };
     socket.on('pong', () => (this.#alive = true));
-    socket.on('error', () => socket.terminate());
+    // The close frame that says why goes ahead of the end.
+    socket.on('error', () => this.#endSoon());
     socket.on('close', () => subscriptions.close());
     socket.on('message', (data, isBinary) => {
       if (isBinary) socket.close(1003, 'text frames only');
@@ -141,6 +142,11 @@ export class Connection {
 
   #cutOff(): void {
     this.#socket.close(CLOSE_TRY_AGAIN, 'nothing was read for too long: subscribe again after the last seq');
+    this.#endSoon();
+  }
+
+  /** Ends a connection that is being closed, if the client does not. */
+  #endSoon(): void {
     setTimeout(() => this.#socket.terminate(), CLOSE_GRACE_MS).unref();
   }
 }
