@@ -6,7 +6,7 @@ import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
 import { SNAPSHOT_BYTES_MAX } from './snapshot.ts';
 import type { Quantization } from '../model/quantize.ts';
-import { CACHE_STEP, capacityFor, formatBytes, matrixBytes, passesAtOnce } from '../model/serving.ts';
+import { CACHE_STEP, capacityFor, formatBytes, matrixSize, passesAtOnce } from '../model/serving.ts';
 
 const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
@@ -38,11 +38,12 @@ export function cachedTokensMax(config: GptConfig, budgetBytes: number): number 
 
 /** Packed weights, twice where rows may pass at once, the embedding table beside the packed head, and one sequence's full cache. */
 export function servingBytes(config: GptConfig, quantization: Quantization | null = null): number {
-  const { n_layers: L, emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
+  const { emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
   const cache = C * positionBytes(config);
-  const rest = countParameters(config).total_params - L * 12 * D * D - V * D + (tied ? V * D : 0);
+  const matrices = matrixSize(config);
+  const rest = countParameters(config).total_params - matrices + (tied ? V * D : 0);
   const copies = passesAtOnce(config, quantization) ? 2 : 1;
-  return copies * matrixBytes(config, quantization) + rest * FLOAT_BYTES + cache;
+  return copies * formatBytes(matrices, quantization) + rest * FLOAT_BYTES + cache;
 }
 
 /** What V8 lets pile up of arrays that nobody needs any more. */
@@ -56,7 +57,7 @@ const UNCOLLECTED_BYTES = 128 << 20;
 export function loadingBytes(config: GptConfig, quantization: Quantization | null = null): number {
   const { emb_dim: D, vocab_size: V } = config;
   const largest = Math.max(V, 4 * D) * D;
-  const all = matrixBytes(config, quantization);
+  const all = formatBytes(matrixSize(config), quantization);
   const isTwice = passesAtOnce(config, quantization);
   const program = isTwice ? all : formatBytes(largest, quantization);
   const held = isTwice || quantization !== null ? all : 0;

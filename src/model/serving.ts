@@ -52,13 +52,8 @@ export function askedOnce(weights: Weights): Weights {
   };
 }
 
-/** Bytes of a model's matrices, those of the blocks and the head. */
-export function matrixBytes(
-  { n_layers: L, emb_dim: D, vocab_size: V }: GptConfig,
-  quantization: Quantization | null,
-): number {
-  return formatBytes(L * 12 * D * D + V * D, quantization);
-}
+/** Weights of a model's matrices, those of the blocks and the head. */
+export const matrixSize = ({ n_layers: L, emb_dim: D, vocab_size: V }: GptConfig): number => L * 12 * D * D + V * D;
 
 /** Bytes of so many of a matrix's weights. */
 export function formatBytes(weightCount: number, quantization: Quantization | null): number {
@@ -71,7 +66,7 @@ const PASS_BYTES_MAX = 256 << 20;
 
 /** Whether stages compile passProgram besides the other programs, each of which has its own copy of the weights. */
 export const passesAtOnce = (config: GptConfig, quantization: Quantization | null): boolean =>
-  matrixBytes(config, quantization) <= PASS_BYTES_MAX;
+  formatBytes(matrixSize(config), quantization) <= PASS_BYTES_MAX;
 
 export interface ServingOptions {
   /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */

@@ -116,13 +116,13 @@ export function queryRows({ spans, mask: { dims } }: AttendGroup): Tensor {
 }
 
 /**
- * Where the rows' keys (U, H, 3) and values (U, H, W, 4) go in the caches of their group: sequence, head and position, and
- * sequence, head, channel and position.
+ * The rows of a lone group without twins, fresh (U), and where their keys (U, H, 3) and values (U, H, W, 4) go in the group's
+ * caches: sequence, head and position, and sequence, head, channel and position.
  */
 export function cachePlaces(
   { spans }: AttendGroup,
   { H, W }: { H: number; W: number },
-): { readonly keyPlaces: Tensor; readonly valuePlaces: Tensor } {
+): Readonly<Record<'fresh' | 'keyPlaces' | 'valuePlaces', Tensor>> {
   const rows = spans.flatMap(({ first, count, position }, sequence) =>
     Array.from({ length: count }, (_, i) => ({ row: first + i, sequence, position: position + i })),
   );
@@ -145,7 +145,11 @@ export function cachePlaces(
       }
     }
   }
-  return { keyPlaces: { data: keys, dims: [U, H, 3] }, valuePlaces: { data: values, dims: [U, H, W, 4] } };
+  return {
+    fresh: { data: BigInt64Array.from(rows, (_, row) => BigInt(row)), dims: [U] },
+    keyPlaces: { data: keys, dims: [U, H, 3] },
+    valuePlaces: { data: values, dims: [U, H, W, 4] },
+  };
 }
 
 /** (N, 1, R, P): each row sees the positions up to its own; a twin sees what the last row of its span sees. */

@@ -221,9 +221,6 @@ export class ServeStage {
     const { emb_dim: D, n_heads: H } = this.#setup.config;
     const { slab, firstSeat, mask } = group;
     const [N, , , P] = mask.dims;
-    const fresh = BigInt64Array.from({ length: group.spans.reduce((sum, { count }) => sum + count, 0) }, (_, row) =>
-      BigInt(row),
-    );
     const dims = [x.length / D, D];
     const caches: [before: string, written: string, Tensor][] = this.#feeds.flatMap((_, i) => {
       const { keys, values } = slab.seats(i, { first: firstSeat, count: N });
@@ -239,7 +236,7 @@ export class ServeStage {
     await pass.run(
       {
         ...{ x: { data: x, dims }, queries: queryRows(group), rows: attended, mask },
-        ...{ fresh: { data: fresh, dims: [fresh.length] }, ...cachePlaces(group, { H, W: D / H }) },
+        ...cachePlaces(group, { H, W: D / H }),
         ...Object.fromEntries(caches.map(([before, , cache]) => [before, cache])),
       },
       { ...Object.fromEntries(caches.map(([, written, cache]) => [written, cache])), ...outputs },
