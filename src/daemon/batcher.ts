@@ -2,6 +2,7 @@
 // running sequence, guesses behind it, and at most one chunk of prompts, so that nobody waits longer for the next token than a
 // step with one chunk takes. Sequences join and leave between steps. Rows do not know their neighbours, so nothing here changes a bit.
 
+import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import type { SampledRows, SampledToken, SamplingOptions, ServeFollow } from '../workers/messages.ts';
 import { JobHalted } from './job-context.ts';
@@ -100,7 +101,7 @@ export class Batcher {
   /** Generates until the end, a cancel or a halt. Throws `invalid_spec` for a prompt that the model cannot take. */
   async generate(request: GenerationRequest): Promise<Generation> {
     const { spec, sequence, sample, continued } = request;
-    const { ids, stopped } = await this.#head.call(
+    const beginning = this.#head.call(
       'serveBegin',
       {
         lease: this.#model.lease,
@@ -114,8 +115,12 @@ export class Batcher {
       },
       { priority: PRIORITY.interactive },
     );
+    // A new sequence of ids need not wait: its first step is taken up behind this, and meets the death of the thread as well.
+    beginning.catch(() => undefined);
+    const known = continued.length === 0 ? spec.promptIds : undefined;
+    const { ids, stopped } = known === undefined ? await beginning : { ids: known, stopped: false };
     try {
-      checkPrompt(ids, this.#model.config.context_length);
+      checkPrompt(ids, this.#model.config);
       return await new Promise<Generation>((resolve, reject) => {
         const context = this.#model.config.context_length;
         const queued = new Sequence({ request, prompt: ids, context, resolve, reject });
@@ -310,7 +315,11 @@ function samplingOf(spec: GenerateSpec): SamplingOptions {
   };
 }
 
-function checkPrompt(ids: readonly number[], context: number): void {
+function checkPrompt(ids: readonly number[], { context_length: context, vocab_size: V }: GptConfig): void {
+  const bad = ids.find((id) => id >= V);
+  if (bad !== undefined) {
+    throw new GptdError('invalid_spec', `The prompt has token ${bad}: the model's ids go from 0 to ${V - 1}.`);
+  }
   if (ids.length === 0) throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
   if (ids.length <= context) return;
   throw new GptdError(

@@ -118,8 +118,9 @@ async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): Re
 }
 
 /** The tokens that the job's log has already, after an interruption, and the text that came with them: one entry a sample. */
-async function loggedTokens({ spec, services, jobId }: GenerateContext): Promise<Logged[]> {
+async function loggedTokens({ spec, services, jobId, isRepeated }: GenerateContext): Promise<Logged[]> {
   const logged = Array.from({ length: spec.n }, (): Logged => ({ ids: [], text: '' }));
+  if (!isRepeated) return logged;
   for (let after = 0; ;) {
     const { events } = await services.store.call('readEvents', {
       jobId,

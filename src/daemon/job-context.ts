@@ -30,6 +30,8 @@ export interface JobContext<K extends JobKind = JobKind> {
   readonly jobId: string;
   readonly spec: JobSpecs[K];
   readonly services: Services;
+  /** Whether it ran before, in this daemon or an earlier one, so that its log may have what it is about to say. */
+  readonly isRepeated: boolean;
   /** Aborted by a cancel, and by a second request to shut down. */
   readonly cancelled: AbortSignal;
   /** Aborted when the job is to save its work and stop. */

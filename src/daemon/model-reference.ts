@@ -23,11 +23,7 @@ export async function holdModel(
   { jobId, reference }: { readonly jobId: string; readonly reference: string },
 ): Promise<{ model: StoredModel; checkpoint: StoredCheckpoint }> {
   const { name, which } = parseReference(reference);
-  const [checkpoint, model] = await Promise.all([
-    store.call('holdCheckpoint', { jobId, model: name, which }),
-    store.call('getModel', { name }),
-  ]);
-  return { model, checkpoint };
+  return await store.call('holdCheckpoint', { jobId, model: name, which });
 }
 
 function parseReference(reference: string): { name: string; which: number | 'best' | 'latest' } {

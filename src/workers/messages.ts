@@ -283,12 +283,12 @@ export interface StoreCalls {
   /** `which`: a step, 'best' (lowest validation loss) or 'latest'. */
   getCheckpoint: [{ readonly model: string; readonly which: number | 'best' | 'latest' }, StoredCheckpoint];
   /**
-   * The same, kept for the job until it has ended, also when it is pruned meanwhile. A job that holds one already gets that:
-   * a run after an interruption goes on with the weights that it began with.
+   * The same with its model, kept for the job until it has ended, also when it is pruned meanwhile. A job that holds one already
+   * gets that: a run after an interruption goes on with the weights that it began with.
    */
   holdCheckpoint: [
     { readonly jobId: string; readonly model: string; readonly which: number | 'best' | 'latest' },
-    StoredCheckpoint,
+    { readonly model: StoredModel; readonly checkpoint: StoredCheckpoint },
   ];
   listCheckpoints: [{ readonly model: string }, { readonly checkpoints: readonly StoredCheckpoint[] }];
 

@@ -129,12 +129,18 @@ type CheckpointCalls = Calls<
   | 'abortCheckpoint'
   | 'putMade'
   | 'getCheckpoint'
-  | 'holdCheckpoint'
   | 'listCheckpoints'
 >;
 
-/** The store's calls about checkpoints, and `purge`, which removes whatever is neither visible nor being written. */
-export function checkpointCalls(db: Database.Database): CheckpointCalls & { readonly purge: () => void } {
+interface CheckpointTable extends CheckpointCalls {
+  /** Removes whatever is neither visible nor being written. */
+  readonly purge: () => void;
+  /** The checkpoint of StoreCalls.holdCheckpoint. */
+  readonly hold: (input: StoreCalls['holdCheckpoint'][0]) => StoredCheckpoint;
+}
+
+/** The store's calls about checkpoints. */
+export function checkpointCalls(db: Database.Database): CheckpointTable {
   const chunks = chunkTable(db);
   const stagings = new Map<number, Staging>();
   const purgeExcept = checkpointPurge(db);
@@ -272,7 +278,7 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
     throw new GptdError('not_found', `The model ${model} has no ${what}.`);
   }
 
-  const hold = db.transaction(({ jobId, model, which }: Parameters<CheckpointCalls['holdCheckpoint']>[0]) => {
+  const hold = db.transaction(({ jobId, model, which }: StoreCalls['holdCheckpoint'][0]) => {
     const held = holds.of(jobId);
     if (held !== undefined) return checkpointOf(selectById.get(held)!);
     const checkpoint = find(model, which);
@@ -282,6 +288,8 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
 
   return {
     purge,
+    // What the job says of it comes later, and is told when it is durable.
+    hold: (input) => withoutSync(db, () => hold.immediate(input)),
     beginCheckpoint: (input) => {
       const staging = newStaging(input);
       const id = Number(insertCheckpoint.run(input.step, input.jobId, Date.now()).lastInsertRowid);
@@ -313,8 +321,6 @@ export function checkpointCalls(db: Database.Database): CheckpointCalls & { read
       return {};
     },
     getCheckpoint: ({ model, which }) => find(model, which),
-    // What the job says of it comes later, and is told when it is durable.
-    holdCheckpoint: (input) => withoutSync(db, () => hold.immediate(input)),
     listCheckpoints: ({ model }) => {
       requireModel(model);
       return { checkpoints: selectAll.all(model).map(checkpointOf) };

@@ -74,6 +74,8 @@ export function jobCalls(
     `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, end_number = :end_number, last_seq = :last_seq,
        result = :result, error = :error WHERE job_id = :job_id`,
   );
+  // Most events change nothing else; the indexes over what the statement above sets would be written each time.
+  const updateLastSeq = db.prepare<[number, string]>('UPDATE jobs SET last_seq = ? WHERE job_id = ?');
   const nextEndNumber = db.prepare<[], number>('SELECT coalesce(max(end_number), 0) + 1 FROM jobs').pluck();
   const storeMetrics = metricsWriter(db);
   const selectEvents = db.prepare<[{ jobId: string; after: number; limit: number; type: string | null }], EventRow>(
@@ -159,17 +161,26 @@ export function jobCalls(
 
   const appendEvents = db.transaction((items: readonly NewEvent[]): (StoredEvent | null)[] => {
     const at = Date.now();
-    const rows = new Map<string, JobRow>();
-    const changed = new Set<string>();
+    const rows = new Map<string, { readonly before: JobRow; after: JobRow }>();
     const events = items.map((item) => {
-      const row = rows.get(item.jobId) ?? requireJob(item.jobId);
-      const [next, event] = append(row, { item, at }) ?? [row, null];
-      rows.set(item.jobId, next);
-      if (event !== null) changed.add(item.jobId);
+      let row = rows.get(item.jobId);
+      if (row === undefined) {
+        const before = requireJob(item.jobId);
+        rows.set(item.jobId, (row = { before, after: before }));
+      }
+      const appended = append(row.after, { item, at });
+      if (appended === null) return null;
+      const [after, event] = appended;
+      row.after = after;
       return event;
     });
-    for (const jobId of changed) {
-      const { job_id, state, started_at, ended_at, last_seq, result, error } = rows.get(jobId)!;
+    for (const { before, after } of rows.values()) {
+      if (after.last_seq === before.last_seq) continue;
+      const { job_id, state, started_at, ended_at, last_seq, result, error } = after;
+      if (state === before.state && started_at === before.started_at) {
+        updateLastSeq.run(last_seq, job_id);
+        continue;
+      }
       const end_number = ENDED.has(state) ? nextEndNumber.get()! : null;
       updateJob.run({ job_id, state, started_at, ended_at, end_number, last_seq, result, error });
     }

@@ -69,6 +69,7 @@ function storeOf(
       if (input.sizeBytes !== undefined) disk.admit(input.sizeBytes, `a checkpoint of ${input.model}`);
       return checkpoints.beginCheckpoint(input);
     },
+    holdCheckpoint: (input) => ({ model: others.getModel({ name: input.model }), checkpoint: checkpoints.hold(input) }),
     putMade: (input) => {
       const sizeBytes = input.chunks.reduce((sum, { bytes }) => sum + bytes.length, 0);
       disk.admit(sizeBytes, 'a part of quantized weights');

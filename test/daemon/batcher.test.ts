@@ -140,6 +140,36 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
   expect(order).toEqual(order.toSorted());
 });
 
+test('the first step of a prompt of ids is sent behind its beginning, without waiting for the answer', async () => {
+  const calls: string[] = [];
+  const noting: StageCaller = {
+    ...caller,
+    call: async (type, input) => {
+      calls.push(type);
+      const reply = await caller.call(type, input);
+      calls.push(`${type} answered`);
+      return reply;
+    },
+  };
+  const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
+  const batcher = new Batcher({ lease: 'n', config: CONFIG, stages: [{ thread: noting, plan: PLAN }] }, limits);
+  await generate(batcher, { name: 'n', promptLength: 5, maxTokens: 1 });
+  expect(calls.slice(0, 3)).toEqual(['serveBegin', 'serveStep', 'serveBegin answered']);
+});
+
+test('a prompt with an id outside the vocabulary is refused before any step', async () => {
+  const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
+  const batcher = new Batcher({ lease: 'o', config: CONFIG, stages: [{ thread: caller, plan: PLAN }] }, limits);
+  const never = new AbortController().signal;
+  const refused = batcher.generate({
+    spec: generateSpec.parse({ model: 'm', promptIds: [3, 97], maxTokens: 1 }),
+    ...{ sequence: 'o', sample: 0, continued: [], cancelled: never, halted: never },
+    ...{ onToken: () => undefined, onWait: () => undefined },
+  });
+  await expect(refused).rejects.toThrow("The prompt has token 97: the model's ids go from 0 to 96.");
+  expect(steps).toEqual([]);
+});
+
 const SPECS = [
   { model: 'm', promptIds: [3, 1, 4, 1, 5, 9, 2, 6], maxTokens: 60 },
   { model: 'm', promptIds: [2, 7, 1, 8, 2, 8], maxTokens: 90, temperature: 1.2, seed: 4, logprobs: 2 },

@@ -1,3 +1,5 @@
+import { statSync } from 'node:fs';
+import path from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { NewEvent, NewJob } from '../../src/workers/messages.ts';
 import { countRows, openedStore, temporaryDirectory } from './store-fixture.ts';
@@ -63,6 +65,19 @@ describe('submitJob', () => {
 });
 
 describe('appendEvents', () => {
+  it('writes three pages for an event that leaves the state as it is: the event, its key and its job', () => {
+    const { store, dataDir } = openedStore();
+    store.submitJob(job('a'));
+    const token = (index: number): NewEvent => ({ jobId: 'a', type: 'token', data: { index }, key: `token:${index}` });
+    const logBytes = (): number => statSync(path.join(dataDir, 'gptd.db-wal')).size;
+    store.appendEvents({ items: [{ jobId: 'a', type: 'started', data: {}, state: 'running' }, token(0)] });
+    const before = logBytes();
+    store.appendEvents({ items: [token(1)] });
+    // A page of 32 KiB, and its header.
+    expect(logBytes() - before).toBe(3 * (32768 + 24));
+    expect(store.getJob({ jobId: 'a' })).toMatchObject({ lastSeq: 4, state: 'running' });
+  });
+
   it('numbers the events of each job without gaps and drops those whose key is known', () => {
     const { store } = openedStore();
     store.submitJob(job('a'));

@@ -32,13 +32,14 @@ describe('a checkpoint that a job holds', () => {
     const { store, dataDir } = openedStore();
     writeCheckpoint(store, { step: 1, create: true, keepLast: 1 });
     submit(store, 'g', { model: 'm' });
-    const held = store.holdCheckpoint({ jobId: 'g', model: 'm', which: 'latest' });
+    const { model, checkpoint: held } = store.holdCheckpoint({ jobId: 'g', model: 'm', which: 'latest' });
+    expect(model).toEqual(store.getModel({ name: 'm' }));
     expect(held.step).toBe(1);
     for (const step of [2, 3]) writeCheckpoint(store, { step, keepLast: 1 });
     expect(steps(store)).toEqual([3]);
     expect(store.getModel({ name: 'm' }).checkpoint.step).toBe(3);
     // The job gets the same one again, whatever is the newest by now.
-    expect(store.holdCheckpoint({ jobId: 'g', model: 'm', which: 'latest' })).toEqual(held);
+    expect(store.holdCheckpoint({ jobId: 'g', model: 'm', which: 'latest' }).checkpoint).toEqual(held);
     const reader = openReader(dataDir);
     const read = (): unknown =>
       reader.readTensor({ checkpointId: held.checkpointId, tensor: 'ln_f.bias', part: 'w', sizeBytes: 32 });
@@ -63,7 +64,7 @@ describe('a checkpoint that a job holds', () => {
     end(store, 'a');
     store.close();
     const { store: second } = openedStore(dataDir);
-    expect(second.holdCheckpoint({ jobId: 'b', model: 'm', which: 'latest' }).step).toBe(1);
+    expect(second.holdCheckpoint({ jobId: 'b', model: 'm', which: 'latest' }).checkpoint.step).toBe(1);
     end(second, 'b');
     second.close();
     openedStore(dataDir);
