@@ -1,31 +1,13 @@
-// The composition root: makes the daemon's parts in order, runs until it is told to stop, and closes them in reverse. Also an
-// entry of its own for whoever starts the daemon without the CLI. Exit codes are the contract's.
+// The way into the daemon, for the CLI and for whoever starts it without the CLI. What cannot run is refused before the daemon's
+// modules are loaded, which takes longer than anything else in a start. Exit codes are the contract's.
 
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { isIPv6 } from 'node:net';
+import { mkdirSync } from 'node:fs';
 import os from 'node:os';
-import path from 'node:path';
 import process from 'node:process';
 import { GptdError } from '../model/errors.ts';
-import type { PreparerCalls } from '../workers/messages.ts';
-import { checkAccess, loadToken } from './access.ts';
-import { EventLog } from './event-log.ts';
-import type { Services } from './job-context.ts';
-import { Jobs } from './jobs.ts';
-import { logError, openLog, type Logger } from './log.ts';
-import { makeHandlers } from './methods.ts';
-import { Metrics, type JobTransition } from './metrics.ts';
-import { complete } from './openai.ts';
-import { EXIT, LIMITS, VERSION, type DaemonFile, type LogLevel } from './protocol.ts';
-import { ServedModels } from './served-models.ts';
-import { Server } from './server.ts';
-import { startStages } from './start-stages.ts';
-import { StoreClient } from './store-client.ts';
-import { Tidying } from './tidying.ts';
-import { WorkerThread } from './worker-thread.ts';
-
-/** Share of the machine's memory that models may take. */
-const MEMORY_SHARE = 0.85;
+import { lockDirectory } from '../workers/store-lock.ts';
+import { checkAccess } from './access.ts';
+import { EXIT, LIMITS, type DaemonFile, type LogLevel } from './protocol.ts';
 
 export interface DaemonOptions {
   readonly dataDir: string;
@@ -43,10 +25,22 @@ export interface DaemonOptions {
   readonly onReady?: (info: DaemonFile) => void;
 }
 
-/** Runs a daemon until SIGINT or SIGTERM; resolves to the process's exit code. A second signal ends it at once. */
+/** Runs a daemon until it is told to stop; resolves to the process's exit code. */
 export async function runDaemon(options: DaemonOptions): Promise<number> {
   try {
-    return await run(options);
+    const { dataDir, workers = Math.min(LIMITS.workersMax, os.availableParallelism()) } = options;
+    if (!Number.isInteger(workers) || workers < 1 || workers > LIMITS.workersMax) {
+      throw new GptdError(
+        'invalid_spec',
+        `--workers is ${workers}: it must be an integer between 1 and ${LIMITS.workersMax}.`,
+      );
+    }
+    mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+    checkAccess(options);
+    // The store takes the lock and keeps it.
+    lockDirectory(dataDir).release();
+    const { run } = await import('./composition.ts');
+    return await run({ ...options, workers });
   } catch (error) {
     if (!(error instanceof GptdError)) throw error;
     process.stderr.write(`gptd: ${error.message}\n`);
@@ -54,153 +48,4 @@ export async function runDaemon(options: DaemonOptions): Promise<number> {
     if (error.code === 'unauthorized') return EXIT.unsafeConfiguration;
     return error.code === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
   }
-}
-
-async function run(options: DaemonOptions): Promise<number> {
-  const startedAt = performance.now();
-  const { dataDir, host } = options;
-  const urlHost = isIPv6(host) ? `[${host}]` : host;
-  const workers = options.workers ?? Math.min(LIMITS.workersMax, os.availableParallelism());
-  if (!Number.isInteger(workers) || workers < 1 || workers > LIMITS.workersMax) {
-    throw new GptdError(
-      'invalid_spec',
-      `--workers is ${workers}: it must be an integer between 1 and ${LIMITS.workersMax}.`,
-    );
-  }
-  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  checkAccess(options);
-  const log = openLog({ level: options.logLevel, dataDir });
-  const { logger } = log;
-  const stopping = new AbortController();
-  let isReady = false;
-  let failure: unknown = null;
-  const onFatal = (error: unknown): void => {
-    failure ??= error;
-    stopping.abort();
-  };
-
-  const unlisten = onStopSignal(stopping, logger);
-  const opened: { close(): Promise<void> }[] = [];
-  const keep = <P extends { close(): Promise<void> }>(part: P): P => {
-    opened.push(part);
-    return part;
-  };
-  try {
-    const store = keep(await StoreClient.open({ dataDir }));
-    store.onDeath(onFatal);
-    const token = loadToken(options);
-    const preparer = keep(new WorkerThread<PreparerCalls>('preparer', { dataDir, engine: options.engine }));
-    const { stages, engine } = await startStages(workers, { dataDir, choice: options.engine, keep });
-    const memoryBudgetBytes = Math.floor(memoryBytes() * MEMORY_SHARE);
-    const metrics = new Metrics({ dataDir, version: VERSION, engine, workers, memoryBudgetBytes });
-    const events = new EventLog(store, { onFatal, onStored: (event) => metrics.eventStored(event) });
-    const report = (error: unknown): void => logError(logger, error);
-    const served = new ServedModels(stages, { store, budgetBytes: memoryBudgetBytes, onError: report });
-    const onDeath = (worker: 'preparer' | 'stage', error: unknown): void => {
-      logger.error({ worker, err: error }, 'worker thread died and is replaced');
-      metrics.workerDied(worker);
-    };
-    preparer.onDeath((error) => onDeath('preparer', error));
-    for (const stage of stages) {
-      stage.onDeath((error) => {
-        onDeath('stage', error);
-        served.forget(stage);
-      });
-    }
-    const tidying = keep(new Tidying(store, { keepJobs: options.keepJobs, onError: report }));
-    const services: Services = { store, events, metrics, stages, preparer, served, tidying, engine, memoryBudgetBytes };
-    const onMoved = (transition: JobTransition): void => {
-      metrics.jobMoved(transition);
-      logTransition(logger, transition);
-    };
-    const jobs = keep(new Jobs(services, { queueLimit: options.queueLimit, onFatal, onMoved }));
-    const handlers = makeHandlers(services, jobs, { queueLimit: options.queueLimit, startedAt });
-    const server = keep(
-      new Server(
-        {
-          ...{ store, events, handlers, metrics, logger },
-          complete: (exchange) => complete({ services, handlers }, exchange),
-          onError: report,
-        },
-        { token, host: urlHost, allowOrigins: options.allowOrigins },
-      ),
-    );
-    metrics.watch({
-      servedBytes: () => served.bytes,
-      eventBacklog: () => events.backlog,
-      socketCount: () => server.socketCount,
-    });
-    await jobs.recover();
-    const port = await listen(server, options);
-    jobs.start();
-    tidying.soon();
-    server.ready();
-
-    const ready: DaemonFile = { pid: process.pid, url: `http://${urlHost}:${port}`, version: VERSION };
-    const file = path.join(dataDir, 'daemon.json');
-    writeFileSync(`${file}.new`, `${JSON.stringify(ready)}\n`, { mode: 0o600 });
-    renameSync(`${file}.new`, file);
-    isReady = true;
-    logger.info({ ...ready, workers, engine: engine.fingerprint }, 'ready');
-    options.onReady?.(ready);
-
-    if (!stopping.signal.aborted) {
-      await new Promise<void>((resolve) => stopping.signal.addEventListener('abort', () => resolve(), { once: true }));
-    }
-    rmSync(file, { force: true });
-  } finally {
-    await closeAll(opened, logger);
-    unlisten();
-    if (failure !== null) logError(logger, failure);
-    // A daemon that never was ready says why not, and nothing else.
-    if (isReady) logger.info('stopped');
-    log.flush();
-  }
-  return failure === null ? EXIT.ok : EXIT.jobFailed;
-}
-
-async function listen(server: Server, { host, port }: DaemonOptions): Promise<number> {
-  try {
-    return await server.listen(host, port);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const why = code === 'EADDRINUSE' ? 'the port is in use: take another --port, or 0 for a free one' : String(code);
-    throw new GptdError('invalid_spec', `Cannot listen on ${host}:${port}: ${why}.`, { cause: error });
-  }
-}
-
-/** The first signal asks for a stop, the second one ends the process without a word: everything told is durable anyway. */
-function onStopSignal(stopping: AbortController, logger: Logger): () => void {
-  const onSignal = (signal: NodeJS.Signals): void => {
-    if (stopping.signal.aborted) process.exit(EXIT.cancelled);
-    logger.info({ signal }, 'stopping');
-    stopping.abort();
-  };
-  process.on('SIGINT', onSignal);
-  process.on('SIGTERM', onSignal);
-  return () => {
-    process.off('SIGINT', onSignal);
-    process.off('SIGTERM', onSignal);
-  };
-}
-
-async function closeAll(parts: { close(): Promise<void> }[], logger: Logger): Promise<void> {
-  for (const part of parts.splice(0).reverse()) {
-    try {
-      await part.close();
-    } catch (error) {
-      logError(logger, error);
-    }
-  }
-}
-
-/** What the machine has, or what the container that it runs in may use. */
-const memoryBytes = (): number => Math.min(os.totalmem(), process.constrainedMemory() || Infinity);
-
-/** One line a change: nothing of the spec but the model's name. */
-function logTransition(logger: Logger, { jobId, kind, model, from, to, elapsedMs, error }: JobTransition): void {
-  const seconds = Math.round(elapsedMs) / 1000;
-  const fields = { jobId, kind, model, from, seconds, ...(error === undefined ? {} : { error }) };
-  if (to === 'failed') logger.warn(fields, 'job failed');
-  else logger.info(fields, `job ${to}`);
 }
