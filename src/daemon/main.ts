@@ -37,8 +37,7 @@ export async function runDaemon(options: DaemonOptions): Promise<number> {
     }
     mkdirSync(dataDir, { recursive: true, mode: 0o700 });
     checkAccess(options);
-    // The store takes the lock and keeps it.
-    lockDirectory(dataDir).release();
+    refuseInUse(dataDir);
     const { run } = await import('./composition.ts');
     return await run({ ...options, workers });
   } catch (error) {
@@ -47,5 +46,14 @@ export async function runDaemon(options: DaemonOptions): Promise<number> {
     if (error.code === 'conflict') return EXIT.dataDirInUse;
     if (error.code === 'unauthorized') return EXIT.unsafeConfiguration;
     return error.code === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
+  }
+}
+
+/** Throws `conflict` while another daemon has the directory. The store takes the lock and keeps it, and tells of any other fault. */
+function refuseInUse(dataDir: string): void {
+  try {
+    lockDirectory(dataDir).release();
+  } catch (error) {
+    if (error instanceof GptdError) throw error;
   }
 }

@@ -1,5 +1,7 @@
 // What goes wrong is told in one line on stderr with the right exit code, and the daemon lives on.
 
+import { mkdirSync } from 'node:fs';
+import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { EXIT, type CreateResult } from '../../src/daemon/protocol.ts';
 import type { CliRun } from '../cli/run-cli.ts';
@@ -204,6 +206,13 @@ describe('the daemon itself', () => {
     const run = await home.cli(['start', '--port', '0', '--host', '0.0.0.0']);
     expectOneLine(run, { exitCode: EXIT.unsafeConfiguration, line: /without a token/ });
     expect(() => home.read('token')).toThrow('ENOENT');
+  });
+
+  test('with a lock that is no file says what cannot be opened', async () => {
+    const home = newHome();
+    mkdirSync(path.join(home.dir, 'gptd.lock'));
+    const run = await home.cli(['start', '--port', '0']);
+    expectOneLine(run, { exitCode: EXIT.jobFailed, line: /SQLITE_CANTOPEN/ });
   });
 
   test('on a port that is taken says so', async () => {
