@@ -229,10 +229,10 @@ export class Batcher {
     // A cache that a beginning was to be taken from may have slid or gone while there was no room for the prompt.
     for (const sequence of this.#running) if (sequence.fork !== null) this.#fork(sequence);
     const decoding = this.#running.filter((sequence) => sequence.decoding).length;
-    const draftMax = decoding === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / decoding);
+    const guessMax = guessesOfEach(decoding);
     let prefillRows: number = decoding > 0 ? PREFILL_ROWS.shared : PREFILL_ROWS.alone;
     const composed = this.#running.flatMap((sequence) => {
-      const next = sequence.next({ prefillRows, draftMax });
+      const next = sequence.next({ prefillRows, guessMax });
       if (!sequence.decoding) prefillRows -= next?.part.rowCount ?? 0;
       return next === null ? [] : [{ sequence, ...next }];
     });
@@ -258,7 +258,7 @@ export class Batcher {
     const [{ thread }] = stages;
     // Training would never have its turn if a step always waited before it.
     if (stages.length > 1 || thread.isWanted()) return null;
-    const guessMax = Math.floor(DRAFT_ROWS_MAX / this.#running.length);
+    const guessMax = guessesOfEach(this.#running.length);
     const under = new Map(parts.map(({ sequence, tokensMax }) => [sequence, tokensMax]));
     const follows: ServeFollow[] = [];
     for (const sequence of this.#running) {
@@ -303,6 +303,9 @@ export class Batcher {
     }
   }
 }
+
+/** Guesses that each of so many sequences may have in a step. */
+const guessesOfEach = (sequences: number): number => (sequences === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / sequences));
 
 /** The fields of a spec that the head's stage samples by. */
 function samplingOf(spec: GenerateSpec): SamplingOptions {

@@ -94,10 +94,10 @@ export class Sequence {
   /** The rows of its next step, null when there is no room for more of its prompt in this step. */
   next({
     prefillRows,
-    draftMax,
+    guessMax,
   }: {
     prefillRows: number;
-    draftMax: number;
+    guessMax: number;
   }): { part: ServePart; rows: readonly number[] } | null {
     const { decoding } = this;
     const rest = this.window.length - this.position;
@@ -107,7 +107,7 @@ export class Sequence {
     const lastIndex = this.#lastIndex;
     // A guess needs a position, and a token that it may yield.
     const draftRoom = Math.min(this.#context - this.position - 1, lastIndex - index);
-    const drafts = decoding ? this.#drafts.slice(0, Math.min(draftMax, draftRoom)) : [];
+    const drafts = decoding ? this.#drafts.slice(0, Math.min(guessMax, draftRoom)) : [];
     const rows = [...this.window.slice(this.position, this.position + count), ...drafts];
     const sample = count < rest ? null : { index, lastIndex, drafts, draftMax: this.#draftMax };
     const part = { sequence: this.name, position: this.position, rowCount: rows.length, fork: this.fork, sample };
