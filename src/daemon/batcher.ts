@@ -2,7 +2,7 @@
 // running sequence, guesses behind it, and at most one chunk of prompts, so that nobody waits longer for the next token than a
 // step with one chunk takes. Sequences join and leave between steps. Rows do not know their neighbours, so nothing here changes a bit.
 
-import type { GptConfig } from '../model/config.ts';
+import { checkTokenIds, type GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import type { SampledRows, SampledToken, SamplingOptions, ServeFollow } from '../workers/messages.ts';
 import { JobHalted } from './job-context.ts';
@@ -318,12 +318,10 @@ function samplingOf(spec: GenerateSpec): SamplingOptions {
   };
 }
 
-function checkPrompt(ids: readonly number[], { context_length: context, vocab_size: V }: GptConfig): void {
-  const bad = ids.find((id) => id >= V);
-  if (bad !== undefined) {
-    throw new GptdError('invalid_spec', `The prompt has token ${bad}: the model's ids go from 0 to ${V - 1}.`);
-  }
+function checkPrompt(ids: readonly number[], config: GptConfig): void {
+  checkTokenIds(ids, { config, what: 'The prompt' });
   if (ids.length === 0) throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
+  const context = config.context_length;
   if (ids.length <= context) return;
   throw new GptdError(
     'invalid_spec',

@@ -1,7 +1,7 @@
 // What a submission is checked for beyond its schema, before anything is stored: whatever is certain to fail later is refused
 // now, with the same sentence.
 
-import { resolveConfig } from '../model/config.ts';
+import { checkTokenIds, resolveConfig, type GptConfig } from '../model/config.ts';
 import { GptdError } from '../model/errors.ts';
 import { tokenCountMin, type TokenizerSpec } from '../model/tokenizer.ts';
 import type { StoredModel } from '../workers/messages.ts';
@@ -102,7 +102,7 @@ async function checkGenerate(
   if (model === null) return;
   const { config } = model;
   const ids = spec.promptIds;
-  checkIds(spec, config.vocab_size);
+  checkIds(spec, config);
   if (ids?.length === 0 || spec.prompt === '') {
     throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
   }
@@ -123,19 +123,15 @@ async function checkGenerate(
 }
 
 /** Every id that the spec names is one of the model's, and one at least may be generated. */
-function checkIds(spec: GenerateSpec, V: number): void {
+function checkIds(spec: GenerateSpec, config: GptConfig): void {
   const lists: readonly (readonly [what: string, ids: readonly number[]])[] = [
     ['The prompt', spec.promptIds ?? []],
     ['stopIds', spec.stopIds],
     ['bannedIds', spec.bannedIds],
     ['logitBias', Object.keys(spec.logitBias ?? {}).map(Number)],
   ];
-  for (const [what, ids] of lists) {
-    const bad = ids.find((id) => id >= V);
-    if (bad !== undefined) {
-      throw new GptdError('invalid_spec', `${what} has token ${bad}: the model's ids go from 0 to ${V - 1}.`);
-    }
-  }
+  for (const [what, ids] of lists) checkTokenIds(ids, { config, what });
+  const V = config.vocab_size;
   if (new Set(spec.bannedIds).size === V) {
     throw new GptdError('invalid_spec', `bannedIds has all ${V} ids of the model: leave at least one out.`);
   }

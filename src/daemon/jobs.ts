@@ -276,13 +276,14 @@ export class Jobs {
 
   async #run(live: Live): Promise<void> {
     const { events, stages, engine } = this.#services;
-    const { jobId, ranBefore } = live;
-    const started: JobEventBody = ranBefore
+    const { jobId } = live;
+    const started: JobEventBody = live.ranBefore
       ? { type: 'log', data: { message: 'Started again.' } }
       : { type: 'started', data: { workers: stages.length, engine: `${engine.name} ${engine.version}` } };
-    live.ranBefore = true;
     // The log keeps the order, so the work need not wait until the first event is durable: what it asks the store for goes first.
-    const work = this.#runHealing(live, ranBefore);
+    const work = this.#runHealing(live);
+    // From the next run on, also one that a thread's death makes: this one's context is made by now.
+    live.ranBefore = true;
     void events.emit(jobId, started, { state: 'running' });
     let outcome: JobEventBody;
     try {
@@ -327,15 +328,13 @@ export class Jobs {
    * Runs the job again when a worker thread has died under it: it goes on from what it has saved, and says nothing twice. Nor does
    * it say anything before it has waited for something.
    */
-  async #runHealing(live: Live, ranBefore: boolean): Promise<unknown> {
-    let isRepeated = ranBefore;
+  async #runHealing(live: Live): Promise<unknown> {
     for (let deaths = 1; ; deaths++) {
       const { newsCount } = live;
       try {
-        return await this.#runner(live, isRepeated);
+        return await this.#runner(live);
       } catch (error) {
         if (!(error instanceof WorkerDied) || isCancelled(live)) throw error;
-        isRepeated = true;
         if (live.newsCount > newsCount) deaths = 1;
         if (deaths >= DEATHS_IN_A_ROW_MAX) {
           const message = `Worker threads died ${deaths} times in a row under this job, the last one of: ${error.message}`;
@@ -347,13 +346,13 @@ export class Jobs {
     }
   }
 
-  #runner(live: Live, isRepeated: boolean): Promise<unknown> {
+  #runner(live: Live): Promise<unknown> {
     const { jobId, kind } = live;
     const context = {
       jobId,
       spec: live.spec,
       services: this.#services,
-      isRepeated,
+      isRepeated: live.ranBefore,
       cancelled: live.stop.signal,
       halted: live.halt.signal,
       emit: (body, options) => {

@@ -106,3 +106,14 @@ export function resolveConfig(source: string | ConfigFields, overrides: ConfigFi
 
 const given = (fields: ConfigFields): Partial<GptConfig> =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
+
+/** Throws `invalid_spec` for a token id that the model does not have; `what` names where it stands. */
+export function checkTokenIds(
+  ids: readonly number[],
+  { config: { vocab_size: V }, what }: { readonly config: GptConfig; readonly what: string },
+): void {
+  const bad = ids.find((id) => id >= V);
+  if (bad !== undefined) {
+    throw new GptdError('invalid_spec', `${what} has token ${bad}: the model's ids go from 0 to ${V - 1}.`);
+  }
+}

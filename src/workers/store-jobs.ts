@@ -161,22 +161,18 @@ export function jobCalls(
 
   const appendEvents = db.transaction((items: readonly NewEvent[]): (StoredEvent | null)[] => {
     const at = Date.now();
-    const rows = new Map<string, { readonly before: JobRow; after: JobRow }>();
+    const rows = new Map<string, JobRow>();
+    /** Rows of jobs with new events, as they were before these. */
+    const changed = new Map<string, JobRow>();
     const events = items.map((item) => {
-      let row = rows.get(item.jobId);
-      if (row === undefined) {
-        const before = requireJob(item.jobId);
-        rows.set(item.jobId, (row = { before, after: before }));
-      }
-      const appended = append(row.after, { item, at });
-      if (appended === null) return null;
-      const [after, event] = appended;
-      row.after = after;
+      const row = rows.get(item.jobId) ?? requireJob(item.jobId);
+      const [next, event] = append(row, { item, at }) ?? [row, null];
+      rows.set(item.jobId, next);
+      if (event !== null && !changed.has(item.jobId)) changed.set(item.jobId, row);
       return event;
     });
-    for (const { before, after } of rows.values()) {
-      if (after.last_seq === before.last_seq) continue;
-      const { job_id, state, started_at, ended_at, last_seq, result, error } = after;
+    for (const [jobId, before] of changed) {
+      const { job_id, state, started_at, ended_at, last_seq, result, error } = rows.get(jobId)!;
       if (state === before.state && started_at === before.started_at) {
         updateLastSeq.run(last_seq, job_id);
         continue;

@@ -79,6 +79,9 @@ async function answer(request: StageRequest): Promise<object> {
   }
 }
 
+const newBatcher = (lease: string, thread = caller): Batcher =>
+  new Batcher({ lease, config: CONFIG, stages: [{ thread, plan: PLAN }] }, { sequencesMax: 16, cachedTokensMax: 1e6 });
+
 /** `onToken` hears of every token. Prompts of different names share no beginning. */
 function generate(
   batcher: Batcher,
@@ -101,9 +104,7 @@ function generate(
 }
 
 test('streams are in every step, beside at most one chunk of prompts, which go in in order', async () => {
-  const lease = 'batch';
-  const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
-  const batcher = new Batcher({ lease, config: CONFIG, stages: [{ thread: caller, plan: PLAN }] }, limits);
+  const batcher = newBatcher('batch');
   const prompts = [
     { name: 'k', promptLength: 300 },
     { name: 'l', promptLength: 5 },
@@ -151,15 +152,13 @@ test('the first step of a prompt of ids is sent behind its beginning, without wa
       return reply;
     },
   };
-  const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
-  const batcher = new Batcher({ lease: 'n', config: CONFIG, stages: [{ thread: noting, plan: PLAN }] }, limits);
+  const batcher = newBatcher('n', noting);
   await generate(batcher, { name: 'n', promptLength: 5, maxTokens: 1 });
   expect(calls.slice(0, 3)).toEqual(['serveBegin', 'serveStep', 'serveBegin answered']);
 });
 
 test('a prompt with an id outside the vocabulary is refused before any step', async () => {
-  const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
-  const batcher = new Batcher({ lease: 'o', config: CONFIG, stages: [{ thread: caller, plan: PLAN }] }, limits);
+  const batcher = newBatcher('o');
   const never = new AbortController().signal;
   const refused = batcher.generate({
     spec: generateSpec.parse({ model: 'm', promptIds: [3, 97], maxTokens: 1 }),
@@ -185,8 +184,7 @@ const SPECS = [
 
 /** Everything that the specs' sequences yield, all at once or one after the other. */
 async function yieldOf(lease: string, { together }: { together: boolean }): Promise<unknown> {
-  const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
-  const batcher = new Batcher({ lease, config: CONFIG, stages: [{ thread: caller, plan: PLAN }] }, limits);
+  const batcher = newBatcher(lease);
   const never = new AbortController().signal;
   const one = async (spec: object, i: number): Promise<unknown> => {
     const tokens: (SampledToken & { index: number })[] = [];
@@ -242,8 +240,7 @@ test('a stage goes on by itself until it has so many tokens, is interrupted, its
 });
 
 test('a sequence that is cancelled between two steps leaves no trace in the others', async () => {
-  const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
-  const batcher = new Batcher({ lease: 'l', config: CONFIG, stages: [{ thread: caller, plan: PLAN }] }, limits);
+  const batcher = newBatcher('l');
   const alone = await generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
   const cancel = new AbortController();
   const never = new AbortController().signal;
@@ -268,9 +265,8 @@ test.each(['slides', 'is cancelled'])(
   async (fate) => {
     const shared = Array.from({ length: 40 }, (_, i) => (i * 31) % 97);
     const filler = Array.from({ length: 400 }, (_, i) => (i * 13 + 5) % 97);
-    const limits = { sequencesMax: 16, cachedTokensMax: 1e6 };
     const run = async (lease: string, { beside }: { beside: boolean }): Promise<readonly number[]> => {
-      const batcher = new Batcher({ lease, config: CONFIG, stages: [{ thread: caller, plan: PLAN }] }, limits);
+      const batcher = newBatcher(lease);
       const cancel = new AbortController();
       const logprobs: number[] = [];
       const start = (
