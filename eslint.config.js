@@ -56,7 +56,7 @@ export default defineConfig(
     languageOptions: {
       sourceType: 'commonjs',
       parserOptions: { projectService: false },
-      globals: { process: 'readonly', setImmediate: 'readonly' },
+      globals: { process: 'readonly', setImmediate: 'readonly', WebAssembly: 'writable' },
     },
     rules: { '@typescript-eslint/no-require-imports': 'off' },
   },

@@ -1,16 +1,22 @@
 // One stage with a whole model in training, for benchmarks of what it runs: no daemon, no pipeline.
 
 import { updateParts } from '../dist/workers/messages.js';
+import { sumOfSquares } from '../dist/workers/train-parameters.js';
 import { TrainStage } from '../dist/workers/train-stage.js';
 
-/** `tensors` by name are trained in place. `step(n)` is one update over `batchSize` sequences, micro-batch by micro-batch. */
+/**
+ * `tensors` by name are where it begins. `step(n)` is one update over `batchSize` sequences, micro-batch by micro-batch; it
+ * resolves to the time that the gradient's norm and AdamW take.
+ */
 export function trainingStage(engine, { config, tensors, batchSize, microBatchSize, contextLength: T }) {
   const tokens = new SharedArrayBuffer(2 * batchSize * (T + 1));
   new Uint16Array(tokens).forEach((_, i, ids) => (ids[i] = (i * 31) % config.vocab_size));
   const range = { firstBlock: 0, endBlock: config.n_layers, embeds: true, head: true };
   const setup = { config, stage: range, batchSize, microBatchSize, contextLength: T, seed: 1 };
-  const stage = new TrainStage(engine, { ...setup, tokens, wideTokens: false, optimizerState: false }, ({ name }) =>
-    tensors.get(name),
+  const stage = new TrainStage(
+    engine,
+    { ...setup, tokens, wideTokens: false, optimizerState: false },
+    ({ name }, _, into) => into.set(tensors.get(name)),
   );
   const adamw = { lr: 1e-4, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.95, eps: 1e-8 };
   const micros = Array.from({ length: batchSize / microBatchSize }, (_, index) => {
@@ -28,8 +34,12 @@ export function trainingStage(engine, { config, tensors, batchSize, microBatchSi
         stage.embedBackward(micro, dx);
       }
       stage.finish();
+      // The sums of squares once more, together: the stage makes each one when its gradient is complete.
+      const begin = performance.now();
+      for (const { name } of stage.tensors()) sumOfSquares(stage.gradient(name));
       const update = { step: { step, ...adamw }, decayAll: false };
-      for (const part of updateParts(range)) await stage.optimizer.update(update, part);
+      for (const part of updateParts(range)) stage.optimizer.update(update, part);
+      return { optimizerMs: performance.now() - begin };
     },
     close: () => stage.close(),
   };

@@ -1,25 +1,12 @@
 // The optimizer's part of a training step: AdamW on every stage, a part at a time, in the order in which the next forward pass
-// needs them. The next step may begin meanwhile: it waits for a stage's own parts before it enters the stage. The first
-// micro-batch reaches the last stage last, so that one does part of the first one's work before its own: blocks move there
-// and back. Every element has its own update, so the bits do not depend on who does it.
+// needs them. The next step may begin meanwhile: it waits for a stage's own parts before it enters the stage.
 
-import { blockTensors } from '../model/tensors.ts';
-import type { GptConfig } from '../model/config.ts';
 import { updateParts, type StageCalls, type UpdatePart, type UpdateRequest } from '../workers/messages.ts';
 import type { PlanStage } from './protocol.ts';
-import { PRIORITY, type Caller } from './worker-thread.ts';
-
-/** Elements of a block from which its update is worth its way to another stage: some 2 ms of work. */
-const LENT_ELEMENTS_MIN = 1 << 20;
-
-/** Of the first stage's elements: less than half, as what is lent has a way there and back. */
-const LENT_SHARE = 0.45;
+import type { Caller } from './worker-thread.ts';
 
 export interface ModelUpdateOptions extends UpdateRequest {
-  readonly config: GptConfig;
   readonly stages: readonly { thread: Caller<StageCalls>; plan: PlanStage }[];
-  /** Whether the arrays have to stay where they are, because a snapshot reads them. */
-  readonly held: boolean;
   /** Room for what a snapshot has to set aside. */
   readonly room: Room;
   /** What no thread has taken up when it aborts is dropped: the model is half updated then. */
@@ -55,24 +42,14 @@ export class ModelUpdate {
   readonly #signal: AbortSignal;
   readonly #done: readonly Promise<void>[];
 
-  constructor(lease: string, { config, stages, held, room, signal, step, decayAll }: ModelUpdateOptions) {
+  constructor(lease: string, { stages, room, signal, step, decayAll }: ModelUpdateOptions) {
     this.#lease = lease;
     this.#request = { step, decayAll };
     this.#stages = stages;
     this.#room = room;
     this.#signal = signal;
-    const lent = held
-      ? []
-      : lentBlocks(
-          config,
-          stages.map(({ plan }) => plan),
-        );
-    // Sent before the first stage's own parts.
-    const loan = lent.length > 0 ? this.#lend(lent) : Promise.resolve();
     this.#done = stages.map(({ plan }, stage) => {
-      const parts = updateParts(plan).filter((part) => part === 'ends' || !lent.includes(part));
-      const updates = parts.map((part) => this.#own(stage, part));
-      const done = Promise.all(stage === 0 ? [loan, ...updates] : updates).then(() => undefined);
+      const done = Promise.all(updateParts(plan).map((part) => this.#part(stage, part))).then(() => undefined);
       // Whoever needs the stage next meets its failure.
       done.catch(() => undefined);
       return done;
@@ -95,7 +72,7 @@ export class ModelUpdate {
   }
 
   /** A stage that has no room for what a snapshot still needs goes on when more has been read. */
-  async #own(stage: number, part: UpdatePart): Promise<void> {
+  async #part(stage: number, part: UpdatePart): Promise<void> {
     for (;;) {
       const seen = this.#room.freed;
       const request = { lease: this.#lease, ...this.#request, part };
@@ -104,24 +81,4 @@ export class ModelUpdate {
       await this.#room.moreThan(seen);
     }
   }
-
-  async #lend(blocks: readonly number[]): Promise<void> {
-    const last = this.#stages.length - 1;
-    const [owner, helper] = [this.#stages[0].thread, this.#stages[last].thread];
-    const urgent = { priority: PRIORITY.backward, signal: this.#signal };
-    const key = `update ${this.#request.step.step}`;
-    const [there, back] = [last, 0].map((stage) => ({ lease: this.#lease, key, with: stage }));
-    await owner.call('trainLendUpdate', { ...there, blocks }, urgent);
-    await helper.call('trainUpdateFor', { ...back, ...this.#request }, urgent);
-    await owner.call('trainUpdated', there, urgent);
-  }
-}
-
-/** Blocks of the first stage that are its lent share. None where there is no other stage. */
-function lentBlocks(config: GptConfig, plans: readonly PlanStage[]): number[] {
-  const blockSize = blockTensors(config, 0).reduce((sum, { size }) => sum + size, 0);
-  if (plans.length < 2 || blockSize < LENT_ELEMENTS_MIN) return [];
-  const { firstBlock, endBlock, params } = plans[0];
-  const count = Math.min(Math.floor((LENT_SHARE * params) / blockSize), endBlock - firstBlock);
-  return Array.from({ length: count }, (_, i) => endBlock - count + i);
 }

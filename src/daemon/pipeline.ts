@@ -77,7 +77,6 @@ export class Pipeline {
   readonly #room = new Room();
   /** The last step's, which may still be under way. */
   #update: ModelUpdate | null = null;
-  #snapshotOpen = false;
   /** Made for the first snapshot. */
   #buffers: GroupBuffers | null = null;
 
@@ -140,7 +139,7 @@ export class Pipeline {
     // PyTorch's clip_grad_norm_.
     const gradScale = gradClip > 0 && gradNorm > gradClip ? gradClip / (gradNorm + 1e-6) : 1;
     this.#update = new ModelUpdate(this.#lease, {
-      ...{ config: this.#config, stages: this.#stages, held: this.#snapshotOpen, room: this.#room, signal },
+      ...{ stages: this.#stages, room: this.#room, signal },
       ...{ step: { ...request.adamw, gradScale }, decayAll: request.decayAll },
     });
     return { loss, gradNorm };
@@ -228,7 +227,6 @@ export class Pipeline {
   async snapshot(): Promise<ModelSnapshot> {
     const lease = this.#lease;
     await this.#updated();
-    this.#snapshotOpen = true;
     const plans = this.#stages.map(({ plan }) => plan);
     const total = plans.reduce((sum, { params }) => sum + params, 0);
     await this.#all(({ thread, plan }) =>
@@ -249,7 +247,6 @@ export class Pipeline {
       // Behind what they still read.
       await Promise.allSettled(calls);
       buffers.reclaim();
-      this.#snapshotOpen = false;
       this.#room.free();
     };
     const giveBack = ([first]: readonly TensorChunk[]): void => buffers.give(first.bytes.buffer as SharedArrayBuffer);

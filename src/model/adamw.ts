@@ -1,10 +1,7 @@
-// AdamW (Loshchilov and Hutter, 2019) over one flat chunk of a tensor, in PyTorch's form: decay first, bias-corrected
-// moments, epsilon outside the root. Chunks are small enough that the arithmetic stays in the cache.
+// AdamW (Loshchilov and Hutter, 2019) over a flat part of a tensor, in PyTorch's form: decay first, bias-corrected
+// moments, epsilon outside the root. Element-wise throughout, so it can be one loop.
 
 import { GraphBuilder, type Graph } from './graph.ts';
-
-/** Elements of a chunk: large enough that the cost of a run does not count, small enough for the caches; see bench/LOG.md. */
-export const ADAMW_CHUNK_SIZE = 262144;
 
 /** What differs from step to step, as ADAMW_SCALARS inputs of the program. */
 export interface AdamwStep {
@@ -36,7 +33,7 @@ export function adamwScalars(update: AdamwStep): Record<(typeof ADAMW_SCALARS)[n
     gain1: (1 - beta1) * gradScale,
     beta2,
     gain2: (1 - beta2) * gradScale * gradScale,
-    // The step size divides what divides the moments: a pass less over the chunk.
+    // The step size divides what divides the moments: an operation less for each element.
     rootScale: isStill ? 0 : 1 / Math.sqrt(1 - beta2 ** step) / stepSize,
     eps: isStill ? Infinity : eps / stepSize,
   };

@@ -23,6 +23,11 @@ export interface ChunkReader {
     readonly part: TensorPart;
     readonly sizeBytes: number;
   }): Float32Array<ArrayBuffer>;
+  /** The same into an array of the tensor's length. */
+  readTensorInto(
+    request: { readonly checkpointId: number; readonly tensor: string; readonly part: TensorPart },
+    into: Float32Array,
+  ): void;
   /** The same for a part of the array, `sizeBytes` from `offsetBytes` on. */
   readTensorRange(request: {
     readonly checkpointId: number;
@@ -62,12 +67,11 @@ export interface ChunkReader {
 }
 
 /** Of one of a tensor's arrays. */
-interface PartRange {
+interface PartAddress {
   readonly checkpointId: number;
   readonly tensor: string;
   readonly part: StoredPart;
   readonly offsetBytes: number;
-  readonly sizeBytes: number;
 }
 
 interface Piece {
@@ -151,22 +155,27 @@ export function openReader(dataDir: string): ChunkReader {
   }
 
   // In one read transaction, so that a purge in the middle cannot pass for damage.
-  const readPart = db.transaction(({ checkpointId, tensor, part, offsetBytes, sizeBytes }: PartRange) => {
-    if (isCommitted.get(checkpointId) === undefined) {
-      throw new GptdError('not_found', `There is no checkpoint ${checkpointId} any more: load the newest one.`);
-    }
+  const readPartInto = db.transaction(
+    ({ checkpointId, tensor, part, offsetBytes }: PartAddress, target: Uint8Array) => {
+      if (isCommitted.get(checkpointId) === undefined) {
+        throw new GptdError('not_found', `There is no checkpoint ${checkpointId} any more: load the newest one.`);
+      }
+      const end = offsetBytes + target.length;
+      const pieces = selectPieces
+        .all(checkpointId, part, tensor)
+        .filter((piece) => piece.offset_bytes < end && piece.offset_bytes + piece.size_bytes > offsetBytes);
+      gather(pieces, {
+        target,
+        offset: offsetBytes,
+        owner: `tensor ${tensor} (${part}) of checkpoint ${checkpointId}`,
+      });
+    },
+  );
+  function readPart({ sizeBytes, ...address }: PartAddress & { readonly sizeBytes: number }): Uint8Array<ArrayBuffer> {
     const target = new Uint8Array(sizeBytes);
-    const end = offsetBytes + sizeBytes;
-    const pieces = selectPieces
-      .all(checkpointId, part, tensor)
-      .filter((piece) => piece.offset_bytes < end && piece.offset_bytes + piece.size_bytes > offsetBytes);
-    gather(pieces, {
-      target,
-      offset: offsetBytes,
-      owner: `tensor ${tensor} (${part}) of checkpoint ${checkpointId}`,
-    });
+    readPartInto(address, target);
     return target;
-  });
+  }
   const readTensorRange: ChunkReader['readTensorRange'] = (range) => new Float32Array(readPart(range).buffer);
 
   function readMade(request: Parameters<ChunkReader['readMade']>[0]): Uint8Array<ArrayBuffer> | null {
@@ -196,6 +205,10 @@ export function openReader(dataDir: string): ChunkReader {
 
   return {
     readTensor: (request) => readTensorRange({ ...request, offsetBytes: 0 }),
+    readTensorInto: (request, into) => {
+      const target = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+      readPartInto({ ...request, offsetBytes: 0 }, target);
+    },
     readTensorRange,
     readMade,
     hasPart: ({ checkpointId, part }) => selectPart.get(checkpointId, part) !== undefined,

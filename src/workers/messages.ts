@@ -36,7 +36,6 @@ export {
   type MicroBatch,
   type StageRange,
   type TrainSetup,
-  type UpdateLoan,
   type UpdatePart,
   type UpdateRequest,
   type WeightPart,

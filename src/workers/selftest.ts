@@ -77,8 +77,7 @@ async function checkGradients(): Promise<SelftestCalls['gradients'][1]> {
       ...{ config: CONFIG, batchSize: B, microBatchSize: B, contextLength: T, seed: SEED, tokens, wideTokens: false },
       ...{ optimizerState: false, stage: { firstBlock: 0, endBlock: CONFIG.n_layers, embeds: true, head: true } },
     },
-    // The stage computes with these very arrays, so moving them moves its weights.
-    ({ name }) => weights.get(name)!,
+    ({ name }, _, into) => into.set(weights.get(name)!),
   );
   const micro: MicroBatch = { index: 0, step: 1, firstSequence: 0, starts: [0, T + 1] };
   const meanLoss = async (): Promise<number> => {
@@ -92,10 +91,12 @@ async function checkGradients(): Promise<SelftestCalls['gradients'][1]> {
   stage.finish();
 
   let worst = { error: 0, tensor: '' };
-  for (const [tensor, data] of weights) {
+  const { weight } = stage.decoding();
+  for (const [tensor, start] of weights) {
+    // The stage computes with this very array, so moving it moves its weights.
+    const data = weight(tensor).data as Float32Array;
     const gradient = stage.gradient(tensor);
     const norm = Math.sqrt(gradient.reduce((sum, value) => sum + value * value, 0));
-    const start = data.slice();
     const lossAt = async (distance: number): Promise<number> => {
       for (const [i, value] of gradient.entries()) data[i] = start[i] + (distance * value) / norm;
       return await meanLoss();

@@ -3,12 +3,11 @@
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
-import type { TensorSpec } from '../model/tensors.ts';
 import { createTokenizer } from '../model/tokenizer.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { loadThreadEngine, sameChoice } from './load-engine.ts';
 import { Loans } from './loans.ts';
-import type { StageCalls, StageRequest, TensorPart, UpdateLoan, WeightsLoan, WorkerSettings } from './messages.ts';
+import type { StageCalls, StageRequest, WeightsLoan, WorkerSettings } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { ServeStage } from './serve-stage.ts';
 import { servedWeights } from './served-weights.ts';
@@ -28,10 +27,6 @@ let reader: ChunkReader | null = null;
 function opened(): ChunkReader {
   reader ??= openReader(settings.dataDir);
   return reader;
-}
-
-function readTensor(checkpointId: number, spec: TensorSpec, part: TensorPart): Float32Array {
-  return opened().readTensor({ checkpointId, tensor: spec.name, part, sizeBytes: spec.size * 4 });
 }
 
 function training(lease: string): TrainStage {
@@ -82,7 +77,12 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainLoad': {
       const { lease, checkpointId, setup, ports } = request;
       loans.set(lease, new Loans(ports));
-      trainings.set(lease, new TrainStage(await engine, setup, (spec, part) => readTensor(checkpointId, spec, part)));
+      trainings.set(
+        lease,
+        new TrainStage(await engine, setup, ({ name: tensor }, part, into) =>
+          opened().readTensorInto({ checkpointId, tensor, part }, into),
+        ),
+      );
       return {};
     }
     case 'trainEmbed':
@@ -111,19 +111,7 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainFinish':
       return { squares: training(request.lease).finish() };
     case 'trainUpdate':
-      return { done: await training(request.lease).optimizer.update(request, request.part) };
-    case 'trainLendUpdate':
-      loansOf(request).send(request.with, request.key, training(request.lease).optimizer.lend(request.blocks));
-      return {};
-    case 'trainUpdateFor': {
-      const loan = loansOf(request).take(request.with, request.key) as UpdateLoan;
-      const updated = await training(request.lease).optimizer.updateFor(request, loan);
-      loansOf(request).send(request.with, request.key, updated);
-      return {};
-    }
-    case 'trainUpdated':
-      training(request.lease).optimizer.takeBack(loansOf(request).take(request.with, request.key) as UpdateLoan);
-      return {};
+      return { done: training(request.lease).optimizer.update(request, request.part) };
     case 'trainReset':
       training(request.lease).reset();
       return {};

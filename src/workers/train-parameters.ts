@@ -5,14 +5,16 @@ import type { TensorSpec } from '../model/tensors.ts';
 import type { Tensors } from './engine.ts';
 
 /**
- * One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training; the arrays are
- * empty while they are lent to another stage.
+ * One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training; the gradient is
+ * empty while it is lent to another stage.
  */
 export interface Parameter {
   readonly spec: TensorSpec;
-  w: Float32Array;
-  m: Float32Array;
-  v: Float32Array;
+  readonly w: Float32Array;
+  readonly m: Float32Array;
+  readonly v: Float32Array;
+  /** Whether anything has been written to the moments: before the first update nothing has, unless they were loaded. */
+  hasMoments: boolean;
   /** Gradient of the current step so far; it means something once `begun`. */
   g: Float32Array;
   begun: boolean;

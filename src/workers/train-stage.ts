@@ -2,6 +2,7 @@
 // activations of the micro-batches in flight. Every sum runs in micro-batch order, so its bits do not depend on how the
 // stages interleave. The pipeline decides what runs when; this file never does. Letters: B, T, D, V as in the model.
 
+import { adamwProgram } from '../model/adamw.ts';
 import {
   blockBackwardProgram,
   blockForwardProgram,
@@ -18,6 +19,7 @@ import { headTensorNames } from '../model/head.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
+import { FusedProgram } from './fused-program.ts';
 import { weightParts, type MicroBatch, type WeightPart, type WeightsLoan } from './messages.ts';
 import type { DecodingStage } from './train-decode.ts';
 import type { TensorPart, TrainSetup } from './messages.ts';
@@ -27,7 +29,8 @@ import { headLosses, headWeights, trainHead, type HeadStage } from './train-head
 import { gradientTensors, sumOfSquares, type Parameter } from './train-parameters.ts';
 import { TrainOptimizer } from './train-optimizer.ts';
 
-export type LoadTensor = (spec: TensorSpec, part: TensorPart) => Float32Array;
+/** Fills `into` with a tensor's weights or moments. */
+export type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
 
 export class TrainStage {
   readonly #engine: Engine;
@@ -52,19 +55,19 @@ export class TrainStage {
     this.#setup = setup;
     this.#batch = { B: setup.microBatchSize, T: setup.contextLength };
     this.#tokens = setup.wideTokens ? new Uint32Array(setup.tokens) : new Uint16Array(setup.tokens);
-    for (const spec of tensorTable(setup.config)) {
-      if (!ownsTensor(setup.stage, spec)) continue;
-      // Written to at once: memory that is read first takes two page faults, and the second interrupts every core.
-      const moment = (part: 'm' | 'v'): Float32Array =>
-        setup.optimizerState ? load(spec, part) : new Float32Array(spec.size).fill(0);
-      const [w, m, v, g] = [load(spec, 'w'), moment('m'), moment('v'), new Float32Array(spec.size)];
-      this.#parameters.set(spec.name, { spec, w, m, v, g, begun: false, sumOfSquares: null });
+    const specs = tensorTable(setup.config).filter((spec) => ownsTensor(setup.stage, spec));
+    const adamw = new FusedProgram(adamwProgram());
+    const memory = adamw.allocate(specs.map(({ size }) => [size, size, size]));
+    for (const [i, spec] of specs.entries()) {
+      const [w, m, v] = memory[i];
+      load(spec, 'w', w);
+      if (setup.optimizerState)
+        for (const [part, moment] of [['m', m] as const, ['v', v] as const]) load(spec, part, moment);
+      const g = new Float32Array(spec.size);
+      const state = { hasMoments: setup.optimizerState, begun: false, sumOfSquares: null };
+      this.#parameters.set(spec.name, { spec, w, m, v, g, ...state });
     }
-    this.optimizer = new TrainOptimizer({
-      parameters: this.#parameters,
-      config: setup.config,
-      program: (name, graph) => this.#program(name, graph),
-    });
+    this.optimizer = new TrainOptimizer(this.#parameters, adamw);
   }
 
   #program(name: string, graph: () => Graph, options: CompileOptions = {}): Promise<Program> {

@@ -90,11 +90,6 @@ export interface UpdateRequest {
   readonly decayAll: boolean;
 }
 
-/** Tensors of blocks, each with gradient and moments behind it, so that any stage of the training can update them. */
-export interface UpdateLoan {
-  readonly arrays: readonly (NamedArray & { readonly array: 'w' | 'g' | 'm' | 'v' })[];
-}
-
 /** Requests to a stage; see StageCalls. */
 export interface UpdateCalls {
   /** Not `done`: a snapshot has no room for what comes next. Read more of it, then send the same request again. */
@@ -114,8 +109,4 @@ export interface LoanCalls {
   trainLend: [{ readonly micro: MicroBatch; readonly block: number } & Loan, Record<string, never>];
   trainWeightsFor: [Loan, Record<string, never>];
   trainTakeBack: [{ readonly block: number } & Loan, Record<string, never>];
-  /** While there is no snapshot: moves blocks to another stage, which updates them and sends them back. */
-  trainLendUpdate: [{ readonly blocks: readonly number[] } & Loan, Record<string, never>];
-  trainUpdateFor: [UpdateRequest & Loan, Record<string, never>];
-  trainUpdated: [Loan, Record<string, never>];
 }
