@@ -32,6 +32,9 @@ import { TrainOptimizer } from './train-optimizer.ts';
 /** Fills `into` with a tensor's weights or moments. */
 export type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
 
+/** Threads of the first micro-batch's forward pass; the bits are the same. */
+const FIRST_THREADS = 2;
+
 export class TrainStage {
   readonly #engine: Engine;
   readonly #setup: TrainSetup;
@@ -143,7 +146,13 @@ export class TrainStage {
   /** x (B*T, D) -> y (B*T, D); the stage with the head goes on to the loss of each row (B*T) and its backward pass. */
   async forward(micro: MicroBatch, x: Float32Array): Promise<{ y: Float32Array | null; losses: Float32Array | null }> {
     const { config, stage } = this.#setup;
-    const program = await this.#program('forward', () => blockForwardProgram(config, this.#batch, { save: true }));
+    // The stages behind this one have nothing to do until a step's first micro-batch reaches them.
+    const threadCount = micro.index === 0 && !stage.head ? FIRST_THREADS : 1;
+    const program = await this.#program(
+      `forward on ${threadCount}`,
+      () => blockForwardProgram(config, this.#batch, { save: true }),
+      { threadCount },
+    );
     const flight: Flight = { passesLeft: weightParts(stage).length, blocks: [], head: null, dx: null };
     const { B, T } = this.#batch;
     for (let block = stage.firstBlock; block < stage.endBlock; block++) {

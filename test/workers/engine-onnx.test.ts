@@ -1,9 +1,11 @@
 // What training relies on: a run that is given all of its outputs writes them in place, also over its own inputs, and makes
-// no copy of them.
+// no copy of them; and how many threads compute does not show in the bits.
 
 import { expect, test } from 'vitest';
+import { blockForwardProgram } from '../../src/model/block.ts';
 import { GraphBuilder, type Graph } from '../../src/model/graph.ts';
 import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import { randomInputs } from './random-inputs.ts';
 
 const SIZE = 1 << 22;
 
@@ -90,3 +92,30 @@ test('an output in the memory of an input is that input with some of it written 
   expect(Array.from(cache.data.subarray(6, 11))).toEqual([1, 4, 1, 5, 1]);
   await program.release();
 });
+
+test.each([
+  [64, 4, 1, 16],
+  [384, 6, 2, 100],
+  [768, 12, 1, 256],
+])(
+  'a block of width %i with %i heads forward over %i x %i tokens has the same bits on two threads',
+  async (D, heads, B, T) => {
+    const config = {
+      ...{ vocab_size: 10, context_length: T, emb_dim: D, n_heads: heads, n_layers: 1 },
+      ...{ drop_rate: 0, qkv_bias: true, tie_weights: false },
+    };
+    const graph = blockForwardProgram(config, { B, T }, { save: true });
+    const inputs = randomInputs(graph, { seed: 5 });
+    const results: Record<string, Float32Array>[] = [];
+    for (const threadCount of [1, 2]) {
+      const program = await onnxEngine.compile(graph, { threadCount });
+      results.push(await program.run(inputs));
+      await program.release();
+    }
+    const [one, two] = results;
+    expect(Object.keys(one)).toContain('y');
+    for (const [name, { buffer }] of Object.entries(one)) {
+      expect(Buffer.from(two[name].buffer).equals(Buffer.from(buffer)), name).toBe(true);
+    }
+  },
+);

@@ -175,6 +175,24 @@ describe.each(CASES)('PyTorch run %s on %s', (name, _, engine) => {
   });
 });
 
+test('the first micro-batch goes forward on two threads where stages behind it wait for it', async () => {
+  const threads: number[] = [];
+  const [onnx] = ENGINES;
+  const counting: Engine = {
+    ...onnx,
+    compile: (graph, options) => {
+      if (graph.name === 'block forward') threads.push(options?.threadCount ?? 1);
+      return onnx.compile(graph, options);
+    },
+  };
+  const options = { engine: counting, microBatchSize: 1, steps: 1 };
+  const reference = golden(GOLDEN_NAMES[0]);
+  await train(reference, options);
+  expect(threads.splice(0)).toEqual([1]);
+  await train(reference, { ...options, ends: [1, reference.config.n_layers] });
+  expect(threads.toSorted((a, b) => a - b)).toEqual([1, 1, 2]);
+});
+
 test('evaluation leaves the memory of the moments alone', async () => {
   const config: GptConfig = {
     ...{ vocab_size: 40_000, context_length: 8, emb_dim: 256, n_heads: 2, n_layers: 1 },
