@@ -49,6 +49,7 @@ export interface WasmProgram {
  */
 export function encodeWasm(graph: Graph): WasmProgram {
   assert(graph.constants.length === 0, `${graph.name} has constants`);
+  for (const { name, type } of graph.inputs) assert(type === 'float32', `${name} of ${graph.name} is of type ${type}`);
   const vectors = graph.inputs.filter(({ dims }) => dims.length > 0).map(({ name }) => name);
   const scalars = graph.inputs.filter(({ dims }) => dims.length === 0).map(({ name }) => name);
   const outputs = graph.outputs.map(({ name }) => name);
@@ -58,7 +59,11 @@ export function encodeWasm(graph: Graph): WasmProgram {
   const position = numbers + scalars.length;
   const values = [...scalars, ...vectors, ...graph.nodes.flatMap((node) => node.outputs)];
   const localOf = new Map<string, number>(values.map((name, i) => [name, position + 1 + i]));
-  const value = (name: string): number[] => local('get', localOf.get(name)!);
+  const value = (name: string): number[] => {
+    const index = localOf.get(name);
+    assert(index !== undefined, `${graph.name} has no value "${name}"`);
+    return local('get', index);
+  };
   const setValue = (name: string): number[] => local('set', localOf.get(name)!);
   const place = (address: number): number[] => [...local('get', position), ...local('get', address), CODE.add];
 

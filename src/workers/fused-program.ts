@@ -35,15 +35,14 @@ export class FusedProgram {
   /** By the buffers behind its arrays. */
   readonly #memories = new Map<ArrayBufferLike, Memory>();
   /** Of arrays that are in none of the others. */
-  readonly #pieces: Memory;
-  /** A piece of every input and output, at the beginning of each memory. */
+  #pieces: Memory | null = null;
+  /** Of a piece for each array of a run, at the beginning of every memory. */
   readonly #piecesBytes: number;
 
   constructor(graph: Graph) {
     this.#program = encodeWasm(graph);
     this.#module = new WebAssembly.Module(this.#program.bytes);
-    this.#piecesBytes = (graph.inputs.length + graph.outputs.length) * PIECE_BYTES;
-    this.#pieces = this.#memory(this.#piecesBytes);
+    this.#piecesBytes = (this.#program.vectors.length + this.#program.outputs.length) * PIECE_BYTES;
   }
 
   /**
@@ -98,7 +97,7 @@ export class FusedProgram {
     const { length } = written[0];
     const isWhole = [...read, ...written].every((array) => array.length === length);
     assert(isWhole, 'arrays of an element-wise program differ in length');
-    const { buffer, run } = this.#memories.get(written[0].buffer) ?? this.#pieces;
+    const { buffer, run } = this.#memories.get(written[0].buffer) ?? (this.#pieces ??= this.#memory(this.#piecesBytes));
     const numbers = names.map((name) => scalars[name]);
     for (let start = 0; start < length; start += PIECE_LENGTH) {
       const count = Math.min(PIECE_LENGTH, length - start);

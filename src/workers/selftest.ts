@@ -71,13 +71,18 @@ async function checkGradients(): Promise<SelftestCalls['gradients'][1]> {
   );
   const tokens = new SharedArrayBuffer(2 * B * (T + 1));
   new Uint16Array(tokens).set(Array.from({ length: B * (T + 1) }, (_, i) => (i * 17 + 5) % CONFIG.vocab_size));
+  /** The stage computes with these very arrays, so moving them moves its weights. */
+  const live = new Map<string, Float32Array>();
   const stage = new TrainStage(
     await engine,
     {
       ...{ config: CONFIG, batchSize: B, microBatchSize: B, contextLength: T, seed: SEED, tokens, wideTokens: false },
       ...{ optimizerState: false, stage: { firstBlock: 0, endBlock: CONFIG.n_layers, embeds: true, head: true } },
     },
-    ({ name }, _, into) => into.set(weights.get(name)!),
+    ({ name }, _, into) => {
+      into.set(weights.get(name)!);
+      live.set(name, into);
+    },
   );
   const micro: MicroBatch = { index: 0, step: 1, firstSequence: 0, starts: [0, T + 1] };
   const meanLoss = async (): Promise<number> => {
@@ -91,10 +96,8 @@ async function checkGradients(): Promise<SelftestCalls['gradients'][1]> {
   stage.finish();
 
   let worst = { error: 0, tensor: '' };
-  const { weight } = stage.decoding();
-  for (const [tensor, start] of weights) {
-    // The stage computes with this very array, so moving it moves its weights.
-    const data = weight(tensor).data as Float32Array;
+  for (const [tensor, data] of live) {
+    const start = weights.get(tensor)!;
     const gradient = stage.gradient(tensor);
     const norm = Math.sqrt(gradient.reduce((sum, value) => sum + value * value, 0));
     const lossAt = async (distance: number): Promise<number> => {

@@ -22,7 +22,7 @@ export class TrainOptimizer {
   /** Elements of the table's tensors, by name, that the update under way is done with. */
   readonly #updated = new Map<string, number>();
 
-  /** `adamw` is adamwProgram, and the parameters' weights and moments are in its memory. */
+  /** `adamw` is adamwProgram, which has allocated the parameters' weights and moments. */
   constructor(parameters: ReadonlyMap<string, Parameter>, adamw: FusedProgram) {
     this.#parameters = parameters;
     this.#adamw = adamw;

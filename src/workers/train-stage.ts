@@ -32,8 +32,12 @@ import { TrainOptimizer } from './train-optimizer.ts';
 /** Fills `into` with a tensor's weights or moments. */
 export type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
 
-/** Threads of the first micro-batch's forward pass; the bits are the same. */
+/**
+ * Threads of the first micro-batch's forward pass. Two threads share the columns of a product that has more of them than rows, and
+ * the engine sums parts of up to 64 columns in another order: in narrower models the bits would not be the same.
+ */
 const FIRST_THREADS = 2;
+const FIRST_WIDTH_MIN = 256;
 
 export class TrainStage {
   readonly #engine: Engine;
@@ -146,8 +150,9 @@ export class TrainStage {
   /** x (B*T, D) -> y (B*T, D); the stage with the head goes on to the loss of each row (B*T) and its backward pass. */
   async forward(micro: MicroBatch, x: Float32Array): Promise<{ y: Float32Array | null; losses: Float32Array | null }> {
     const { config, stage } = this.#setup;
-    // The stages behind this one have nothing to do until a step's first micro-batch reaches them.
-    const threadCount = micro.index === 0 && !stage.head ? FIRST_THREADS : 1;
+    // But for the rest of an update, the stages behind this one have nothing to do until a step's first micro-batch reaches them.
+    const isWaitedFor = micro.index === 0 && !stage.head;
+    const threadCount = isWaitedFor && config.emb_dim >= FIRST_WIDTH_MIN ? FIRST_THREADS : 1;
     const program = await this.#program(
       `forward on ${threadCount}`,
       () => blockForwardProgram(config, this.#batch, { save: true }),

@@ -110,8 +110,7 @@ describe('patience', () => {
   });
 });
 
-test('blocks that another stage updates while a checkpoint is written or not do not change the bits', async () => {
-  // The last of two stages updates one of the first one's three blocks: see model-update.ts.
+test('a wide model, whose first micro-batches go forward on two threads where a stage waits for them, has the same bits', async () => {
   const wide = { ...MODEL, emb_dim: 304, n_layers: 5 };
   const flags = { steps: 6, batch_size: 4, micro_batch_size: 1, context_length: 16, checkpoint_every: 3 };
   const runs: JobEvent[][] = [];

@@ -94,11 +94,13 @@ test('an output in the memory of an input is that input with some of it written 
 });
 
 test.each([
-  [64, 4, 1, 16],
+  [256, 4, 1, 16],
+  [256, 1, 1, 64],
+  [272, 4, 1, 32],
   [384, 6, 2, 100],
   [768, 12, 1, 256],
 ])(
-  'a block of width %i with %i heads forward over %i x %i tokens has the same bits on two threads',
+  'from width 256 on, as training relies on: width %i, %i heads, %i x %i tokens forward on two threads have the bits of one',
   async (D, heads, B, T) => {
     const config = {
       ...{ vocab_size: 10, context_length: T, emb_dim: D, n_heads: heads, n_layers: 1 },

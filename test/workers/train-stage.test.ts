@@ -175,7 +175,7 @@ describe.each(CASES)('PyTorch run %s on %s', (name, _, engine) => {
   });
 });
 
-test('the first micro-batch goes forward on two threads where stages behind it wait for it', async () => {
+test('the first micro-batch of a wide model goes forward on two threads where stages behind it wait for it', async () => {
   const threads: number[] = [];
   const [onnx] = ENGINES;
   const counting: Engine = {
@@ -185,12 +185,18 @@ test('the first micro-batch goes forward on two threads where stages behind it w
       return onnx.compile(graph, options);
     },
   };
-  const options = { engine: counting, microBatchSize: 1, steps: 1 };
+  const wide = { config: { emb_dim: 256, n_heads: 4 } };
+  const options = { engine: counting, microBatchSize: 1, steps: 2 };
   const reference = golden(GOLDEN_NAMES[0]);
-  await train(reference, options);
+  const ends = [1, reference.config.n_layers];
+  await train(reference, { ...options, ends });
+  expect(threads.splice(0)).toEqual([1, 1]);
+  const whole = await train(reference, { ...options, ...wide });
   expect(threads.splice(0)).toEqual([1]);
-  await train(reference, { ...options, ends: [1, reference.config.n_layers] });
+  const split = await train(reference, { ...options, ...wide, ends });
   expect(threads.toSorted((a, b) => a - b)).toEqual([1, 1, 2]);
+  expect(split.norms).toEqual(whole.norms);
+  for (const [tensor, data] of whole.weights) expect(split.weights.get(tensor), tensor).toEqual(data);
 });
 
 test('evaluation leaves the memory of the moments alone', async () => {
