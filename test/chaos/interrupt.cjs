@@ -1,6 +1,6 @@
 // Loaded into a daemon with `node --require`: interrupts it from within at a chosen point of its work, so that a sweep reaches
 // every kind of work and not only those that take long. A point is the n-th small piece of one kind of request on any thread:
-// an engine's run within `trainForward`, a statement within `putChunks`. The product knows nothing of this file.
+// a run of an engine or of WebAssembly within `trainForward`, a statement within `putChunks`. The product knows nothing of this file.
 //   GPTD_INTERRUPT='{"point": "trainUpdate:7", "action": "SIGKILL", "times": 1, "log": "/path/of/a/new/file"}'
 // Actions: a signal for the process; `exit`, which ends the thread; `mark`, which only writes the log; `count`, which writes
 // every piece; `trace`, which writes every request as a thread takes it up, and `cancelled` when the main thread cancels a job, in
@@ -94,6 +94,17 @@ function countRuns(piece) {
       piece();
       return super.run(...args);
     }
+  };
+  const { Instance } = WebAssembly;
+  WebAssembly.Instance = function (module, imports) {
+    const instance = new Instance(module, imports);
+    // An engine's own modules count by its runs.
+    if (imports?.gptd === undefined) return instance;
+    const run = (...args) => {
+      piece();
+      instance.exports.run(...args);
+    };
+    return { exports: { ...instance.exports, run } };
   };
 }
 

@@ -21,7 +21,7 @@ const AFTER_MS_MAX = 4;
 const PHASES = {
   step: { trainForward: 40, trainBackward: 40, trainWeights: 40, trainUpdate: 12 },
   prefill: { serveStep: 10 },
-  decode: { serveStep: 30, serveFollow: 60 },
+  decode: { serveStep: 22, serveFollow: 36 },
   loading: { serveLoad: 6, trainLoad: 1 },
 } as const;
 const PHASE_NAMES = ['step', 'prefill', 'decode', 'loading'] as const;
