@@ -6,8 +6,8 @@ import type { EngineChoice, EngineInfo, StageCalls } from '../workers/messages.t
 import type { StageThread } from './pipeline.ts';
 import { WorkerThread } from './worker-thread.ts';
 
-/** Steps leave much behind: generation with guesses is a sixth slower with a quarter of it, see bench/LOG.md. */
-const YOUNG_GENERATION_MB = 24;
+/** Steps leave much behind: with half of it, generation with guesses is a tenth slower, see bench/LOG.md. */
+const YOUNG_GENERATION_MB = 48;
 
 export interface Stages {
   readonly stages: readonly StageThread[];
