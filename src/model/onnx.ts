@@ -3,6 +3,7 @@
 
 import protobuf from 'protobufjs/light.js';
 import { OPSET, MICROSOFT, type Attribute, type Constant, type ElementType, type Graph } from './graph.ts';
+import { leb128 } from './leb128.ts';
 
 const IR_VERSION = 9;
 const ELEMENT_TYPE: Readonly<Record<ElementType, number>> = { float32: 1, uint8: 2, int64: 7 };
@@ -210,9 +211,5 @@ export function encodeOnnxInPieces(
 }
 
 /** Tag and length of a field that is a message or bytes. */
-function lengthPrefix(field: number, length: number): Uint8Array {
-  const out = [(field << 3) | 2];
-  let left = length;
-  for (; left >= 128; left = Math.floor(left / 128)) out.push((left % 128) | 128);
-  return Uint8Array.from([...out, left]);
-}
+const lengthPrefix = (field: number, length: number): Uint8Array =>
+  Uint8Array.from([(field << 3) | 2, ...leb128(length)]);

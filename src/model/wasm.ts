@@ -4,6 +4,7 @@
 
 import { assert } from './errors.ts';
 import type { Graph } from './graph.ts';
+import { leb128 } from './leb128.ts';
 
 /** Operations on four float32 side by side, by ONNX's names. */
 const OPERATIONS: Readonly<Partial<Record<string, number>>> = {
@@ -72,7 +73,7 @@ export function encodeWasm(graph: Graph): WasmProgram {
   const operations = graph.nodes.flatMap(({ op, inputs, outputs: [output] }) => {
     const code = OPERATIONS[op];
     assert(code !== undefined, `${op} of ${graph.name} is not element-wise`);
-    return [...inputs.flatMap(value), SIMD, ...unsigned(code), ...setValue(output)];
+    return [...inputs.flatMap(value), SIMD, ...leb128(code), ...setValue(output)];
   });
   const stores = outputs.flatMap((name, i) => [
     ...place(addresses + vectors.length + i),
@@ -84,7 +85,7 @@ export function encodeWasm(graph: Graph): WasmProgram {
   const loop = [CODE.loop, NO_BLOCK_TYPE, ...loads, ...operations, ...stores, ...repeat, CODE.end];
   const locals = list([
     [1, I32],
-    [...unsigned(values.length), V128],
+    [...leb128(values.length), V128],
   ]);
   const body = [...locals, ...splats, ...loop, CODE.end];
 
@@ -96,7 +97,7 @@ export function encodeWasm(graph: Graph): WasmProgram {
     ...section(SECTION.imports, [[...text(module), ...text(memory), KIND.memory, 0, 0]]),
     ...section(SECTION.functions, [[0]]),
     ...section(SECTION.exports, [[...text(run), KIND.function, 0]]),
-    ...section(SECTION.code, [[...unsigned(body.length), ...body]]),
+    ...section(SECTION.code, [[...leb128(body.length), ...body]]),
   ]);
   return { bytes, vectors, outputs, scalars };
 }
@@ -104,19 +105,13 @@ export function encodeWasm(graph: Graph): WasmProgram {
 /** Of a load or store: aligned to 2^4 bytes, no offset. */
 const ALIGNED = [4, 0];
 
-const local = (what: 'get' | 'set' | 'tee', index: number): number[] => [CODE[what], ...unsigned(index)];
+const local = (what: 'get' | 'set' | 'tee', index: number): number[] => [CODE[what], ...leb128(index)];
 
-/** LEB128. */
-function unsigned(value: number): number[] {
-  const low = value & 0x7f;
-  return value < 0x80 ? [low] : [low | 0x80, ...unsigned(value >>> 7)];
-}
+const list = (items: readonly (readonly number[])[]): number[] => [...leb128(items.length), ...items.flat()];
 
-const list = (items: readonly (readonly number[])[]): number[] => [...unsigned(items.length), ...items.flat()];
-
-const text = (name: string): number[] => [...unsigned(name.length), ...new TextEncoder().encode(name)];
+const text = (name: string): number[] => [...leb128(name.length), ...new TextEncoder().encode(name)];
 
 function section(id: number, items: readonly (readonly number[])[]): number[] {
   const content = list(items);
-  return [id, ...unsigned(content.length), ...content];
+  return [id, ...leb128(content.length), ...content];
 }

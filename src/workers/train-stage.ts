@@ -67,12 +67,13 @@ export class TrainStage {
     const memory = adamw.allocate(specs.map(({ size }) => [size, size, size]));
     for (const [i, spec] of specs.entries()) {
       const [w, m, v] = memory[i];
-      load(spec, 'w', w);
-      if (setup.optimizerState)
-        for (const [part, moment] of [['m', m] as const, ['v', v] as const]) load(spec, part, moment);
+      const arrays = { w, m, v };
+      for (const part of setup.optimizerState ? (['w', 'm', 'v'] as const) : (['w'] as const)) {
+        load(spec, part, arrays[part]);
+      }
       const g = new Float32Array(spec.size);
       const state = { hasMoments: setup.optimizerState, begun: false, sumOfSquares: null };
-      this.#parameters.set(spec.name, { spec, w, m, v, g, ...state });
+      this.#parameters.set(spec.name, { spec, ...arrays, g, ...state });
     }
     this.optimizer = new TrainOptimizer(this.#parameters, adamw);
   }
