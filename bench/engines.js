@@ -4,7 +4,7 @@
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
-import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram } from '../dist/model/block.js';
+import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram } from '../dist/model/programs/block.js';
 import { initialTensors } from '../dist/model/init.js';
 import { loadEngine } from '../dist/workers/load-engine.js';
 import { ServeStage } from '../dist/workers/serve-stage.js';

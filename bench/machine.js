@@ -1,7 +1,7 @@
 // What this machine can do, measured in the same run as everything that is compared with it: the f32 matmul peak of one and
 // two threads through the engine, and the memory's reading speed.
 
-import { GraphBuilder } from '../dist/model/graph.js';
+import { GraphBuilder } from '../dist/model/programs/graph.js';
 import { onnxEngine } from '../dist/workers/engine-onnx.js';
 
 const [M, K, N] = [1024, 768, 3072];

@@ -8,7 +8,7 @@ import path from 'node:path';
 import ort from 'onnxruntime-node';
 import { trainingShape } from '../dist/daemon/train-shape.js';
 import { initialTensors } from '../dist/model/init.js';
-import { encodeOnnx } from '../dist/model/onnx.js';
+import { encodeOnnx } from '../dist/model/programs/onnx.js';
 import { trainingStage } from './stage.js';
 
 const PRODUCTS = new Set(['Gemm', 'MatMul', 'FusedMatMul', 'FusedGemm']);

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { resolveConfig, type GptConfig } from '../model/config.ts';
 import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { ModelFile, TensorChunk } from '../workers/messages.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 import { JobHalted, type JobContext, type Services } from './job-context.ts';

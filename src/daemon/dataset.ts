@@ -3,7 +3,7 @@
 // for it hears how far it is and may stop it between two.
 
 import { createHash, randomUUID } from 'node:crypto';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import { CHUNK_BYTES_MAX, type PreparerCalls, type TokenizedData, type TokenizeRequest } from '../workers/messages.ts';
 import type { StoreClient } from './store-client.ts';
 import type { WorkerThread } from './worker-thread.ts';

@@ -2,7 +2,7 @@
 // double precision, window by window, so the result does not depend on batches or workers. With `quantize` the text is then read
 // again by the programs that serve the quantized weights. An interrupted evaluation begins again, with the same checkpoint.
 
-import type { Quantization } from '../model/quantize.ts';
+import type { Quantization } from '../model/programs/quantize.ts';
 import type { StoredCheckpoint, StoredModel } from '../workers/messages.ts';
 import type { Dataset } from './dataset.ts';
 import { planEvaluation, type EvaluationWindow, type EvaluationWindows } from './evaluate-windows.ts';

@@ -2,7 +2,7 @@
 // the daemon opens no path, the client fetches what it wants. The same checkpoint gives the same bytes.
 
 import { randomUUID } from 'node:crypto';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import { CHUNK_BYTES_MAX, type ExportPiece } from '../workers/messages.ts';
 import { JobHalted, type JobContext } from './job-context.ts';
 import { holdModel } from './model-reference.ts';

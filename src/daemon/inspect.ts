@@ -4,11 +4,11 @@ import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { readdir, readFile } from 'node:fs/promises';
 import { GptdError } from '../model/errors.ts';
-import { GGUF_MAGIC } from '../model/gguf.ts';
-import { configFromHuggingFace } from '../model/hf-config.ts';
-import { parseSafetensorsHeader, SAFETENSORS_HEADER_BYTES_MAX } from '../model/safetensors.ts';
-import { LLMC_HEADER_BYTES, readTokenFile } from '../model/token-files.ts';
-import { readGgufHeader, readOnnxHeader, type HeaderTensor } from '../model/weights-header.ts';
+import { GGUF_MAGIC } from '../model/formats/gguf.ts';
+import { configFromHuggingFace } from '../model/formats/hf-config.ts';
+import { parseSafetensorsHeader, SAFETENSORS_HEADER_BYTES_MAX } from '../model/formats/safetensors.ts';
+import { LLMC_HEADER_BYTES, readTokenFile } from '../model/formats/token-files.ts';
+import { readGgufHeader, readOnnxHeader, type HeaderTensor } from '../model/formats/weights-header.ts';
 import type { InspectedFile, Inspection } from './protocol.ts';
 
 const EXTENSIONS = ['.safetensors', '.gguf', '.onnx', '.bin'];

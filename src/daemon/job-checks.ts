@@ -3,7 +3,7 @@
 
 import { checkTokenIds, resolveConfig, type GptConfig } from '../model/config.ts';
 import { GptdError } from '../model/errors.ts';
-import { tokenCountMin, type TokenizerSpec } from '../model/tokenizer.ts';
+import { tokenCountMin, type TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { StoredModel } from '../workers/messages.ts';
 import { describeParameters } from './create-jobs.ts';
 import type { Services } from './job-context.ts';

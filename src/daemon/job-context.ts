@@ -1,7 +1,7 @@
 // What a running job may use: the daemon's parts, its own event log, and the two ways in which it is told to stop. A cancel
 // takes effect between micro-batches or tokens; a halt (pause or shutdown) lets it save its work first.
 
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { EngineInfo, PreparerCalls } from '../workers/messages.ts';
 import type { EmitOptions, EventLog } from './event-log.ts';
 import type { Metrics } from './metrics.ts';

@@ -5,8 +5,8 @@ import type { GptConfig } from '../model/config.ts';
 import { countParameters } from '../model/count.ts';
 import { GptdError } from '../model/errors.ts';
 import { SNAPSHOT_BYTES_MAX } from './snapshot.ts';
-import type { Quantization } from '../model/quantize.ts';
-import { CACHE_STEP, capacityFor, formatBytes, matrixSize, passesAtOnce } from '../model/serving.ts';
+import type { Quantization } from '../model/programs/quantize.ts';
+import { CACHE_STEP, capacityFor, formatBytes, matrixSize, passesAtOnce } from '../model/programs/serving.ts';
 
 const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */

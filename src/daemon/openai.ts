@@ -4,7 +4,7 @@
 import { randomInt } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { GptdError } from '../model/errors.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import { errorBody } from './http-errors.ts';
 import type { Services } from './job-context.ts';
 import { resolveModel } from './model-reference.ts';

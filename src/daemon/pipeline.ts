@@ -3,7 +3,7 @@
 // micro-batch order, so every sum has one order and its bits do not depend on timing or on the number of stages.
 
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
-import type { AdamwStep } from '../model/adamw.ts';
+import type { AdamwStep } from '../model/programs/adamw.ts';
 import type { GptConfig } from '../model/config.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import { tensorTable } from '../model/tensors.ts';

@@ -1,7 +1,7 @@
 // Caches of sequences that have ended, kept on the stages for prompts that begin in the same way; the least recently used goes
 // first. The ids here are those of the cached positions.
 
-import { capacityFor } from '../model/serving.ts';
+import { capacityFor } from '../model/programs/serving.ts';
 
 /** More are not worth their memory: short sequences of a small model would take thousands of places before their positions are full. */
 export const RETAINED_MAX = 256;

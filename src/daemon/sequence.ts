@@ -2,7 +2,7 @@
 // begins again with its newer half at position 0; where it begins follows from the number of ids alone, so that a
 // sequence that was interrupted finds itself where it was.
 
-import { capacityFor } from '../model/serving.ts';
+import { capacityFor } from '../model/programs/serving.ts';
 import type { SampledRows, ServeFollow, ServePart } from '../workers/messages.ts';
 import type { Generation, GenerationRequest } from './batcher.ts';
 

@@ -2,11 +2,11 @@
 // use until another one needs the room. What all of them take together stays within a budget.
 
 import type { GptConfig } from '../model/config.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import { assert, GptdError } from '../model/errors.ts';
 import type { StoredCheckpoint, StoredModel, TensorChunk } from '../workers/messages.ts';
-import type { Quantization } from '../model/quantize.ts';
-import { SERVING_THREADS } from '../model/serving.ts';
+import type { Quantization } from '../model/programs/quantize.ts';
+import { SERVING_THREADS } from '../model/programs/serving.ts';
 import { Batcher } from './batcher.ts';
 import { admit, cachedTokensMax, servingBytes, servingPeakBytes } from './memory.ts';
 import type { StageCaller, StageThread } from './pipeline.ts';

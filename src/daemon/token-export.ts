@@ -5,8 +5,8 @@ import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { GptdError } from '../model/errors.ts';
-import { llmcHeader } from '../model/token-files.ts';
-import { createTokenizer } from '../model/tokenizer.ts';
+import { llmcHeader } from '../model/formats/token-files.ts';
+import { createTokenizer } from '../model/text/tokenizer.ts';
 
 export interface TokenExport {
   readonly files: readonly string[];

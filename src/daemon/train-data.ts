@@ -2,7 +2,7 @@
 // that a model takes over from its first training text.
 
 import { GptdError } from '../model/errors.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { StoredModel } from '../workers/messages.ts';
 import { openDataset, type Dataset } from './dataset.ts';
 import { JobHalted, type JobContext } from './job-context.ts';

@@ -1,7 +1,7 @@
 // The `train` job. Everything that a step needs follows from the spec and the step's number, so the job may stop anywhere and
 // go on from its newest checkpoint to the same bits; what it has said before is not heard twice.
 
-import type { AdamwStep } from '../model/adamw.ts';
+import type { AdamwStep } from '../model/programs/adamw.ts';
 import { CHAIN_START, nextLink } from '../model/chain.ts';
 import { GptdError } from '../model/errors.ts';
 import { learningRate } from '../model/schedule.ts';

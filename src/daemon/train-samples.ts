@@ -2,7 +2,7 @@
 // prompt and the same draws each time, so that only the weights make the difference. Training's own bits are not touched.
 
 import { GptdError } from '../model/errors.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { StoredModel } from '../workers/messages.ts';
 import type { Dataset } from './dataset.ts';
 import type { JobContext } from './job-context.ts';

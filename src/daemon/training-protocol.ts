@@ -3,7 +3,7 @@
 
 import { z } from 'zod';
 import { CONFIG_MAX } from '../model/config.ts';
-import { QUANTIZATIONS, type Quantization } from '../model/quantize.ts';
+import { QUANTIZATIONS, type Quantization } from '../model/programs/quantize.ts';
 import { SCHEDULES } from '../model/schedule.ts';
 import { dataFile, integer, LIMITS, modelName, modelReference, seed, TOKENIZERS } from './spec-fields.ts';
 

@@ -2,7 +2,7 @@
 // Letters: T tokens of context; a window is T + 1 tokens, inputs and targets shifted by one.
 
 import { GptdError } from '../model/errors.ts';
-import { permute } from '../model/permutation.ts';
+import { permute } from '../model/random/permutation.ts';
 import type { TrainSpec } from './protocol.ts';
 
 export interface Windows {

@@ -5,7 +5,7 @@
 
 import type { GptConfig } from './config.ts';
 import { assert } from './errors.ts';
-import { createMt19937, type Mt19937 } from './mt19937.ts';
+import { createMt19937, type Mt19937 } from './random/mt19937.ts';
 import { tensorTable, type TensorSpec } from './tensors.ts';
 
 export type InitScheme = 'torch' | 'gpt2';

@@ -1,7 +1,7 @@
 // Which rows of a step attend in one product: those of sequences whose caches are seats beside each other. Bits do not depend on
 // it. Letters: M rows of the step, N sequences of a group, R query rows of each, P positions that they look at.
 
-import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, ATTEND_WIDE_ROWS_MAX, capacityFor } from '../model/serving.ts';
+import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, ATTEND_WIDE_ROWS_MAX, capacityFor } from '../model/programs/serving.ts';
 import type { Tensor } from './engine.ts';
 import type { CacheSlab, KvCache } from './kv-cache.ts';
 

@@ -7,7 +7,7 @@ import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import Database from 'better-sqlite3';
-import { GraphBuilder } from '../model/graph.ts';
+import { GraphBuilder } from '../model/programs/graph.ts';
 import { loadEngine } from './load-engine.ts';
 import type { EngineChoice } from './messages.ts';
 import { MIGRATIONS } from './store-migrations.ts';

@@ -11,8 +11,8 @@ import { createRequire } from 'node:module';
 import ort from 'onnxruntime-node';
 import { binding, initOrt, type Binding } from 'onnxruntime-node/dist/binding.js';
 import { GptdError } from '../model/errors.ts';
-import { encodeOnnxBeside } from '../model/onnx.ts';
-import type { Graph } from '../model/graph.ts';
+import { encodeOnnxBeside } from '../model/programs/onnx.ts';
+import type { Graph } from '../model/programs/graph.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';
 
 const { version } = createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string };

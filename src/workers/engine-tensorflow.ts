@@ -2,7 +2,7 @@
 // does not load, and the second opinion in tests. It takes no thread count: each stage's thread computes alone.
 
 import { GptdError } from '../model/errors.ts';
-import type { Graph, GraphInput } from '../model/graph.ts';
+import type { Graph, GraphInput } from '../model/programs/graph.ts';
 import type { Engine, Program, Tensors } from './engine.ts';
 import { loadBackend, type Backend } from './tensorflow-backend.ts';
 import { interpret, operatorTable, upload } from './tensorflow-interpreter.ts';

@@ -1,7 +1,7 @@
 // What executes programs. An engine compiles a Graph once and runs it many times on the calling thread; stages know only
 // this interface. Which engine computes is a choice at start; see load-engine.ts.
 
-import type { Graph } from '../model/graph.ts';
+import type { Graph } from '../model/programs/graph.ts';
 
 /** An array with its shape. Engines read inputs in place: the caller keeps them unchanged until the run has ended. */
 export interface Tensor {

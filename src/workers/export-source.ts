@@ -3,13 +3,13 @@
 // the pieces as blobs.
 
 import { GptdError } from '../model/errors.ts';
-import { aligned, GGML_TYPES, ggufHeader, ggufTensorBytes, toQ4, toQ8, type GgmlType } from '../model/gguf.ts';
-import { ggufMetadata, ggufTensors } from '../model/gguf-export.ts';
-import { toHalf } from '../model/half.ts';
-import { huggingFaceConfig, tokenizerFiles, type ExportedModel } from '../model/hf-export.ts';
-import { encodeOnnxInPieces, ONNX_BYTES_MAX } from '../model/onnx.ts';
-import { cachedModelGraph } from '../model/onnx-export.ts';
-import { safetensorsHeader } from '../model/safetensors.ts';
+import { aligned, GGML_TYPES, ggufHeader, ggufTensorBytes, toQ4, toQ8, type GgmlType } from '../model/formats/gguf.ts';
+import { ggufMetadata, ggufTensors } from '../model/formats/gguf-export.ts';
+import { toHalf } from '../model/formats/half.ts';
+import { huggingFaceConfig, tokenizerFiles, type ExportedModel } from '../model/formats/hf-export.ts';
+import { encodeOnnxInPieces, ONNX_BYTES_MAX } from '../model/programs/onnx.ts';
+import { cachedModelGraph } from '../model/formats/onnx-export.ts';
+import { safetensorsHeader } from '../model/formats/safetensors.ts';
 import { tensorTable } from '../model/tensors.ts';
 import type { ChunkReader } from './chunk-reader.ts';
 import { CHUNK_BYTES_MAX, type ExportPiece, type PreparerCalls } from './messages.ts';

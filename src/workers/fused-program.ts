@@ -2,8 +2,8 @@
 // there for good, any others pass through in pieces that stay in the cache. Engines read and write both as they do all arrays.
 
 import { assert } from '../model/errors.ts';
-import type { Graph } from '../model/graph.ts';
-import { encodeWasm, WASM_NAMES, WASM_VECTOR_BYTES, type WasmProgram } from '../model/wasm.ts';
+import type { Graph } from '../model/programs/graph.ts';
+import { encodeWasm, WASM_NAMES, WASM_VECTOR_BYTES, type WasmProgram } from '../model/programs/wasm.ts';
 
 /** What there is here of the global, which the types of Node leave out. */
 declare const WebAssembly: {

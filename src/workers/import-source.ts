@@ -3,7 +3,7 @@
 
 import type { GptConfig } from '../model/config.ts';
 import { GptdError } from '../model/errors.ts';
-import { configFromHuggingFace, type HuggingFaceModel } from '../model/hf-config.ts';
+import { configFromHuggingFace, type HuggingFaceModel } from '../model/formats/hf-config.ts';
 import {
   isWeightDtype,
   parseSafetensorsHeader,
@@ -11,9 +11,9 @@ import {
   toFloat32,
   type SafetensorsHeader,
   type SafetensorsTensor,
-} from '../model/safetensors.ts';
+} from '../model/formats/safetensors.ts';
 import { tensorTable } from '../model/tensors.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { ChunkReader } from './chunk-reader.ts';
 import { readTokenizer } from './import-tokenizer.ts';
 import { CHUNK_BYTES_MAX, type PreparerCalls, type TensorChunk } from './messages.ts';

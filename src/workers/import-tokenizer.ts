@@ -1,10 +1,10 @@
 // Which tokenizer the files of an import tell: our own note in config.json, else the vocabulary beside it. A vocabulary that
 // is GPT-2's own is known by that name; one that cannot be imitated leaves the model with token ids alone, and a note why.
 
-import { gpt2Vocabulary, isSameBpe, readBpe } from '../model/bpe-files.ts';
+import { gpt2Vocabulary, isSameBpe, readBpe } from '../model/text/bpe-files.ts';
 import type { GptConfig } from '../model/config.ts';
 import { GptdError } from '../model/errors.ts';
-import { charAlphabet, type TokenizerSpec } from '../model/tokenizer.ts';
+import { charAlphabet, type TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { ChunkReader } from './chunk-reader.ts';
 import { parseJson } from './import-source.ts';
 

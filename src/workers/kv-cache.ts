@@ -2,7 +2,7 @@
 // not the length, so a short sequence has a small cache. Caches of one capacity are seats of a slab: those beside each other
 // attend in one product. Letters: D width, H heads, W = D/H, P capacity, S seats.
 
-import { capacityFor } from '../model/serving.ts';
+import { capacityFor } from '../model/programs/serving.ts';
 import { assert } from '../model/errors.ts';
 import { CacheMemory } from './cache-memory.ts';
 

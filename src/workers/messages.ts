@@ -4,8 +4,8 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { GptConfig } from '../model/config.ts';
 import type { ErrorData } from '../model/errors.ts';
-import type { Quantization } from '../model/quantize.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { Quantization } from '../model/programs/quantize.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { NativeRuns } from './ending.ts';
 import type { FollowRequest, SampledRows, SamplingOptions, ServePart } from './serving-messages.ts';
 import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training-messages.ts';

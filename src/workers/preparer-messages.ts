@@ -1,10 +1,10 @@
 // The preparer's part of the thread contract: one thread for long work on data. The main thread reaches it through messages.ts.
 
 import type { GptConfig } from '../model/config.ts';
-import type { GgmlType } from '../model/gguf.ts';
-import type { ExportedModel } from '../model/hf-export.ts';
+import type { GgmlType } from '../model/formats/gguf.ts';
+import type { ExportedModel } from '../model/formats/hf-export.ts';
 import type { InitScheme } from '../model/init.ts';
-import type { TokenizerSpec } from '../model/tokenizer.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { ModelFile, TensorChunk } from './messages.ts';
 
 /** A list of chunks that a thread makes piece by piece: `next` until `done`. */

@@ -4,8 +4,8 @@
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
 import { initialTensors } from '../model/init.ts';
-import { createTokenizer } from '../model/tokenizer.ts';
-import { countDuplicateWindows } from '../model/window-duplicates.ts';
+import { createTokenizer } from '../model/text/tokenizer.ts';
+import { countDuplicateWindows } from '../model/text/window-duplicates.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { exportedBytes, openExport } from './export-source.ts';
 import { openImport } from './import-source.ts';

@@ -2,11 +2,11 @@
 // that each takes less than a second. What is measured goes back; daemon/selftest.ts knows what is good enough.
 
 import { workerData } from 'node:worker_threads';
-import { attention } from '../model/attention.ts';
+import { attention } from '../model/programs/attention.ts';
 import type { GptConfig } from '../model/config.ts';
-import { GraphBuilder } from '../model/graph.ts';
+import { GraphBuilder } from '../model/programs/graph.ts';
 import { initialTensors } from '../model/init.ts';
-import { PURPOSE, uniform } from '../model/philox.ts';
+import { PURPOSE, uniform } from '../model/random/philox.ts';
 import { loadThreadEngine } from './load-engine.ts';
 import type { MicroBatch, SelftestCalls, SelftestRequest, WorkerSettings } from './messages.ts';
 import { replying } from './reply.ts';

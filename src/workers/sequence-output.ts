@@ -1,10 +1,10 @@
 // What the head's stage keeps of one sequence: its ids, its sampler's settings, the decoder and the stop strings. Draws are
 // addressed by (seed, sample, index), so a token does not depend on how many were sampled in one step.
 
-import { PURPOSE, uniform } from '../model/philox.ts';
+import { PURPOSE, uniform } from '../model/random/philox.ts';
 import { sample, type LogitRow } from '../model/sampling.ts';
-import { stopFilter, type StopFilter } from '../model/stop.ts';
-import type { StreamDecoder, Tokenizer } from '../model/tokenizer.ts';
+import { stopFilter, type StopFilter } from '../model/text/stop.ts';
+import type { StreamDecoder, Tokenizer } from '../model/text/tokenizer.ts';
 import { GuessLength } from './guess-length.ts';
 import type { SampledToken, ServeSample, StageCalls } from './messages.ts';
 

@@ -4,9 +4,9 @@
 // Letters: M rows, D, H, P capacity, V as in the programs.
 
 import type { GptConfig } from '../model/config.ts';
-import { embedAt } from '../model/embedding.ts';
+import { embedAt } from '../model/programs/embedding.ts';
 import { assert, GptdError } from '../model/errors.ts';
-import type { Quantization } from '../model/quantize.ts';
+import type { Quantization } from '../model/programs/quantize.ts';
 import { logitRows, logprobOf, type LogitRow } from '../model/sampling.ts';
 import {
   askedOnce,
@@ -21,8 +21,8 @@ import {
   passesAtOnce,
   wideAttendProgram,
   type Weights,
-} from '../model/serving.ts';
-import type { Tokenizer } from '../model/tokenizer.ts';
+} from '../model/programs/serving.ts';
+import type { Tokenizer } from '../model/text/tokenizer.ts';
 import {
   attendGroups,
   cachePlaces,

@@ -2,8 +2,8 @@
 // made of the checkpoint before. What is not there, or damaged, is made again and handed out to be kept.
 
 import type { GptConfig } from '../model/config.ts';
-import { quantize, quantizedBytes, quantizedMatrix, type Quantization } from '../model/quantize.ts';
-import type { Weights } from '../model/serving.ts';
+import { quantize, quantizedBytes, quantizedMatrix, type Quantization } from '../model/programs/quantize.ts';
+import type { Weights } from '../model/programs/serving.ts';
 import { tensorTable } from '../model/tensors.ts';
 import type { ChunkReader } from './chunk-reader.ts';
 import type { TensorChunk } from './messages.ts';

@@ -3,7 +3,7 @@
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
-import { createTokenizer } from '../model/tokenizer.ts';
+import { createTokenizer } from '../model/text/tokenizer.ts';
 import { openReader, type ChunkReader } from './chunk-reader.ts';
 import { loadThreadEngine, sameChoice } from './load-engine.ts';
 import { Loans } from './loans.ts';

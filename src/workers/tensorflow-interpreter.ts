@@ -2,7 +2,7 @@
 // after which node each value is read for the last time, so that a run holds no more than it needs.
 
 import { GptdError } from '../model/errors.ts';
-import type { Constant, Graph, Node, Value } from '../model/graph.ts';
+import type { Constant, Graph, Node, Value } from '../model/programs/graph.ts';
 import { elementwiseOperators } from './tensorflow-elementwise.ts';
 import { layerOperators } from './tensorflow-layers.ts';
 import { productOperators } from './tensorflow-products.ts';

@@ -3,7 +3,7 @@
 
 import type * as tfjs from '@tensorflow/tfjs-core';
 import { assert, GptdError } from '../model/errors.ts';
-import type { Attribute, Constant, Node, Value } from '../model/graph.ts';
+import type { Attribute, Constant, Node, Value } from '../model/programs/graph.ts';
 
 export type Tf = typeof tfjs;
 export type Tensor = tfjs.Tensor;

@@ -3,8 +3,8 @@
 // uint16, little-endian: nanoGPT's, or llm.c's with its header of 256 int32.
 
 import { GptdError } from '../model/errors.ts';
-import { LLMC_HEADER_BYTES, readTokenFile } from '../model/token-files.ts';
-import { charAlphabet, createTokenizer, type TokenizerSpec } from '../model/tokenizer.ts';
+import { LLMC_HEADER_BYTES, readTokenFile } from '../model/formats/token-files.ts';
+import { charAlphabet, createTokenizer, type TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { ChunkReader } from './chunk-reader.ts';
 import type { TokenizedData, TokenizeProgress, TokenizeRequest } from './messages.ts';
 import { textPieces } from './text-pieces.ts';

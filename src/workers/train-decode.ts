@@ -2,12 +2,12 @@
 // on the whole sequence for every token, without a cache: a sample now and then costs little, and nothing that training keeps
 // is touched. Sequences are filled up to a multiple of 64 rows, so that few programs are compiled. Letters: R rows, D width.
 
-import { embed } from '../model/embedding.ts';
-import { blockForwardProgram } from '../model/block.ts';
+import { embed } from '../model/programs/embedding.ts';
+import { blockForwardProgram } from '../model/programs/block.ts';
 import type { GptConfig } from '../model/config.ts';
-import type { Graph } from '../model/graph.ts';
-import { headLogitsProgram, headTensorNames } from '../model/head.ts';
-import { PURPOSE, uniform } from '../model/philox.ts';
+import type { Graph } from '../model/programs/graph.ts';
+import { headLogitsProgram, headTensorNames } from '../model/programs/head.ts';
+import { PURPOSE, uniform } from '../model/random/philox.ts';
 import { logitRows, sample } from '../model/sampling.ts';
 import type { Program, Tensor } from './engine.ts';
 import type { StageCalls, StageRange } from './messages.ts';

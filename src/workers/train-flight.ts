@@ -1,7 +1,7 @@
 // What a stage keeps of a micro-batch between its forward pass and its weights' gradients.
 
-import type { BLOCK_SAVED } from '../model/block.ts';
-import type { HEAD_SAVED } from '../model/head.ts';
+import type { BLOCK_SAVED } from '../model/programs/block.ts';
+import type { HEAD_SAVED } from '../model/programs/head.ts';
 
 export interface BlockActivations {
   readonly x: Float32Array;

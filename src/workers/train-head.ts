@@ -1,7 +1,7 @@
 // The head in training, on the stage that has it: loss and backward pass of a micro-batch, and its tensors' gradients.
 // Letters: N rows of a micro-batch, D width, V vocabulary.
 
-import type { Graph } from '../model/graph.ts';
+import type { Graph } from '../model/programs/graph.ts';
 import {
   headLossProgram,
   headTensorNames,
@@ -11,7 +11,7 @@ import {
   PROJECTION_TOKENS,
   projectionGradientProgram,
   subtractTargets,
-} from '../model/head.ts';
+} from '../model/programs/head.ts';
 import type { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Program, Tensor, Tensors } from './engine.ts';
 import type { TrainSetup } from './messages.ts';

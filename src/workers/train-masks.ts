@@ -1,7 +1,7 @@
 // The dropout masks of a micro-batch. A mask is a pure function of the seed, the step and where its elements lie in the batch,
 // so whichever stage needs it draws it.
 
-import { dropoutMask, PURPOSE, type Purpose } from '../model/philox.ts';
+import { dropoutMask, PURPOSE, type Purpose } from '../model/random/philox.ts';
 import type { Tensors } from './engine.ts';
 import type { MicroBatch, TrainSetup } from './messages.ts';
 

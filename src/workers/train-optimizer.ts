@@ -1,7 +1,7 @@
 // What becomes of a stage's tensors between a backward pass and the next forward pass: AdamW in place, a part at a time, and
 // snapshots of weights and moments that stay as they were while later updates go on.
 
-import { adamwScalars } from '../model/adamw.ts';
+import { adamwScalars } from '../model/programs/adamw.ts';
 import { assert } from '../model/errors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { FusedProgram } from './fused-program.ts';

@@ -1,6 +1,6 @@
 // A tensor in training with its gradient and AdamW's moments, and what is done with gradients as they lie in memory.
 
-import { gradientParts } from '../model/block.ts';
+import { gradientParts } from '../model/programs/block.ts';
 import type { TensorSpec } from '../model/tensors.ts';
 import type { Tensors } from './engine.ts';
 

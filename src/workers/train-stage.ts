@@ -2,7 +2,7 @@
 // activations of the micro-batches in flight. Every sum runs in micro-batch order, so its bits do not depend on how the
 // stages interleave. The pipeline decides what runs when; this file never does. Letters: B, T, D, V as in the model.
 
-import { adamwProgram } from '../model/adamw.ts';
+import { adamwProgram } from '../model/programs/adamw.ts';
 import {
   blockBackwardProgram,
   blockForwardProgram,
@@ -11,11 +11,11 @@ import {
   BLOCK_ROW_GRADIENTS,
   BLOCK_ROW_WIDTHS,
   type BatchShape,
-} from '../model/block.ts';
-import { dropoutInPlace, embed, embedBackward } from '../model/embedding.ts';
+} from '../model/programs/block.ts';
+import { dropoutInPlace, embed, embedBackward } from '../model/programs/embedding.ts';
 import { assert } from '../model/errors.ts';
-import type { Graph } from '../model/graph.ts';
-import { headTensorNames } from '../model/head.ts';
+import type { Graph } from '../model/programs/graph.ts';
+import { headTensorNames } from '../model/programs/head.ts';
 import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../model/tensors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.ts';

@@ -1,7 +1,7 @@
 // The plain data of training: what a stage holds, a part of a step's sequences, and a block's weight pass that another stage
 // does. Threads reach it through messages.ts.
 
-import type { AdamwStep } from '../model/adamw.ts';
+import type { AdamwStep } from '../model/programs/adamw.ts';
 import type { GptConfig } from '../model/config.ts';
 
 /** Blocks [firstBlock, endBlock), and whether the embeddings and the head are here. A tied wte lives with the head. */

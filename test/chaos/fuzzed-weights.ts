@@ -3,10 +3,10 @@
 
 import { createHash } from 'node:crypto';
 import { GptdError } from '../../src/model/errors.ts';
-import { ggufHeader, type GgufTensor } from '../../src/model/gguf.ts';
-import { parseSafetensorsHeader, safetensorsHeader } from '../../src/model/safetensors.ts';
+import { ggufHeader, type GgufTensor } from '../../src/model/formats/gguf.ts';
+import { parseSafetensorsHeader, safetensorsHeader } from '../../src/model/formats/safetensors.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
-import { readGgufHeader } from '../../src/model/weights-header.ts';
+import { readGgufHeader } from '../../src/model/formats/weights-header.ts';
 import type { DataHome, RawClient } from '../e2e/daemon-fixture.ts';
 import { MemoryGrowth, RESIDENT } from './memory-growth.ts';
 import { inParallel } from './probe.ts';

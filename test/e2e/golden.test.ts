@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { CreateResult, JobEvent, ModelRecord } from '../../src/daemon/protocol.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import { safetensorsHeader } from '../../src/model/safetensors.ts';
+import { safetensorsHeader } from '../../src/model/formats/safetensors.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 import { flatTokens, golden, GOLDEN_NAMES, relative, type Golden } from '../golden/golden.ts';
 import { flagsOf, ofType, generateResult, trainResult, startedHome, type DataHome } from './daemon-fixture.ts';

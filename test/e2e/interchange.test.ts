@@ -6,7 +6,7 @@ import path from 'node:path';
 import ort from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { EXIT, type CreateResult, type ExportResult, type ModelRecord } from '../../src/daemon/protocol.ts';
-import { parseSafetensorsHeader } from '../../src/model/safetensors.ts';
+import { parseSafetensorsHeader } from '../../src/model/formats/safetensors.ts';
 import { flagsOf, generateResult, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 
 const SHAPE = { context_length: 48, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0, init: 'gpt2' };

@@ -2,9 +2,9 @@
 // is refused.
 
 import { expect, test } from 'vitest';
-import { BYTE_CHARACTERS } from '../../src/model/bpe.ts';
-import { gpt2Vocabulary, isSameBpe, readBpe } from '../../src/model/bpe-files.ts';
-import { createTokenizer } from '../../src/model/tokenizer.ts';
+import { BYTE_CHARACTERS } from '../../src/model/text/bpe.ts';
+import { gpt2Vocabulary, isSameBpe, readBpe } from '../../src/model/text/bpe-files.ts';
+import { createTokenizer } from '../../src/model/text/tokenizer.ts';
 
 const gpt2 = await gpt2Vocabulary();
 

@@ -9,16 +9,16 @@ import {
   blockWeightsProgram,
   BLOCK_ROW_WIDTHS,
   BLOCK_SAVED,
-} from '../../src/model/block.ts';
-import { embed, embedBackward } from '../../src/model/embedding.ts';
-import { GraphBuilder, type Graph, type Value } from '../../src/model/graph.ts';
+} from '../../src/model/programs/block.ts';
+import { embed, embedBackward } from '../../src/model/programs/embedding.ts';
+import { GraphBuilder, type Graph, type Value } from '../../src/model/programs/graph.ts';
 import {
   headLossProgram,
   headTrainProgram,
   headWeightsProgram,
   projectionGradientProgram,
   subtractTargets,
-} from '../../src/model/head.ts';
+} from '../../src/model/programs/head.ts';
 import {
   dropout,
   gelu,
@@ -28,8 +28,8 @@ import {
   layerNormBackward,
   layerNormScaleGradient,
   linearWeightGradient,
-} from '../../src/model/layers.ts';
-import { philox } from '../../src/model/philox.ts';
+} from '../../src/model/programs/layers.ts';
+import { philox } from '../../src/model/random/philox.ts';
 import { blockTensors } from '../../src/model/tensors.ts';
 import type { Tensor } from '../../src/workers/engine.ts';
 import { onnxEngine } from '../../src/workers/engine-onnx.ts';

@@ -2,8 +2,8 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { toHalf } from '../../src/model/half.ts';
-import { toFloat32 } from '../../src/model/safetensors.ts';
+import { toHalf } from '../../src/model/formats/half.ts';
+import { toFloat32 } from '../../src/model/formats/safetensors.ts';
 
 const backOf = (halves: Uint16Array): Float32Array =>
   toFloat32(new Uint8Array(halves.buffer, halves.byteOffset, halves.byteLength), 'F16');

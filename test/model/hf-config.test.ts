@@ -2,7 +2,7 @@
 
 import { expect, test } from 'vitest';
 import { PRESETS, type GptConfig } from '../../src/model/config.ts';
-import { configFromHuggingFace, type NamedShape } from '../../src/model/hf-config.ts';
+import { configFromHuggingFace, type NamedShape } from '../../src/model/formats/hf-config.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 
 const openai: GptConfig = {

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest';
 import { PRESETS, type GptConfig } from '../../src/model/config.ts';
 import { weightsDigest } from '../../src/model/digest.ts';
 import { initialTensors, type InitScheme } from '../../src/model/init.ts';
-import { createMt19937 } from '../../src/model/mt19937.ts';
+import { createMt19937 } from '../../src/model/random/mt19937.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 
 const small: GptConfig = { ...PRESETS.GPT_CONFIG_124M, emb_dim: 256, n_heads: 4, n_layers: 4 };

@@ -1,7 +1,7 @@
 // The generator against figures that others published: mt19937ar.out, the C++ standard and PyTorch.
 
 import { expect, test } from 'vitest';
-import { createMt19937 } from '../../src/model/mt19937.ts';
+import { createMt19937 } from '../../src/model/random/mt19937.ts';
 
 test('seed 5489 gives the reference sequence', () => {
   const generator = createMt19937(5489);

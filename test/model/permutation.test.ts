@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { permute } from '../../src/model/permutation.ts';
+import { permute } from '../../src/model/random/permutation.ts';
 
 const image = (n: number, { seed, epoch }: { seed: number; epoch: number }): number[] =>
   Array.from({ length: n }, (_, i) => permute(i, { n, seed, epoch }));

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { dropoutMask, philox, PURPOSE, setAddress, uniform } from '../../src/model/philox.ts';
+import { dropoutMask, philox, PURPOSE, setAddress, uniform } from '../../src/model/random/philox.ts';
 
 test.each([
   [

@@ -9,7 +9,7 @@ import {
   SAFETENSORS_TENSORS_MAX,
   safetensorsHeader,
   toFloat32,
-} from '../../src/model/safetensors.ts';
+} from '../../src/model/formats/safetensors.ts';
 
 /** A file's first bytes: the length of `json`, then `json`. */
 function prefixOf(json: string): Uint8Array {

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { charAlphabet, createTokenizer, type Tokenizer } from '../../src/model/tokenizer.ts';
+import { charAlphabet, createTokenizer, type Tokenizer } from '../../src/model/text/tokenizer.ts';
 
 const gpt2 = await createTokenizer({ type: 'gpt2' });
 const byte = await createTokenizer({ type: 'byte' });

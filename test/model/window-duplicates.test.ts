@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { countDuplicateWindows } from '../../src/model/window-duplicates.ts';
+import { countDuplicateWindows } from '../../src/model/text/window-duplicates.ts';
 
 interface Windows {
   readonly from: number;

@@ -1,7 +1,7 @@
 // AdamW's program against the textbook's formula in double precision, and where its folded step size could go wrong.
 
 import { expect, test } from 'vitest';
-import { adamwProgram, adamwScalars, type AdamwStep } from '../../src/model/adamw.ts';
+import { adamwProgram, adamwScalars, type AdamwStep } from '../../src/model/programs/adamw.ts';
 import type { Tensor, Tensors } from '../../src/workers/engine.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
 

@@ -1,7 +1,7 @@
 // Many query rows at once attend to the very bits that sixteen at a time do, for every width of a head that allows it.
 
 import { expect, test } from 'vitest';
-import { ATTEND_ROWS_MAX, attendProgram, attendsWide, wideAttendProgram } from '../../src/model/serving.ts';
+import { ATTEND_ROWS_MAX, attendProgram, attendsWide, wideAttendProgram } from '../../src/model/programs/serving.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import type { Tensor } from '../../src/workers/engine.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';

@@ -2,8 +2,8 @@
 // no copy of them; and how many threads compute does not show in the bits.
 
 import { expect, test } from 'vitest';
-import { blockForwardProgram } from '../../src/model/block.ts';
-import { GraphBuilder, type Graph } from '../../src/model/graph.ts';
+import { blockForwardProgram } from '../../src/model/programs/block.ts';
+import { GraphBuilder, type Graph } from '../../src/model/programs/graph.ts';
 import { onnxEngine } from '../../src/workers/engine-onnx.ts';
 import { randomInputs } from './random-inputs.ts';
 

@@ -4,7 +4,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
-import { GraphBuilder, MICROSOFT, type Graph, type Value } from '../../src/model/graph.ts';
+import { GraphBuilder, MICROSOFT, type Graph, type Value } from '../../src/model/programs/graph.ts';
 import { initialTensors } from '../../src/model/init.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
 import { updateParts, type MicroBatch } from '../../src/workers/messages.ts';

@@ -7,16 +7,16 @@ import '@tensorflow/tfjs-backend-cpu';
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-core/dist/register_all_gradients.js';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { adamwProgram } from '../../src/model/adamw.ts';
+import { adamwProgram } from '../../src/model/programs/adamw.ts';
 import {
   blockBackwardProgram,
   blockForwardProgram,
   blockWeightsProgram,
   BLOCK_ROW_GRADIENTS,
   BLOCK_SAVED,
-} from '../../src/model/block.ts';
+} from '../../src/model/programs/block.ts';
 import type { GptConfig } from '../../src/model/config.ts';
-import type { Graph } from '../../src/model/graph.ts';
+import type { Graph } from '../../src/model/programs/graph.ts';
 import {
   headLogitsProgram,
   headLossProgram,
@@ -24,8 +24,8 @@ import {
   headWeightsProgram,
   projectionGradientProgram,
   subtractTargets,
-} from '../../src/model/head.ts';
-import { QUANTIZATIONS, type Quantization } from '../../src/model/quantize.ts';
+} from '../../src/model/programs/head.ts';
+import { QUANTIZATIONS, type Quantization } from '../../src/model/programs/quantize.ts';
 import {
   attendProgram,
   feedProgram,
@@ -33,7 +33,7 @@ import {
   passProgram,
   qkvProgram,
   wideAttendProgram,
-} from '../../src/model/serving.ts';
+} from '../../src/model/programs/serving.ts';
 import { blockTensors, tensorTable } from '../../src/model/tensors.ts';
 import type { Engine, Tensor } from '../../src/workers/engine.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';

@@ -1,8 +1,8 @@
 // One loop of WebAssembly against the engine that runs the same graph node by node: the same bits, wherever the arrays lie.
 
 import { afterAll, describe, expect, test } from 'vitest';
-import { adamwProgram, adamwScalars } from '../../src/model/adamw.ts';
-import { GraphBuilder } from '../../src/model/graph.ts';
+import { adamwProgram, adamwScalars } from '../../src/model/programs/adamw.ts';
+import { GraphBuilder } from '../../src/model/programs/graph.ts';
 import type { Tensor } from '../../src/workers/engine.ts';
 import { FusedProgram } from '../../src/workers/fused-program.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';

@@ -1,7 +1,7 @@
 // How many ids are guessed follows how many of the guesses before were right.
 
 import { expect, test } from 'vitest';
-import { PURPOSE, uniform } from '../../src/model/philox.ts';
+import { PURPOSE, uniform } from '../../src/model/random/philox.ts';
 import { GuessLength } from '../../src/workers/guess-length.ts';
 import { SequenceOutput } from '../../src/workers/sequence-output.ts';
 

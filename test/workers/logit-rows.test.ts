@@ -2,8 +2,8 @@
 // where a logit is not a number.
 
 import { describe, expect, test } from 'vitest';
-import { GraphBuilder } from '../../src/model/graph.ts';
-import { logitOutputs } from '../../src/model/head.ts';
+import { GraphBuilder } from '../../src/model/programs/graph.ts';
+import { logitOutputs } from '../../src/model/programs/head.ts';
 import { logitRows, type LogitRow } from '../../src/model/sampling.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
 

@@ -1,7 +1,7 @@
 // Inputs for any program, the same for the same seed: numbers in [-1, 1), masks of 0 and 1, indices below a limit.
 
-import type { Graph, GraphInput } from '../../src/model/graph.ts';
-import { philox } from '../../src/model/philox.ts';
+import type { Graph, GraphInput } from '../../src/model/programs/graph.ts';
+import { philox } from '../../src/model/random/philox.ts';
 import type { Tensor } from '../../src/workers/engine.ts';
 
 export interface InputSettings {

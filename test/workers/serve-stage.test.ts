@@ -4,7 +4,12 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import { quantize, type Quantization, type QuantizedMatrix, type QuantizedSource } from '../../src/model/quantize.ts';
+import {
+  quantize,
+  type Quantization,
+  type QuantizedMatrix,
+  type QuantizedSource,
+} from '../../src/model/programs/quantize.ts';
 import { loadEngine } from '../../src/workers/load-engine.ts';
 import { ServeStage } from '../../src/workers/serve-stage.ts';
 import type { SampledToken, SamplingOptions, ServePart, StageRange } from '../../src/workers/messages.ts';

@@ -4,7 +4,7 @@
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { onTestFinished, expect, test } from 'vitest';
-import { quantize, QUANTIZATIONS, type Quantization } from '../../src/model/quantize.ts';
+import { quantize, QUANTIZATIONS, type Quantization } from '../../src/model/programs/quantize.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 import { openReader } from '../../src/workers/chunk-reader.ts';
 import { servedWeights, type ServedWeights } from '../../src/workers/served-weights.ts';

@@ -6,7 +6,7 @@
 // index (low 32 bits, high 21), word 2 the low 32 bits of the step, word 3 the purpose in its top byte and the step's
 // high 21 bits.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 
 /**
  * What a draw is for. Two purposes never share a draw. The numbers are part of every seeded result: never renumber

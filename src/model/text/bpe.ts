@@ -4,7 +4,7 @@
 // byte order mark and misses U+0085.
 
 import { byteDecoding } from './byte-decoding.ts';
-import { assert, GptdError } from './errors.ts';
+import { assert, GptdError } from '../errors.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
 /**

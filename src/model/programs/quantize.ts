@@ -2,7 +2,7 @@
 // Runtime's MatMulNBits, whose layout this is. int8 is symmetric; int4 fits each block's own range. Training never uses it.
 // Letters: K inputs, N outputs, S blocks of a column.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 
 export const QUANTIZATIONS = ['int8', 'int4'] as const;
 export type Quantization = (typeof QUANTIZATIONS)[number];

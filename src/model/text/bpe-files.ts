@@ -2,7 +2,7 @@
 // file says beyond GPT-2's way of splitting text is not imitated: such a tokenizer is refused with the reason.
 
 import { bytesOfPrintable, END_OF_TEXT_TOKEN, gpt2Tokens, printable, type BpeVocabulary } from './bpe.ts';
-import { GptdError } from './errors.ts';
+import { GptdError } from '../errors.ts';
 
 export const BPE_TOKENS_MAX = 1 << 20;
 

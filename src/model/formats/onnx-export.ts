@@ -2,11 +2,11 @@
 // optimum give them. Only standard operators, so that any runtime of ONNX can run it. Serving here uses other programs.
 // Letters: B sequences, T new positions, P cached ones, D width, H heads, W = D/H, V vocabulary.
 
-import type { GptConfig } from './config.ts';
-import { GraphBuilder, type Graph, type Value } from './graph.ts';
-import { gelu, layerNorm } from './layers.ts';
-import { headTensorNames } from './head.ts';
-import { tensorTable, type BlockTensorName } from './tensors.ts';
+import type { GptConfig } from '../config.ts';
+import { GraphBuilder, type Graph, type Value } from '../programs/graph.ts';
+import { gelu, layerNorm } from '../programs/layers.ts';
+import { headTensorNames } from '../programs/head.ts';
+import { tensorTable, type BlockTensorName } from '../tensors.ts';
 
 /** Added to the scores of what may not be seen: finite, so that a row of padding alone does not become NaN. */
 const UNSEEN = -3.4e38;

@@ -3,7 +3,7 @@
 
 import { bytePairTokenizer, gpt2Tokenizer, type BpeVocabulary } from './bpe.ts';
 import { byteDecoding } from './byte-decoding.ts';
-import { GptdError } from './errors.ts';
+import { GptdError } from '../errors.ts';
 
 /** Which tokenizer a model has. It is plain data: it is stored with the model. */
 export type TokenizerSpec =

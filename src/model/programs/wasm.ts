@@ -2,7 +2,7 @@
 // Its operations round as IEEE 754 says, as an engine's do, so the bits are the same on every processor.
 // The format: https://webassembly.github.io/spec/core/binary/index.html.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 import type { Graph } from './graph.ts';
 import { leb128 } from './leb128.ts';
 

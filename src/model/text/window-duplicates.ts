@@ -1,7 +1,7 @@
 // Which validation windows the model has seen in training: windows of tokens that occur, at any position, in the training part
 // too. Karp and Rabin's rolling hash finds candidates in one pass, and tokens decide.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 
 /** Odd, so that no token's contribution is shifted out of the 32 bits. */
 const BASE = 0x01000193;

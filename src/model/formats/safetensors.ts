@@ -2,7 +2,7 @@
 // header of that length, then the tensors' bytes without gaps. Headers come from strangers, so every number in them is
 // checked against the size of the file before anything is read. It reads and writes bytes that others fetch and store.
 
-import { GptdError } from './errors.ts';
+import { GptdError } from '../errors.ts';
 
 /** A longer header is refused; GPT-2 XL's takes 70 KB. Read at most this much and 8 bytes more before parsing. */
 export const SAFETENSORS_HEADER_BYTES_MAX = 1 << 20;

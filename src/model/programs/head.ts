@@ -3,7 +3,7 @@
 // onehot(target)) / tokenCount; the one-hot part is a row of the projection for each row, so it never touches the logits.
 // Letters: N rows, D width, V vocabulary.
 
-import type { GptConfig } from './config.ts';
+import type { GptConfig } from '../config.ts';
 import { GraphBuilder, type Graph, type Value } from './graph.ts';
 import { layerNorm, layerNormBackward, layerNormScaleGradient, rowSum } from './layers.ts';
 

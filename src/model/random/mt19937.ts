@@ -2,7 +2,7 @@
 // (http://www.math.sci.hiroshima-u.ac.jp/m-mat/MT/emt.html). Only initialization draws from it, because its order of
 // draws is PyTorch's; dropout, shuffling and sampling use the counter-based generator of philox.ts.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 
 const N = 624;
 const M = 397;

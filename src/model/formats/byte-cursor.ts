@@ -1,7 +1,7 @@
 // Reading a large file's header front to back without holding the file: a window of bytes that moves along, and every read
 // checked against the file's end. Little-endian, as GGUF, protobuf and safetensors are.
 
-import { GptdError } from './errors.ts';
+import { GptdError } from '../errors.ts';
 
 /** Bytes [offset, offset + length) of the file, which lie within it. */
 export type ReadRange = (offset: number, length: number) => Uint8Array;

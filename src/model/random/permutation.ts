@@ -2,7 +2,7 @@
 // Rogaway, "Ciphers with arbitrary finite domains"). Any worker finds the i-th sequence of an epoch, and so does a
 // resumed job.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 import { philox, PURPOSE, setAddress } from './philox.ts';
 
 const ROUNDS = 6;

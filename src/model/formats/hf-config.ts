@@ -2,9 +2,9 @@
 // tensor of the file fills which of ours. Reads Hugging Face's GPT-2 configurations and our own snake_case ones;
 // GPT-2's layouts are ours, so nothing is transposed.
 
-import { checkConfig, PRESETS, type GptConfig } from './config.ts';
-import { GptdError } from './errors.ts';
-import { tensorTable } from './tensors.ts';
+import { checkConfig, PRESETS, type GptConfig } from '../config.ts';
+import { GptdError } from '../errors.ts';
+import { tensorTable } from '../tensors.ts';
 
 export interface NamedShape {
   readonly name: string;

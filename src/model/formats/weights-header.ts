@@ -2,7 +2,7 @@
 // Files come from strangers: every length is checked against the file, and lists are cut.
 
 import { ByteCursor, type ReadRange } from './byte-cursor.ts';
-import { GptdError } from './errors.ts';
+import { GptdError } from '../errors.ts';
 import { GGUF_MAGIC } from './gguf.ts';
 
 export interface HeaderTensor {

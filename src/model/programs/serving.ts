@@ -5,8 +5,8 @@
 // Letters: M rows, U of them without twins, K query rows that attended before, N sequences side by side, R query rows of each,
 // D width, H heads, W = D/H, P cached positions (capacity), V vocabulary.
 
-import { assert } from './errors.ts';
-import type { GptConfig } from './config.ts';
+import { assert } from '../errors.ts';
+import type { GptConfig } from '../config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
 import { gelu, layerNorm, product, productTransposedB } from './layers.ts';
 import { headTensorNames, logitOutputs } from './head.ts';
@@ -18,7 +18,7 @@ import {
   type QuantizedMatrix,
   type QuantizedSource,
 } from './quantize.ts';
-import { tensorTable, type BlockTensorName } from './tensors.ts';
+import { tensorTable, type BlockTensorName } from '../tensors.ts';
 
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
 export const CACHE_STEP = 64;

@@ -1,7 +1,7 @@
 // A computation as data: ONNX nodes over named values. Layers emit nodes into a Graph; an engine compiles it. The node types,
 // attributes and domains are ONNX's own (opset 20, and com.microsoft where a fused form exists). No autodiff, no shape inference.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 
 export const OPSET = 20;
 /** ONNX Runtime's own operators, such as FusedMatMul: a MatMul with transposed sides and a factor. */

@@ -1,7 +1,7 @@
 // Files of token ids: little-endian uint16 ids one after the other as nanoGPT keeps them, or behind llm.c's header of 256
 // int32, of which the first three are a magic number, the version and the number of tokens.
 
-import { GptdError } from './errors.ts';
+import { GptdError } from '../errors.ts';
 
 export const LLMC_HEADER_BYTES = 1024;
 const LLMC_MAGIC = 20240520;

@@ -4,7 +4,7 @@
 //   a = x + drop(proj(attention(qkv(ln_1(x)))))        y = a + drop(proj(gelu(fc(ln_2(a)))))
 
 import { attention, attentionBackward, type AttentionShape } from './attention.ts';
-import type { GptConfig } from './config.ts';
+import type { GptConfig } from '../config.ts';
 import { GraphBuilder, type Graph, type Value } from './graph.ts';
 import {
   dropout,
@@ -20,7 +20,7 @@ import {
   rowSum,
   type Dropout,
 } from './layers.ts';
-import { blockTensors, BLOCK_TENSOR_NAMES, type BlockTensorName } from './tensors.ts';
+import { blockTensors, BLOCK_TENSOR_NAMES, type BlockTensorName } from '../tensors.ts';
 
 /** A micro-batch: B sequences of T tokens. */
 export interface BatchShape {

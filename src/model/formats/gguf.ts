@@ -2,7 +2,7 @@
 // header with metadata and tensor infos, and blocks of Q8_0. Dimensions are written innermost first. Tensors' bytes follow
 // the header, each at a multiple of the alignment.
 
-import { assert } from './errors.ts';
+import { assert } from '../errors.ts';
 import { halfOf } from './half.ts';
 
 export const GGUF_MAGIC = 0x46554747;
