@@ -6,8 +6,8 @@ import './no-reports.js';
 import { parseArgs } from 'node:util';
 import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram } from '../dist/model/programs/block.js';
 import { initialTensors } from '../dist/model/init.js';
-import { loadEngine } from '../dist/workers/load-engine.js';
-import { ServeStage } from '../dist/workers/serve-stage.js';
+import { loadEngine } from '../dist/workers/engines/choice.js';
+import { ServeStage } from '../dist/workers/serving/stage.js';
 import { median } from './daemon.js';
 import { trainingStage } from './stage.js';
 

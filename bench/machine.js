@@ -2,7 +2,7 @@
 // two threads through the engine, and the memory's reading speed.
 
 import { GraphBuilder } from '../dist/model/programs/graph.js';
-import { onnxEngine } from '../dist/workers/engine-onnx.js';
+import { onnxEngine } from '../dist/workers/engines/onnx.js';
 
 const [M, K, N] = [1024, 768, 3072];
 const READ_BYTES = 256 << 20;

@@ -1,8 +1,8 @@
 // One stage with a whole model in training, for benchmarks of what it runs: no daemon, no pipeline.
 
 import { updateParts } from '../dist/workers/messages.js';
-import { sumOfSquares } from '../dist/workers/train-parameters.js';
-import { TrainStage } from '../dist/workers/train-stage.js';
+import { sumOfSquares } from '../dist/workers/training/parameters.js';
+import { TrainStage } from '../dist/workers/training/stage.js';
 
 /**
  * `tensors` by name are where it begins. `step(n)` is one update over `batchSize` sequences, micro-batch by micro-batch; it

@@ -31,7 +31,7 @@ const OURS: Readonly<Record<Folder, readonly string[]>> = {
   daemon: [
     ...['src/workers/ending.ts', 'src/workers/messages.ts', 'src/workers/reply.ts', 'src/model/'],
     // Looked at before the store's thread is started, which takes it.
-    'src/workers/store-lock.ts',
+    'src/workers/store/lock.ts',
   ],
   workers: ['src/model/'],
   model: [],
@@ -40,11 +40,11 @@ const OURS: Readonly<Record<Folder, readonly string[]>> = {
 /** Commands that do the daemon's work themselves load its code, and only when they run. */
 const EXCEPTIONS = [
   { from: 'src/cli/start-command.ts', to: 'src/daemon/main.ts' },
-  { from: 'src/cli/inspect-command.ts', to: 'src/daemon/inspect.ts' },
-  { from: 'src/cli/data-command.ts', to: 'src/daemon/token-export.ts' },
-  { from: 'src/cli/selftest-command.ts', to: 'src/daemon/selftest.ts' },
-  { from: 'src/cli/doctor-command.ts', to: 'src/workers/doctor.ts' },
-  { from: 'src/cli/backup-command.ts', to: 'src/workers/backup.ts' },
+  { from: 'src/cli/inspect-command.ts', to: 'src/offline/inspect.ts' },
+  { from: 'src/cli/data-command.ts', to: 'src/offline/token-export.ts' },
+  { from: 'src/cli/selftest-command.ts', to: 'src/offline/selftest.ts' },
+  { from: 'src/cli/doctor-command.ts', to: 'src/offline/doctor.ts' },
+  { from: 'src/cli/backup-command.ts', to: 'src/offline/backup.ts' },
 ];
 
 /** Node's modules that a pure layer may use: hashing is arithmetic. */
@@ -52,10 +52,10 @@ const PURE_NODE_MODULES = ['node:crypto'];
 
 /** Entries that piscina calls through their default export. */
 const WORKER_ENTRIES = [
-  'src/workers/preparer.ts',
-  'src/workers/selftest.ts',
+  'src/workers/data/thread.ts',
+  'src/offline/selftest-thread.ts',
   'src/workers/stage.ts',
-  'src/workers/store.ts',
+  'src/workers/store/thread.ts',
 ];
 
 const READS_ENVIRONMENT = ['src/cli/main.ts'];

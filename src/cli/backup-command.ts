@@ -14,7 +14,7 @@ export function addBackupCommand(program: Command, context: CliContext): void {
     .option('--data-dir <directory>', 'where the daemon keeps its data')
     .option('--json', 'print one JSON document')
     .action(async (file: string, flags: { readonly dataDir?: string; readonly json?: boolean }) => {
-      const { backUp } = await import('../workers/backup.ts');
+      const { backUp } = await import('../offline/backup.ts');
       const backup = backUp(dataDirOf(flags, context), file);
       if (flags.json) {
         printJson(context, backup);

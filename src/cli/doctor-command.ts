@@ -24,7 +24,7 @@ export function addDoctorCommand(program: Command, context: CliContext): void {
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
     .option('--json', 'print one JSON document')
     .action(async (flags: DoctorFlags) => {
-      const { examine } = await import('../workers/doctor.ts');
+      const { examine } = await import('../offline/doctor.ts');
       const { host, port, engine } = flags;
       const dataDir = dataDirOf(flags, context);
       const { tokenCharactersMin } = LIMITS;

@@ -15,7 +15,7 @@ export function addInspectCommand(program: Command, context: CliContext): void {
     .description('show what a file of weights holds without loading it; no daemon is needed')
     .option('--json', 'print one JSON document')
     .action(async (path: string, { json = false }: { readonly json?: boolean }) => {
-      const { inspectPath } = await import('../daemon/inspect.ts');
+      const { inspectPath } = await import('../offline/inspect.ts');
       const inspection = await inspectPath(path);
       if (json) printJson(context, inspection);
       else printText(context, formatInspection(inspection));

@@ -16,7 +16,7 @@ export function addSelftestCommand(program: Command, context: CliContext): void 
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
     .option('--json', 'print one JSON document')
     .action(async ({ engine, json = false }: SelftestFlags) => {
-      const { runSelftest } = await import('../daemon/selftest.ts');
+      const { runSelftest } = await import('../offline/selftest.ts');
       const report = await runSelftest({ engine });
       if (json) printJson(context, report);
       else {

@@ -52,7 +52,7 @@ export async function run(options: DaemonOptions & { readonly workers: number })
     const store = keep(await StoreClient.open({ dataDir }));
     store.onDeath(onFatal);
     const token = loadToken(options);
-    const preparer = keep(new WorkerThread<PreparerCalls>('preparer', { dataDir, engine: options.engine }));
+    const preparer = keep(new WorkerThread<PreparerCalls>('workers/data/thread', { dataDir, engine: options.engine }));
     const { stages, engine } = await startStages(workers, { dataDir, choice: options.engine, keep });
     const memoryBudgetBytes = Math.floor(memoryBytes() * MEMORY_SHARE);
     const metrics = new Metrics({ dataDir, version: VERSION, engine, workers, memoryBudgetBytes });

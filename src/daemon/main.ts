@@ -5,7 +5,7 @@ import { mkdirSync } from 'node:fs';
 import os from 'node:os';
 import process from 'node:process';
 import { GptdError } from '../model/errors.ts';
-import { lockDirectory } from '../workers/store-lock.ts';
+import { lockDirectory } from '../workers/store/lock.ts';
 import { checkAccess } from './access.ts';
 import { EXIT, LIMITS, type DaemonFile, type LogLevel } from './protocol.ts';
 

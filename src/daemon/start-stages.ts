@@ -27,7 +27,9 @@ export async function startStages(
 ): Promise<Stages> {
   const { dataDir, keep } = options;
   const start = (engine: EngineChoice): StageThread =>
-    keep(new WorkerThread<StageCalls>('stage', { dataDir, engine }, { youngGenerationMb: YOUNG_GENERATION_MB }));
+    keep(
+      new WorkerThread<StageCalls>('workers/stage', { dataDir, engine }, { youngGenerationMb: YOUNG_GENERATION_MB }),
+    );
   const first = start(options.choice);
   const { choice, ...engine } = await first.call('engine', {});
   const others = Array.from({ length: count - 1 }, () => start(choice));

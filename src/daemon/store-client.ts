@@ -17,7 +17,7 @@ export class StoreClient {
 
   /** Starts the thread and opens the data directory; throws what StoreCalls.open throws, with no thread left behind. */
   static async open({ dataDir }: { readonly dataDir: string }): Promise<StoreClient> {
-    const thread = new WorkerThread<StoreCalls>('store');
+    const thread = new WorkerThread<StoreCalls>('workers/store/thread');
     try {
       const { sqliteVersion } = await thread.call('open', { dataDir });
       return new StoreClient(thread, sqliteVersion);

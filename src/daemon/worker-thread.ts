@@ -99,7 +99,7 @@ export interface Caller<C extends CallsOf<C>> {
 }
 
 /**
- * A thread that runs `src/workers/<file>` and answers the requests of `C`. When it dies, the requests that were sent to it
+ * A thread that runs `src/<file>` and answers the requests of `C`. When it dies, the requests that were sent to it
  * reject with WorkerDied and another one takes its place, in a pool of its own: piscina itself gives up on a thread that dies
  * while it starts, and would hand the dead thread's requests to one that knows nothing of them.
  */
@@ -189,7 +189,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
     const nativeRuns = noNativeRuns();
     this.#queue = new PriorityQueue();
     const pool = new Piscina({
-      filename: new URL(`../workers/${this.#file}.js`, import.meta.url).href,
+      filename: new URL(`../${this.#file}.js`, import.meta.url).href,
       workerData: { ...this.#settings, nativeRuns },
       minThreads: 1,
       maxThreads: 1,

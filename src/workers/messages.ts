@@ -7,8 +7,8 @@ import type { ErrorData } from '../model/errors.ts';
 import type { Quantization } from '../model/programs/quantize.ts';
 import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { NativeRuns } from './ending.ts';
-import type { FollowRequest, SampledRows, SamplingOptions, ServePart } from './serving-messages.ts';
-import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training-messages.ts';
+import type { FollowRequest, SampledRows, SamplingOptions, ServePart } from './serving/messages.ts';
+import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training/messages.ts';
 
 export type {
   ExportPiece,
@@ -18,7 +18,7 @@ export type {
   TokenizeProgress,
   PreparerCalls,
   PreparerRequest,
-} from './preparer-messages.ts';
+} from './data/messages.ts';
 
 export type {
   FollowRequest,
@@ -28,7 +28,7 @@ export type {
   ServeFollow,
   ServePart,
   ServeSample,
-} from './serving-messages.ts';
+} from './serving/messages.ts';
 
 export {
   updateParts,
@@ -41,7 +41,7 @@ export {
   type WeightPart,
   type WeightsLoan,
   type WeightsPass,
-} from './training-messages.ts';
+} from './training/messages.ts';
 
 // ---- The store: one thread, the only writing connection ----------------------------------------------------------------
 

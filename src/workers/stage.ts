@@ -4,15 +4,15 @@
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
 import { createTokenizer } from '../model/text/tokenizer.ts';
-import { openReader, type ChunkReader } from './chunk-reader.ts';
-import { loadThreadEngine, sameChoice } from './load-engine.ts';
-import { Loans } from './loans.ts';
+import { openReader, type ChunkReader } from './store/reader.ts';
+import { loadThreadEngine, sameChoice } from './engines/choice.ts';
+import { Loans } from './training/loans.ts';
 import type { StageCalls, StageRequest, WeightsLoan, WorkerSettings } from './messages.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
-import { ServeStage } from './serve-stage.ts';
-import { servedWeights } from './served-weights.ts';
-import { decodeEmbed, decodeForward } from './train-decode.ts';
-import { TrainStage } from './train-stage.ts';
+import { ServeStage } from './serving/stage.ts';
+import { servedWeights } from './serving/served-weights.ts';
+import { decodeEmbed, decodeForward } from './training/decode.ts';
+import { TrainStage } from './training/stage.ts';
 
 const settings = workerData as WorkerSettings;
 /** Loads while the first request is on its way; every request that needs it meets the same failure. */

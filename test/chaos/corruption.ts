@@ -5,7 +5,7 @@ import { closeSync, copyFileSync, openSync, readFileSync, rmSync, writeFileSync,
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { GptdError } from '../../src/model/errors.ts';
-import { openReader } from '../../src/workers/chunk-reader.ts';
+import { openReader } from '../../src/workers/store/reader.ts';
 import { parseEvents, type DataHome } from '../e2e/daemon-fixture.ts';
 import type { Random } from './random.ts';
 import { check, type Row } from './row.ts';

@@ -4,8 +4,8 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
-import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
-import { databasePath, migrationBackupPath } from '../../src/workers/store-schema.ts';
+import { SCHEMA_VERSION } from '../../src/workers/store/migrations.ts';
+import { databasePath, migrationBackupPath } from '../../src/workers/store/schema.ts';
 import type { DataHome } from '../e2e/daemon-fixture.ts';
 import { schemaOf, writeFirstVersion } from '../workers/first-version.ts';
 import type { Random } from './random.ts';

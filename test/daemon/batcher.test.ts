@@ -8,9 +8,9 @@ import { planStages } from '../../src/daemon/plan.ts';
 import { generateSpec } from '../../src/daemon/protocol.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 import type { SampledToken, StageRequest } from '../../src/workers/messages.ts';
-import { ServeStage } from '../../src/workers/serve-stage.ts';
+import { ServeStage } from '../../src/workers/serving/stage.ts';
 
 const CONFIG: GptConfig = {
   ...{ vocab_size: 97, context_length: 512, emb_dim: 32, n_heads: 2, n_layers: 1 },

@@ -7,10 +7,10 @@ import type { StageCaller } from '../../src/daemon/pipeline.ts';
 import { planStages } from '../../src/daemon/plan.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import type { Engine } from '../../src/workers/engine.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import type { Engine } from '../../src/workers/engines/engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 import type { StageCalls } from '../../src/workers/messages.ts';
-import { TrainStage } from '../../src/workers/train-stage.ts';
+import { TrainStage } from '../../src/workers/training/stage.ts';
 
 const T = 8;
 /** Of two stages, the first one with three blocks. */

@@ -7,9 +7,9 @@ import { pathToFileURL } from 'node:url';
 
 const [dist, quantization, config] = [process.argv[2], JSON.parse(process.argv[3]), JSON.parse(process.argv[4])];
 const load = (file) => import(pathToFileURL(path.join(dist, file)).href);
-const { ServeStage } = await load('workers/serve-stage.js');
-const { servedWeights } = await load('workers/served-weights.js');
-const { loadEngine } = await load('workers/load-engine.js');
+const { ServeStage } = await load('workers/serving/stage.js');
+const { servedWeights } = await load('workers/serving/served-weights.js');
+const { loadEngine } = await load('workers/engines/choice.js');
 const { tensorTable } = await load('model/tensors.js');
 const engine = await loadEngine('onnx');
 

@@ -6,7 +6,7 @@ import path from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { PRIORITY, WorkerDied, WorkerThread, type Priority } from '../../src/daemon/worker-thread.ts';
 
-const WORKERS = path.resolve(import.meta.dirname, '../../src/workers');
+const SRC = path.resolve(import.meta.dirname, '../../src');
 
 /** Notes each request; the first one holds the thread until its gate opens, so that the others queue up behind it. */
 const RECORDER = `
@@ -48,7 +48,7 @@ interface RecorderCalls {
 function recorder(): WorkerThread<RecorderCalls> {
   const directory = mkdtempSync(path.join(tmpdir(), 'gptd-thread-'));
   writeFileSync(path.join(directory, 'recorder.js'), RECORDER);
-  const file = path.relative(WORKERS, path.join(directory, 'recorder')).replaceAll(path.sep, '/');
+  const file = path.relative(SRC, path.join(directory, 'recorder')).replaceAll(path.sep, '/');
   const thread = new WorkerThread<RecorderCalls>(file);
   onTestFinished(async () => {
     await thread.close();
@@ -192,7 +192,7 @@ appendFileSync(log, 'x');
 if (readFileSync(log).length <= 2) process.exit(1);
 module.exports = () => ({ ok: true, value: { names: [], length: 0 } });`;
     writeFileSync(path.join(directory, 'frail.js'), script);
-    const file = path.relative(WORKERS, path.join(directory, 'frail')).replaceAll(path.sep, '/');
+    const file = path.relative(SRC, path.join(directory, 'frail')).replaceAll(path.sep, '/');
     const thread = new WorkerThread<RecorderCalls>(file);
     onTestFinished(async () => {
       await thread.close();

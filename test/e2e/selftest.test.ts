@@ -6,7 +6,7 @@ import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, syml
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, test } from 'vitest';
-import type { SelftestReport } from '../../src/daemon/selftest.ts';
+import type { SelftestReport } from '../../src/offline/selftest.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
 const CHECKS = ['attention', 'gradients', 'checkpoint', 'training', 'workers'];
@@ -78,14 +78,14 @@ const FAULTS: readonly Fault[] = [
   },
   {
     what: 'a draw that follows the layout',
-    file: 'workers/train-masks.js',
+    file: 'workers/training/masks.js',
     from: 'block * batchSize',
     to: '(block - arguments[0].stage.firstBlock) * batchSize',
     failing: ['workers'],
   },
   {
     what: 'a store that loses a checkpoint',
-    file: 'daemon/selftest-writer.js',
+    file: 'offline/selftest-writer.js',
     from: "store.call('beginCheckpoint'",
     to: "(await store.call('deleteModel', { name: model }), store).call('beginCheckpoint'",
     failing: ['checkpoint'],

@@ -31,8 +31,8 @@ import {
 } from '../../src/model/programs/layers.ts';
 import { philox } from '../../src/model/random/philox.ts';
 import { blockTensors } from '../../src/model/tensors.ts';
-import type { Tensor } from '../../src/workers/engine.ts';
-import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import type { Tensor } from '../../src/workers/engines/engine.ts';
+import { onnxEngine } from '../../src/workers/engines/onnx.ts';
 
 const STEP = 2 ** -7;
 const TOLERANCE = 4e-3;

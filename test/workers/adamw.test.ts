@@ -2,8 +2,8 @@
 
 import { expect, test } from 'vitest';
 import { adamwProgram, adamwScalars, type AdamwStep } from '../../src/model/programs/adamw.ts';
-import type { Tensor, Tensors } from '../../src/workers/engine.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import type { Tensor, Tensors } from '../../src/workers/engines/engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 
 const STEP: AdamwStep = { step: 3, lr: 4e-4, weightDecay: 0.1, gradScale: 0.5, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
 /** The last two have never had a gradient; the last one is zero. */

@@ -1,8 +1,8 @@
 // Which rows attend in one product: sequences in seats beside each other, and pieces of a prompt by themselves.
 
 import { describe, expect, test } from 'vitest';
-import { attendGroups, passage, rowsOf, type RowSpan } from '../../src/workers/attend-groups.ts';
-import { CacheRoom, KvCache } from '../../src/workers/kv-cache.ts';
+import { attendGroups, passage, rowsOf, type RowSpan } from '../../src/workers/serving/attend-groups.ts';
+import { CacheRoom, KvCache } from '../../src/workers/serving/kv-cache.ts';
 
 const SHAPE = { D: 4, H: 2, blockCount: 1 };
 

@@ -3,8 +3,8 @@
 import { expect, test } from 'vitest';
 import { ATTEND_ROWS_MAX, attendProgram, attendsWide, wideAttendProgram } from '../../src/model/programs/serving.ts';
 import type { GptConfig } from '../../src/model/config.ts';
-import type { Tensor } from '../../src/workers/engine.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import type { Tensor } from '../../src/workers/engines/engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 
 const onnx = await loadEngine('onnx');
 const H = 3;

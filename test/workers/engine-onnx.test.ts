@@ -4,7 +4,7 @@
 import { expect, test } from 'vitest';
 import { blockForwardProgram } from '../../src/model/programs/block.ts';
 import { GraphBuilder, type Graph } from '../../src/model/programs/graph.ts';
-import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import { onnxEngine } from '../../src/workers/engines/onnx.ts';
 import { randomInputs } from './random-inputs.ts';
 
 const SIZE = 1 << 22;

@@ -6,9 +6,9 @@ import { describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from '../../src/model/programs/graph.ts';
 import { initialTensors } from '../../src/model/init.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 import { updateParts, type MicroBatch } from '../../src/workers/messages.ts';
-import { TrainStage } from '../../src/workers/train-stage.ts';
+import { TrainStage } from '../../src/workers/training/stage.ts';
 import { difference, noise, randomInputs } from './random-inputs.ts';
 
 const onnx = await loadEngine('onnx');

@@ -35,9 +35,9 @@ import {
   wideAttendProgram,
 } from '../../src/model/programs/serving.ts';
 import { blockTensors, tensorTable } from '../../src/model/tensors.ts';
-import type { Engine, Tensor } from '../../src/workers/engine.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
-import { interpret, operatorTable, upload } from '../../src/workers/tensorflow-interpreter.ts';
+import type { Engine, Tensor } from '../../src/workers/engines/engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
+import { interpret, operatorTable, upload } from '../../src/workers/engines/tensorflow/interpreter.ts';
 import { difference, noise, randomInputs, type InputSettings } from './random-inputs.ts';
 
 /** Of the largest number in the output. Sums run in another order, and exponentials come from other libraries. */

@@ -2,8 +2,8 @@
 
 import { mkdirSync } from 'node:fs';
 import Database from 'better-sqlite3';
-import { MIGRATIONS } from '../../src/workers/store-migrations.ts';
-import { databasePath } from '../../src/workers/store-schema.ts';
+import { MIGRATIONS } from '../../src/workers/store/migrations.ts';
+import { databasePath } from '../../src/workers/store/schema.ts';
 
 export function writeFirstVersion(
   dataDir: string,

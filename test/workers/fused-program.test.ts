@@ -3,9 +3,9 @@
 import { afterAll, describe, expect, test } from 'vitest';
 import { adamwProgram, adamwScalars } from '../../src/model/programs/adamw.ts';
 import { GraphBuilder } from '../../src/model/programs/graph.ts';
-import type { Tensor } from '../../src/workers/engine.ts';
-import { FusedProgram } from '../../src/workers/fused-program.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import type { Tensor } from '../../src/workers/engines/engine.ts';
+import { FusedProgram } from '../../src/workers/engines/fused-program.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 import { noise } from './random-inputs.ts';
 
 const NAMES = ['w', 'g', 'm', 'v'] as const;

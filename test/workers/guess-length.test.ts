@@ -2,8 +2,8 @@
 
 import { expect, test } from 'vitest';
 import { PURPOSE, uniform } from '../../src/model/random/philox.ts';
-import { GuessLength } from '../../src/workers/guess-length.ts';
-import { SequenceOutput } from '../../src/workers/sequence-output.ts';
+import { GuessLength } from '../../src/workers/serving/guess-length.ts';
+import { SequenceOutput } from '../../src/workers/serving/sequence-output.ts';
 
 /** Counts of `steps` steps in which a guess is right while `isRight` says so. */
 function countsOf(length: GuessLength, steps: number, isRight: (guess: number) => boolean): number[] {

@@ -8,8 +8,8 @@ import { weightsDigest } from '../../src/model/digest.ts';
 import { toHalf } from '../../src/model/formats/half.ts';
 import { safetensorsHeader, toFloat32, type SafetensorsDtype } from '../../src/model/formats/safetensors.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
-import { openReader } from '../../src/workers/chunk-reader.ts';
-import { openImport, type ImportSource } from '../../src/workers/import-source.ts';
+import { openReader } from '../../src/workers/store/reader.ts';
+import { openImport, type ImportSource } from '../../src/workers/data/import-source.ts';
 import { numbers, openedStore, TINY } from './store-fixture.ts';
 
 interface Written {

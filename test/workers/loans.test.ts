@@ -2,7 +2,7 @@
 
 import { MessageChannel } from 'node:worker_threads';
 import { afterEach, expect, test } from 'vitest';
-import { Loans } from '../../src/workers/loans.ts';
+import { Loans } from '../../src/workers/training/loans.ts';
 
 const opened: Loans[] = [];
 afterEach(() => {

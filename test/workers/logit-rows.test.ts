@@ -5,7 +5,7 @@ import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../src/model/programs/graph.ts';
 import { logitOutputs } from '../../src/model/programs/head.ts';
 import { logitRows, type LogitRow } from '../../src/model/sampling.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 
 const V = 50257;
 const [onnx, tensorflow] = [await loadEngine('onnx'), await loadEngine('tensorflow-wasm')];

@@ -2,7 +2,7 @@
 
 import type { Graph, GraphInput } from '../../src/model/programs/graph.ts';
 import { philox } from '../../src/model/random/philox.ts';
-import type { Tensor } from '../../src/workers/engine.ts';
+import type { Tensor } from '../../src/workers/engines/engine.ts';
 
 export interface InputSettings {
   readonly seed: number;

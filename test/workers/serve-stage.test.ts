@@ -10,8 +10,8 @@ import {
   type QuantizedMatrix,
   type QuantizedSource,
 } from '../../src/model/programs/quantize.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
-import { ServeStage } from '../../src/workers/serve-stage.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
+import { ServeStage } from '../../src/workers/serving/stage.ts';
 import type { SampledToken, SamplingOptions, ServePart, StageRange } from '../../src/workers/messages.ts';
 
 const GREEDY: SamplingOptions = { temperature: 0, seed: 1 };

@@ -6,9 +6,9 @@ import Database from 'better-sqlite3';
 import { onTestFinished, expect, test } from 'vitest';
 import { quantize, QUANTIZATIONS, type Quantization } from '../../src/model/programs/quantize.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
-import { openReader } from '../../src/workers/chunk-reader.ts';
-import { servedWeights, type ServedWeights } from '../../src/workers/served-weights.ts';
-import type { Store } from '../../src/workers/store.ts';
+import { openReader } from '../../src/workers/store/reader.ts';
+import { servedWeights, type ServedWeights } from '../../src/workers/serving/served-weights.ts';
+import type { Store } from '../../src/workers/store/thread.ts';
 import { countRows, numbers, openedStore, TINY, writeCheckpoint } from './store-fixture.ts';
 
 /** Four in each block, and the head. */

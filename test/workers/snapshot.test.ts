@@ -2,7 +2,7 @@
 
 import { expect, test } from 'vitest';
 import { initialTensors } from '../../src/model/init.ts';
-import { onnxEngine } from '../../src/workers/engine-onnx.ts';
+import { onnxEngine } from '../../src/workers/engines/onnx.ts';
 import {
   CHUNK_SIZE,
   updateParts,
@@ -10,9 +10,9 @@ import {
   type TensorPart,
   type UpdatePart,
 } from '../../src/workers/messages.ts';
-import { ArrayPool } from '../../src/workers/array-pool.ts';
-import { Snapshot } from '../../src/workers/snapshot.ts';
-import { TrainStage } from '../../src/workers/train-stage.ts';
+import { ArrayPool } from '../../src/workers/training/array-pool.ts';
+import { Snapshot } from '../../src/workers/training/snapshot.ts';
+import { TrainStage } from '../../src/workers/training/stage.ts';
 import { TINY } from './store-fixture.ts';
 
 const ADAMW = { lr: 0.1, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.999, eps: 1e-8 };

@@ -2,8 +2,8 @@ import { createHash, randomBytes } from 'node:crypto';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, it } from 'vitest';
-import { openReader } from '../../src/workers/chunk-reader.ts';
-import type { Store } from '../../src/workers/store.ts';
+import { openReader } from '../../src/workers/store/reader.ts';
+import type { Store } from '../../src/workers/store/thread.ts';
 import { countRows, openedStore, temporaryDirectory } from './store-fixture.ts';
 
 const code = (name: string): Error => expect.objectContaining({ code: name }) as Error;

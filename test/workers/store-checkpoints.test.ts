@@ -3,8 +3,8 @@ import path from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, it } from 'vitest';
 import { tensorTable } from '../../src/model/tensors.ts';
-import { openReader } from '../../src/workers/chunk-reader.ts';
-import type { Store } from '../../src/workers/store.ts';
+import { openReader } from '../../src/workers/store/reader.ts';
+import type { Store } from '../../src/workers/store/thread.ts';
 import {
   countRows,
   numbers,

@@ -8,7 +8,7 @@ import { onTestFinished } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 import type { StoredCheckpoint, TensorChunk, TensorPart } from '../../src/workers/messages.ts';
-import { openStore, type Store } from '../../src/workers/store.ts';
+import { openStore, type Store } from '../../src/workers/store/thread.ts';
 
 export const TINY: GptConfig = {
   vocab_size: 40,

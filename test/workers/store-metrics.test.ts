@@ -2,7 +2,7 @@
 
 import { expect, test } from 'vitest';
 import type { HistoryCursor, MetricsPoint } from '../../src/workers/messages.ts';
-import type { Store } from '../../src/workers/store.ts';
+import type { Store } from '../../src/workers/store/thread.ts';
 import { openedStore } from './store-fixture.ts';
 
 function train(

@@ -7,13 +7,13 @@ import path from 'node:path';
 import { pathToFileURL } from 'node:url';
 import Database from 'better-sqlite3';
 import { expect, it } from 'vitest';
-import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
-import { databasePath, migrationBackupPath } from '../../src/workers/store-schema.ts';
-import { openStore } from '../../src/workers/store.ts';
+import { SCHEMA_VERSION } from '../../src/workers/store/migrations.ts';
+import { databasePath, migrationBackupPath } from '../../src/workers/store/schema.ts';
+import { openStore } from '../../src/workers/store/thread.ts';
 import { schemaOf, writeFirstVersion } from './first-version.ts';
 import { countRows, openedStore, temporaryDirectory, writeCheckpoint } from './store-fixture.ts';
 
-const BUILT_STORE = pathToFileURL(path.resolve(import.meta.dirname, '../../dist/workers/store.js')).href;
+const BUILT_STORE = pathToFileURL(path.resolve(import.meta.dirname, '../../dist/workers/store/thread.js')).href;
 
 function firstVersion(): string {
   const dataDir = path.join(temporaryDirectory(), 'data');

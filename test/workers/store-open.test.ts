@@ -3,11 +3,11 @@ import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { expect, it } from 'vitest';
-import { examine } from '../../src/workers/doctor.ts';
-import { lockDirectory } from '../../src/workers/store-lock.ts';
-import { SCHEMA_VERSION } from '../../src/workers/store-migrations.ts';
-import { checkSqliteVersion, openDatabase, SQLITE_VERSION_MIN, withoutSync } from '../../src/workers/store-schema.ts';
-import handle, { openStore } from '../../src/workers/store.ts';
+import { examine } from '../../src/offline/doctor.ts';
+import { lockDirectory } from '../../src/workers/store/lock.ts';
+import { SCHEMA_VERSION } from '../../src/workers/store/migrations.ts';
+import { checkSqliteVersion, openDatabase, SQLITE_VERSION_MIN, withoutSync } from '../../src/workers/store/schema.ts';
+import handle, { openStore } from '../../src/workers/store/thread.ts';
 import { openedStore, temporaryDirectory } from './store-fixture.ts';
 
 const code = (name: string): Error => expect.objectContaining({ code: name }) as Error;

@@ -10,7 +10,7 @@ import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import type { StoreClient } from '../../src/daemon/store-client.ts';
 import { weightsDigest } from '../../src/model/digest.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
-import { openReader } from '../../src/workers/chunk-reader.ts';
+import { openReader } from '../../src/workers/store/reader.ts';
 import { countRows, openedStore, temporaryDirectory, TINY, tinyChunks } from './store-fixture.ts';
 
 const ROOT = path.resolve(import.meta.dirname, '../..');
@@ -101,7 +101,7 @@ describe('StoreClient', () => {
 const CHILD = `
   import { randomFillSync } from 'node:crypto';
   import { writeSync } from 'node:fs';
-  import { openStore } from '${built('workers/store.js')}';
+  import { openStore } from '${built('workers/store/thread.js')}';
   import { tensorTable } from '${built('model/tensors.js')}';
   const [dataDir, config] = [process.argv[1], JSON.parse(process.argv[2])];
   const store = openStore(dataDir);

@@ -5,8 +5,8 @@ import { statSync } from 'node:fs';
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
-import { openReader } from '../../src/workers/chunk-reader.ts';
-import type { Store } from '../../src/workers/store.ts';
+import { openReader } from '../../src/workers/store/reader.ts';
+import type { Store } from '../../src/workers/store/thread.ts';
 import { countRows, openedStore, temporaryDirectory, TINY, writeCheckpoint } from './store-fixture.ts';
 
 const ORPHANS = `SELECT count(*) FROM chunks WHERE hash NOT IN

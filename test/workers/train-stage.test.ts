@@ -4,8 +4,8 @@ import { describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
-import type { Engine } from '../../src/workers/engine.ts';
-import { loadEngine } from '../../src/workers/load-engine.ts';
+import type { Engine } from '../../src/workers/engines/engine.ts';
+import { loadEngine } from '../../src/workers/engines/choice.ts';
 import {
   updateParts,
   weightParts,
@@ -14,7 +14,7 @@ import {
   type TrainSetup,
 } from '../../src/workers/messages.ts';
 import { arraysOf, transferableBuffers } from '../../src/workers/reply.ts';
-import { TrainStage } from '../../src/workers/train-stage.ts';
+import { TrainStage } from '../../src/workers/training/stage.ts';
 import { flatTokens, golden, GOLDEN_NAMES, l2, relative, type Golden } from '../golden/golden.ts';
 
 interface RunOptions {

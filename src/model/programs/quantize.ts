@@ -7,7 +7,7 @@ import { assert } from '../errors.ts';
 export const QUANTIZATIONS = ['int8', 'int4'] as const;
 export type Quantization = (typeof QUANTIZATIONS)[number];
 
-/** Weights that share a scale. Other bytes of the same weights need a migration of the store: see store-migrations.ts. */
+/** Weights that share a scale. Other bytes of the same weights need a migration of the store: see store/migrations.ts. */
 export const BLOCK_SIZE = 128;
 
 /** A matrix of K inputs and N outputs. */

@@ -1,0 +1,125 @@
+// The preparer's part of the thread contract: one thread for long work on data. The main thread reaches it through messages.ts.
+
+import type { GptConfig } from '../../model/config.ts';
+import type { GgmlType } from '../../model/formats/gguf.ts';
+import type { ExportedModel } from '../../model/formats/hf-export.ts';
+import type { InitScheme } from '../../model/init.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import type { ModelFile, TensorChunk } from '../messages.ts';
+
+/** A list of chunks that a thread makes piece by piece: `next` until `done`. */
+export interface SourceProgress {
+  readonly chunks: readonly TensorChunk[];
+  readonly done: boolean;
+}
+
+export interface TokenizeRequest {
+  readonly files: readonly { readonly digest: string; readonly format: 'text' | 'jsonl' | 'tokens' }[];
+  readonly tokenizer: TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
+  readonly vocabSize: number;
+}
+
+export interface TokenizedData {
+  readonly tokens: SharedArrayBuffer;
+  readonly wideTokens: boolean;
+  readonly tokenCount: number;
+  /** Of the text, in Unicode code points and in UTF-8; 0 for files of token ids. */
+  readonly characterCount: number;
+  readonly byteCount: number;
+  readonly tokenizer: TokenizerSpec | null;
+}
+
+export interface TokenizeProgress {
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+  readonly dataset: TokenizedData | null;
+}
+
+/** Bytes of a file that an export makes. */
+export interface ExportPiece {
+  readonly file: string;
+  readonly bytes: Uint8Array;
+}
+
+export interface PreparerCalls {
+  /** Starts the seeded weights of a new model. */
+  initBegin: [
+    { readonly source: string; readonly config: GptConfig; readonly seed: number; readonly scheme: InitScheme },
+    Record<string, never>,
+  ];
+  /** Starts reading weights from blobs of safetensors; checks every tensor against the configuration first. */
+  importBegin: [
+    {
+      readonly source: string;
+      /** Blobs by file name. */
+      readonly files: Readonly<Record<string, string>>;
+      readonly headCount: number | null;
+    },
+    {
+      readonly config: GptConfig;
+      /** What the files tell about the tokenizer; null when they tell nothing or one that is not known here. */
+      readonly tokenizer: TokenizerSpec | null;
+      /** Sentences about what was decided on the way. */
+      readonly notes: readonly string[];
+    },
+  ];
+  /** Up to 16 MiB of the source's next chunks, in table order. */
+  sourceNext: [{ readonly source: string }, SourceProgress];
+  /** Starts writing a checkpoint in another format: checks that it can be, before the first piece. */
+  exportBegin: [
+    {
+      readonly source: string;
+      readonly checkpointId: number;
+      /** What the model is called. */
+      readonly name: string;
+      readonly model: ExportedModel;
+      /** The files that came with the model. */
+      readonly kept: readonly ModelFile[];
+      readonly format: 'safetensors' | 'gguf' | 'onnx';
+      readonly valueType: GgmlType;
+    },
+    Record<string, never>,
+  ];
+  /** About 16 MiB of the export's next pieces: one file after the other, each in order. */
+  exportNext: [
+    { readonly source: string },
+    { readonly pieces: readonly ExportPiece[]; readonly done: boolean; readonly totalBytes: number },
+  ];
+  sourceEnd: [{ readonly source: string }, Record<string, never>];
+  /** Starts reading data files in order; text is encoded by `tokenizer`, or by the alphabet found when it is 'char'. */
+  tokenizeBegin: [{ readonly source: string } & TokenizeRequest, Record<string, never>];
+  /** Reads one more piece; `dataset` comes with the last. `sourceEnd` ends it early. */
+  tokenizeNext: [{ readonly source: string }, TokenizeProgress];
+  /** How many windows of `windowTokens` from `windowStarts` on, one every `stride`, occur before `windowStarts` as well. */
+  duplicateWindows: [
+    {
+      readonly tokens: SharedArrayBuffer;
+      readonly wideTokens: boolean;
+      readonly windowStarts: number;
+      readonly windowTokens: number;
+      readonly stride: number;
+    },
+    { readonly duplicates: number },
+  ];
+  /** Starts computing the digest of a checkpoint's weights from its chunks. */
+  digestBegin: [
+    { readonly source: string; readonly checkpointId: number; readonly config: GptConfig },
+    Record<string, never>,
+  ];
+  /** Reads one more tensor; `digest` comes with the last. Throws `corrupt` for a damaged chunk. `sourceEnd` ends it early. */
+  digestNext: [{ readonly source: string }, { readonly digest: string | null }];
+  /** The hash chain over a job's stored steps (after, to], begun with `start`; null when one of them is not stored. */
+  chainSteps: [
+    { readonly jobId: string; readonly start: string; readonly after: number; readonly to: number },
+    { readonly chain: string | null },
+  ];
+  encode: [{ readonly text: string; readonly tokenizer: TokenizerSpec }, { readonly ids: readonly number[] }];
+  /** The text of token ids; none without a tokenizer. */
+  decode: [{ readonly ids: readonly number[]; readonly tokenizer: TokenizerSpec | null }, { readonly text: string }];
+  /** Token ids of a stored dataset. */
+  loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
+}
+
+export type PreparerRequest = {
+  readonly [K in keyof PreparerCalls]: { readonly type: K } & PreparerCalls[K][0];
+}[keyof PreparerCalls];

@@ -1,0 +1,473 @@
+// What one worker thread holds of a model that generates: its blocks' compiled programs, and the keys and values of every
+// sequence for these blocks. A step takes rows of any number of sequences. A row's bits depend neither on the rows beside it nor
+// on the capacity of its cache, so a token computed in a prompt equals the same token computed alone.
+// Letters: M rows, D, H, P capacity, V as in the programs.
+
+import type { GptConfig } from '../../model/config.ts';
+import { embedAt } from '../../model/programs/embedding.ts';
+import { assert, GptdError } from '../../model/errors.ts';
+import type { Quantization } from '../../model/programs/quantize.ts';
+import { logitRows, logprobOf, type LogitRow } from '../../model/sampling.ts';
+import {
+  askedOnce,
+  attendProgram,
+  attendsWide,
+  feedProgram,
+  logitsProgram,
+  passCacheNames,
+  passProgram,
+  qkvProgram,
+  SERVING_THREADS,
+  passesAtOnce,
+  wideAttendProgram,
+  type Weights,
+} from '../../model/programs/serving.ts';
+import type { Tokenizer } from '../../model/text/tokenizer.ts';
+import {
+  attendGroups,
+  cachePlaces,
+  isWide,
+  passage,
+  queryRows,
+  rowsOf,
+  type AttendGroup,
+  type Passage,
+  type RowSpan,
+} from './attend-groups.ts';
+import type { Engine, Program, Tensor } from '../engines/engine.ts';
+import { CacheRoom, KvCache } from './kv-cache.ts';
+import type { FollowRequest, SampledRows, ServeFollow, ServePart, StageCalls, StageRange } from '../messages.ts';
+import { Scratch } from './scratch.ts';
+import { SequenceOutput } from './sequence-output.ts';
+
+/** Rows have the same bits on any number of threads. Narrow models are done before a second thread is awake. */
+const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({
+  threadCount: D < 512 ? 1 : SERVING_THREADS,
+});
+
+/** Groups of query rows that one run of attention takes, at the most: programs are compiled when they are first needed. */
+const ATTEND_GROUPS_MAX = 8;
+
+export interface ServeSetup {
+  readonly config: GptConfig;
+  readonly stage: StageRange;
+  readonly tokenizer: Tokenizer | null;
+  readonly quantization: Quantization | null;
+}
+
+export class ServeStage {
+  readonly #setup: ServeSetup;
+  readonly #engine: Engine;
+  /** The first block's qkv; each block's feed computes the qkv of the next one. */
+  #qkv: Program | null = null;
+  readonly #feeds: Program[] = [];
+  /** By the groups that they take; 'wide' takes one wide group, 'begun' one that looks at the cache's first positions only. */
+  readonly #attends = new Map<number | 'wide' | 'begun', Program>();
+  #logits: Program | null = null;
+  /** All of that in one run, for rows that attend in one group; null where the weights would take too much memory twice. */
+  #pass: Program | null = null;
+  /** What the newest step's programs have written. */
+  readonly #scratch = new Scratch();
+  #embeddings: { wte: Float32Array; wpe: Float32Array } | null = null;
+  readonly #room: CacheRoom;
+  readonly #caches = new Map<string, KvCache>();
+  /** Only on the head's stage. */
+  readonly #outputs = new Map<string, SequenceOutput>();
+
+  private constructor(engine: Engine, setup: ServeSetup) {
+    this.#engine = engine;
+    this.#setup = setup;
+    const { config, stage } = setup;
+    const blockCount = stage.endBlock - stage.firstBlock;
+    this.#room = new CacheRoom({ D: config.emb_dim, H: config.n_heads, blockCount });
+  }
+
+  /** Compiles the stage's programs. What `weights` gives is compiled in, and not kept but for the embeddings. */
+  static async load(engine: Engine, setup: ServeSetup, weights: Weights): Promise<ServeStage> {
+    const self = new ServeStage(engine, setup);
+    try {
+      await self.#compile(weights);
+    } catch (error) {
+      await self.close();
+      throw error;
+    }
+    return self;
+  }
+
+  async #compile(given: Weights): Promise<void> {
+    const { config, stage, quantization } = this.#setup;
+    const threads = threadsFor(config);
+    const { firstBlock, endBlock } = stage;
+    const twice = this.#engine.writesInPlace && passesAtOnce(config, quantization);
+    const weights = twice ? askedOnce(given) : given;
+    // First, as it takes the most memory until it is compiled.
+    if (twice) {
+      const pass = passProgram(config, weights, { firstBlock, endBlock, head: stage.head, quantization });
+      this.#pass = await this.#engine.compile(pass, threads);
+    }
+    this.#qkv = await this.#engine.compile(qkvProgram(config, weights, { block: firstBlock, quantization }), threads);
+    for (let block = firstBlock; block < endBlock; block++) {
+      const next = block + 1 < endBlock;
+      this.#feeds.push(
+        await this.#engine.compile(feedProgram(config, weights, { block, next, quantization }), threads),
+      );
+    }
+    if (stage.embeds) {
+      this.#embeddings = { wte: weights.get('wte.weight')!, wpe: weights.get('wpe.weight')! };
+    }
+    if (stage.head) {
+      this.#logits = await this.#engine.compile(logitsProgram(config, weights, { quantization }), threads);
+    }
+  }
+
+  /** Opens a sequence on the head's stage: encodes the prompt and sets up its output. */
+  begin(request: StageCalls['serveBegin'][0]): StageCalls['serveBegin'][1] {
+    const { prompt, sequence } = request;
+    const ids = typeof prompt === 'string' ? this.#encode(prompt) : prompt;
+    const output = new SequenceOutput(request, ids, this.#setup.tokenizer);
+    this.#outputs.set(sequence, output);
+    return { ids, stopped: output.stopped };
+  }
+
+  #encode(prompt: string): readonly number[] {
+    const { tokenizer } = this.#setup;
+    if (tokenizer === null) {
+      throw new GptdError('invalid_spec', 'This model has no tokenizer: give the prompt as token ids (--prompt-ids).');
+    }
+    return Array.from(tokenizer.encode(prompt));
+  }
+
+  /** wte[id] + wpe[position] for the rows of a step: (M, D). */
+  embed(ids: readonly number[], parts: readonly ServePart[]): Float32Array {
+    const { emb_dim: D } = this.#setup.config;
+    assert(this.#embeddings !== null, 'this stage does not embed');
+    const positions = parts.flatMap(({ position, rowCount }) =>
+      Array.from({ length: rowCount }, (_, i) => position + i),
+    );
+    return embedAt(ids, positions, { ...this.#embeddings, D });
+  }
+
+  /** Runs rows through the stage's blocks; see StageCalls.serveStep. */
+  async step({
+    input,
+    parts,
+    targets = [],
+  }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
+    const { emb_dim: D } = this.#setup.config;
+    const { head } = this.#setup.stage;
+    const given = input instanceof Float32Array ? input : this.embed(input, parts);
+    const rowCount = given.length / D;
+    this.#reserve(parts);
+    const groups = attendGroups([...this.#cached(parts)], { wide: attendsWide(this.#setup.config) });
+    const all = passage(this.#paired(Array.from({ length: rowCount }, (_, row) => row)), groups);
+    const headRows = head ? this.#headRows(parts, { rowCount, judged: targets.length }) : all.rows.slice(0, rowCount);
+    const ending = headRows.length === rowCount ? all : passage(this.#paired(headRows), groups);
+    const x = all.rows.length === rowCount ? given : gatherRows(given, all.rows, { D });
+    const isOneGroup = ending === all && groups.length === 1 && !isWide(groups[0]);
+    const passed =
+      isOneGroup && this.#pass !== null
+        ? await this.#runPass(this.#pass, x, all)
+        : await this.#runBlocks(x, { parts, all, ending });
+    if (!head) return { x: passed.x!.subarray(0, given.length), sampled: null, losses: null };
+    const at = new Map(headRows.map((row, i) => [row, passed.told[i]]));
+    return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount }) };
+  }
+
+  /** Rows x (M, D), a block at a time; of a stage with the head `ending` has the rows that it looks at. */
+  async #runBlocks(
+    x: Float32Array,
+    { parts, all, ending }: { parts: readonly ServePart[]; all: Passage; ending: Passage },
+  ): Promise<Passed> {
+    const { emb_dim: D } = this.#setup.config;
+    const { head } = this.#setup.stage;
+    const qkv = this.#scratch.take('qkv', 3 * x.length);
+    const qkvInto = { qkv: { data: qkv, dims: [x.length / D, 3 * D] } };
+    await this.#qkv!.run({ x: { data: x, dims: [x.length / D, D] } }, qkvInto);
+    for (const [block, feed] of this.#feeds.entries()) {
+      for (const { cache, first, count, position } of this.#cached(parts)) {
+        cache.write(block, qkv, { first, count, position });
+      }
+      // Of the other rows the last block's keys and values are all that will ever be read.
+      const last = block === this.#feeds.length - 1;
+      const passing = last ? ending : all;
+      x = passing === all ? x : gatherRows(x, passing.rows, { D });
+      if (x.length === 0) break;
+      // The last group attends in the program that goes on with what all have attended to: a lone sequence needs no other.
+      const context = await this.#attend(passing.groups.slice(0, -1), { block, qkv });
+      const dims = [x.length / D, D];
+      // What goes to the next stage leaves this thread with its buffer.
+      const y = last && !head ? new Float32Array(x.length) : this.#scratch.take(`y${block % 2}`, x.length);
+      await feed.run(
+        {
+          ...{ x: { data: x, dims }, rows: passing.attended },
+          ...{ context: { data: context, dims: [context.length / D, D] } },
+          ...this.#attention(passing.groups.at(-1)!, { block, qkv, suffix: '' }),
+        },
+        { y: { data: y, dims }, ...(last ? {} : qkvInto) },
+      );
+      x = y;
+    }
+    return head ? { x: null, told: await this.#logitRows(x) } : { x, told: [] };
+  }
+
+  /** Rows x (M, D) of one group, through all blocks at once and the head. */
+  async #runPass(pass: Program, x: Float32Array, { groups: [group], attended }: Passage): Promise<Passed> {
+    const { emb_dim: D, n_heads: H } = this.#setup.config;
+    const { slab, firstSeat, mask } = group;
+    const [N, , , P] = mask.dims;
+    const dims = [x.length / D, D];
+    const caches: [before: string, written: string, Tensor][] = this.#feeds.flatMap((_, i) => {
+      const { keys, values } = slab.seats(i, { first: firstSeat, count: N });
+      const names = passCacheNames(i);
+      return [
+        [...names.keys, { data: keys, dims: [N, H, P, D / H] }],
+        [...names.values, { data: values, dims: [N, H, D / H, P] }],
+      ];
+    });
+    const outputs = this.#setup.stage.head
+      ? this.#logitOutputs(x.length / D)
+      : { y: { data: new Float32Array(x.length), dims } };
+    await pass.run(
+      {
+        ...{ x: { data: x, dims }, queries: queryRows(group), rows: attended, mask },
+        ...cachePlaces(group, { H, W: D / H }),
+        ...Object.fromEntries(caches.map(([before, , cache]) => [before, cache])),
+      },
+      { ...Object.fromEntries(caches.map(([, written, cache]) => [written, cache])), ...outputs },
+    );
+    return 'y' in outputs ? { x: outputs.y.data, told: [] } : { x: null, told: toldRows(outputs) };
+  }
+
+  /** Steps of sequences that go on by themselves. */
+  async follow({
+    follows,
+    tokensMax,
+    spanMs,
+    interrupt,
+  }: Omit<FollowRequest, 'lease'>): Promise<StageCalls['serveFollow'][1]> {
+    const endAt = performance.now() + spanMs;
+    const steps: (SampledRows | null)[][] = [];
+    let tokens = 0;
+    const mayGoOn = (): boolean => tokens < tokensMax && performance.now() < endAt && Atomics.load(interrupt, 0) === 0;
+    do {
+      const sampled = await this.#followOnce(follows);
+      steps.push(sampled);
+      tokens += Math.max(...sampled.map((rows) => rows?.tokens.length ?? 0));
+    } while (mayGoOn() && follows.every((follow) => this.#goesOn(follow)));
+    return { steps };
+  }
+
+  async #followOnce(follows: readonly ServeFollow[]): Promise<(SampledRows | null)[]> {
+    const { context_length: context } = this.#setup.config;
+    const going = follows.flatMap(({ sequence, left, lastIndex, draftMax, guessMax }) => {
+      const next = this.#outputs.get(sequence)?.next ?? null;
+      if (next === null) return [];
+      const position = next.count - 1 - left;
+      const room = Math.min(guessMax, context - position - 1, lastIndex - next.index);
+      const drafts = next.drafts.slice(0, room);
+      const sample = { index: next.index, lastIndex, drafts, draftMax };
+      return [
+        { ids: [next.id, ...drafts], part: { sequence, position, rowCount: 1 + drafts.length, fork: null, sample } },
+      ];
+    });
+    const parts = going.map(({ part }) => part);
+    const { sampled } =
+      parts.length === 0 ? { sampled: [] } : await this.step({ input: going.flatMap(({ ids }) => ids), parts });
+    const told = new Map(parts.map(({ sequence }, i) => [sequence, sampled![i]]));
+    return follows.map(({ sequence }) => told.get(sequence) ?? null);
+  }
+
+  /** Whether there is another token to come, and a position for the newest one. */
+  #goesOn({ sequence, left, lastIndex }: ServeFollow): boolean {
+    const next = this.#outputs.get(sequence)?.next ?? null;
+    return next !== null && next.index <= lastIndex && next.count - left <= this.#setup.config.context_length;
+  }
+
+  /** Quantized products take rows in pairs (see ServingBuilder.linear): the last one gets a twin. */
+  #paired(rows: readonly number[]): readonly number[] {
+    const isOdd = rows.length % 2 === 1;
+    return isOdd && this.#setup.quantization !== null ? [...rows, rows.at(-1)!] : rows;
+  }
+
+  /** The step's rows that the head looks at, in order: those that sample, and the last `judged` ones. */
+  #headRows(parts: readonly ServePart[], { rowCount, judged }: { rowCount: number; judged: number }): number[] {
+    const wanted = new Set<number>();
+    for (const { part, first, count } of this.#cached(parts)) {
+      const sampling = part.sample === null ? 0 : part.sample.drafts.length + 1;
+      for (let row = count - sampling; row < count; row++) wanted.add(first + row);
+    }
+    for (let row = rowCount - judged; row < rowCount; row++) wanted.add(row);
+    return [...wanted].sort((a, b) => a - b);
+  }
+
+  /** The parts with their caches, which have room for the parts' rows. */
+  *#cached(parts: readonly ServePart[]): Generator<RowSpan & { part: ServePart }> {
+    let first = 0;
+    for (const part of parts) {
+      const { rowCount: count, position } = part;
+      yield { cache: this.#caches.get(part.sequence)!, part, first, count, position };
+      first += count;
+    }
+  }
+
+  /** Makes room in the caches. */
+  #reserve(parts: readonly ServePart[]): void {
+    this.#room.expect(parts.length);
+    this.#room.tidy();
+    for (const { sequence, fork, position, rowCount } of parts) {
+      const cache = this.#caches.get(sequence) ?? new KvCache(this.#room);
+      this.#caches.set(sequence, cache);
+      if (fork !== null) cache.fork(this.#caches.get(fork.from)!, fork.length);
+      cache.reserve(position + rowCount);
+    }
+  }
+
+  /** qkv (M, 3D), whose keys and values are in the caches -> context (K, D) of the groups' K rows, one group after the other. */
+  async #attend(
+    groups: readonly AttendGroup[],
+    { block, qkv }: { block: number; qkv: Float32Array },
+  ): Promise<Float32Array> {
+    const { emb_dim: D } = this.#setup.config;
+    const context = this.#scratch.take('context', rowsOf(groups) * D);
+    let filled = 0;
+    const into = (group: AttendGroup): Tensor => {
+      const rows = rowsOf([group]);
+      return { data: context.subarray(filled, (filled += rows * D)), dims: [rows, D] };
+    };
+    const wide = groups.filter(isWide);
+    for (const group of wide) {
+      const [positions, isWhole] = [group.mask.dims[3], group.mask.dims[3] === group.slab.capacity];
+      const program = await this.#attendProgram(isWhole ? 'wide' : 'begun');
+      const more = isWhole ? {} : { positions: { data: BigInt64Array.of(BigInt(positions)), dims: [1] } };
+      const inputs = { ...this.#attention(group, { block, qkv, suffix: '' }), ...more };
+      await program.run(inputs, { context: into(group) });
+    }
+    for (let done = wide.length; done < groups.length; done += ATTEND_GROUPS_MAX) {
+      const together = groups.slice(done, done + ATTEND_GROUPS_MAX);
+      const inputs = together.map((group, i) => this.#attention(group, { block, qkv, suffix: `_${i}` }));
+      const program = await this.#attendProgram(together.length);
+      const outputs = together.map((group, i) => [`context_${i}`, into(group)] as const);
+      await program.run(Object.assign({}, ...inputs) as Record<string, Tensor>, Object.fromEntries(outputs));
+    }
+    return context;
+  }
+
+  /** One group's inputs of a program with attention. */
+  #attention(
+    { slab, firstSeat, spans, mask }: AttendGroup,
+    { block, qkv, suffix }: { block: number; qkv: Float32Array; suffix: string },
+  ): Record<string, Tensor> {
+    const { emb_dim: D, n_heads: H } = this.#setup.config;
+    const [N, , R] = mask.dims;
+    const C = slab.capacity;
+    const q = this.#scratch.take(`q${suffix}`, N * R * D);
+    for (const [i, { first, count }] of spans.entries()) {
+      // A missing row is a twin of the last one.
+      for (let row = 0; row < R; row++) {
+        const from = (first + Math.min(row, count - 1)) * 3 * D;
+        q.set(qkv.subarray(from, from + D), (i * R + row) * D);
+      }
+    }
+    const { keys, values } = slab.seats(block, { first: firstSeat, count: N });
+    return {
+      [`q${suffix}`]: { data: q, dims: [N, R, D] },
+      [`keys${suffix}`]: { data: keys, dims: [N, H, C, D / H] },
+      [`values${suffix}`]: { data: values, dims: [N, H, D / H, C] },
+      [`mask${suffix}`]: mask,
+    };
+  }
+
+  async #attendProgram(groups: number | 'wide' | 'begun'): Promise<Program> {
+    const { config } = this.#setup;
+    let program = this.#attends.get(groups);
+    if (program === undefined) {
+      const graph =
+        typeof groups === 'number'
+          ? attendProgram(config, groups)
+          : wideAttendProgram(config, { whole: groups === 'wide' });
+      program = await this.#engine.compile(graph, threadsFor(config));
+      this.#attends.set(groups, program);
+    }
+    return program;
+  }
+
+  /** One entry a part: null for a part that asks for no token. `at` has the rows by their places in the step. */
+  #sample(at: ReadonlyMap<number, LogitRow>, parts: readonly ServePart[]): (SampledRows | null)[] {
+    return Array.from(this.#cached(parts), ({ part: { sequence, sample }, first, count }) => {
+      if (sample === null) return null;
+      const end = first + count;
+      const rows = Array.from({ length: sample.drafts.length + 1 }, (_, i) =>
+        at.get(end - sample.drafts.length - 1 + i)!,
+      );
+      const output = this.#outputs.get(sequence)!;
+      const tokens = output.sample(rows, sample);
+      return { tokens, drafted: sample.drafts.length, draft: output.draft(sample.draftMax) };
+    });
+  }
+
+  /** What the head says of rows x (M, D); to be read until the next call. */
+  async #logitRows(x: Float32Array): Promise<LogitRow[]> {
+    const { emb_dim: D } = this.#setup.config;
+    const M = x.length / D;
+    if (M === 0) return [];
+    const outputs = this.#logitOutputs(M);
+    await this.#logits!.run({ x: { data: x, dims: [M, D] } }, outputs);
+    return toldRows(outputs);
+  }
+
+  #logitOutputs(M: number): LogitOutputs {
+    const { vocab_size: V } = this.#setup.config;
+    return {
+      logits: { data: this.#scratch.take('logits', M * V), dims: [M, V] },
+      max: { data: this.#scratch.take('max', M), dims: [M, 1] },
+      logSum: { data: this.#scratch.take('logSum', M), dims: [M, 1] },
+    };
+  }
+
+  /** Frees sequences; unknown ones too. */
+  end({ sequences, keepCaches }: Omit<StageCalls['serveEnd'][0], 'lease'>): void {
+    for (const sequence of sequences) {
+      this.#outputs.delete(sequence);
+      if (keepCaches) continue;
+      this.#caches.get(sequence)?.free();
+      this.#caches.delete(sequence);
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const cache of this.#caches.values()) cache.free();
+    this.#caches.clear();
+    this.#outputs.clear();
+    this.#scratch.clear();
+    const programs = [this.#qkv, this.#logits, this.#pass, ...this.#feeds.splice(0), ...this.#attends.values()];
+    this.#attends.clear();
+    [this.#qkv, this.#logits, this.#pass, this.#embeddings] = [null, null, null, null];
+    for (const program of programs) await program?.release();
+  }
+}
+
+/** What came of rows: those of the next stage, or what the head says. */
+interface Passed {
+  readonly x: Float32Array | null;
+  readonly told: readonly LogitRow[];
+}
+
+type LogitOutputs = Readonly<Record<'logits' | 'max' | 'logSum', { data: Float32Array; dims: readonly number[] }>>;
+
+const toldRows = ({ logits, max, logSum }: LogitOutputs): LogitRow[] =>
+  logitRows({ logits: logits.data, max: max.data, logSum: logSum.data });
+
+/** Some rows of x (M, D), in their order. */
+function gatherRows(x: Float32Array, rows: readonly number[], { D }: { D: number }): Float32Array {
+  const gathered = new Float32Array(rows.length * D);
+  for (const [i, row] of rows.entries()) gathered.set(x.subarray(row * D, (row + 1) * D), i * D);
+  return gathered;
+}
+
+/** Of the last rows: how unlikely each finds its target. */
+function losses(
+  at: ReadonlyMap<number, LogitRow>,
+  { targets, rowCount }: { targets: readonly number[]; rowCount: number },
+): number[] {
+  return targets.map((target, i) => -logprobOf(at.get(rowCount - targets.length + i)!, target));
+}

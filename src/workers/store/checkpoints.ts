@@ -1,0 +1,329 @@
+// Checkpoints: chunks arrive under a row without a model, which nobody sees; one small transaction names the model and so
+// makes the checkpoint visible. Dropping one takes the name away again, in a small transaction too; its chunks then go in
+// short ones of their own. A crash between the two leaves what a crash before the commit leaves, and the next open purges both.
+
+import { isDeepStrictEqual } from 'node:util';
+import type Database from 'better-sqlite3';
+import type { GptConfig } from '../../model/config.ts';
+import { weightsDigest, type WeightsDigest } from '../../model/digest.ts';
+import { assert, GptdError } from '../../model/errors.ts';
+import { tensorTable } from '../../model/tensors.ts';
+import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from '../messages.ts';
+import { chunkTable, hashFromHex } from './chunks.ts';
+import { holdTable } from './holds.ts';
+import { withoutSync, type Calls } from './schema.ts';
+
+const F32_BYTES = 4;
+/** Rows whose chunks are freed in one transaction: a few milliseconds. */
+const PURGED_CHUNKS_PER_TRANSACTION = 8;
+
+export interface CheckpointRow {
+  readonly checkpoint_id: number;
+  readonly model: string;
+  readonly step: number;
+  readonly job_id: string;
+  readonly digest: string;
+  readonly bytes: number;
+  readonly optimizer: number;
+  readonly meta: string;
+  readonly created_at: number;
+}
+
+export const checkpointOf = (row: CheckpointRow): StoredCheckpoint => ({
+  checkpointId: row.checkpoint_id,
+  model: row.model,
+  step: row.step,
+  digest: row.digest,
+  bytes: row.bytes,
+  optimizer: row.optimizer === 1,
+  jobId: row.job_id,
+  meta: JSON.parse(row.meta) as CheckpointMeta,
+  createdAt: row.created_at,
+});
+
+/** What the store's thread remembers of a checkpoint between its begin and its commit. */
+interface Staging {
+  readonly model: string;
+  readonly step: number;
+  readonly jobId: string;
+  readonly config: GptConfig;
+  readonly digest: WeightsDigest;
+  readonly sizes: ReadonlyMap<string, number>;
+  /** Bytes that arrived, by part and tensor. */
+  readonly received: Record<TensorPart, Map<string, number>>;
+  /** Set by the first attempt to commit: a digest ends only once. */
+  summary?: { readonly bytes: number; readonly optimizer: boolean; readonly digest: string };
+}
+
+function newStaging(input: Parameters<Calls<'beginCheckpoint'>['beginCheckpoint']>[0]): Staging {
+  return {
+    ...input,
+    digest: weightsDigest(input.config),
+    sizes: new Map(tensorTable(input.config).map((tensor) => [tensor.name, tensor.size * F32_BYTES])),
+    received: { w: new Map(), m: new Map(), v: new Map() },
+  };
+}
+
+/** Counts the chunk in; a chunk that overlaps, leaves a gap or crosses its tensor's end is a bug of the sender. */
+function receive(staging: Staging, { tensor, part, offsetBytes, bytes }: TensorChunk): void {
+  const size = staging.sizes.get(tensor);
+  assert(size !== undefined, `the model has no tensor ${tensor}`);
+  const expected = staging.received[part].get(tensor) ?? 0;
+  assert(offsetBytes === expected, `chunk of ${tensor} (${part}) at ${offsetBytes}, expected it at ${expected}`);
+  const end = offsetBytes + bytes.length;
+  assert(end <= size, `chunk of ${tensor} (${part}) ends at ${end} of ${size} bytes`);
+  staging.received[part].set(tensor, end);
+  if (part === 'w') staging.digest.update(tensor, bytes);
+}
+
+function isComplete(staging: Staging, part: TensorPart): boolean {
+  return Array.from(staging.sizes).every(([tensor, size]) => staging.received[part].get(tensor) === size);
+}
+
+/** Total bytes, whether optimizer state is there, and the digest; weights must be complete, optimizer state too or absent. */
+function summarize(staging: Staging): NonNullable<Staging['summary']> {
+  assert(isComplete(staging, 'w'), 'the checkpoint lacks weights');
+  const optimizer = staging.received.m.size + staging.received.v.size > 0;
+  assert(!optimizer || (isComplete(staging, 'm') && isComplete(staging, 'v')), 'the checkpoint lacks optimizer state');
+  const bytes = Array.from(staging.sizes.values()).reduce((sum, size) => sum + size, 0);
+  return { bytes: optimizer ? 3 * bytes : bytes, optimizer, digest: staging.digest.digest() };
+}
+
+/**
+ * Removes every checkpoint without a model, but for those of `keep`, in short transactions, and the chunks that only they
+ * named. Runs at open and after whatever drops a checkpoint.
+ */
+export function checkpointPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
+  const chunks = chunkTable(db);
+  const holds = holdTable(db);
+  const selectDropped = db.prepare<[], number>('SELECT checkpoint_id FROM checkpoints WHERE model IS NULL').pluck();
+  const selectSome = db.prepare<[number, number], { part: string; tensor: string; offset_bytes: number; hash: Buffer }>(
+    'SELECT part, tensor, offset_bytes, hash FROM checkpoint_chunks WHERE checkpoint_id = ? LIMIT ?',
+  );
+  const removeRow = db.prepare<[number, string, string, number]>(
+    'DELETE FROM checkpoint_chunks WHERE checkpoint_id = ? AND part = ? AND tensor = ? AND offset_bytes = ?',
+  );
+  const removeCheckpoint = db.prepare<[number]>('DELETE FROM checkpoints WHERE checkpoint_id = ?');
+  /** False when nothing of the checkpoint is left. */
+  const purgeSome = db.transaction((id: number): boolean => {
+    const rows = selectSome.all(id, PURGED_CHUNKS_PER_TRANSACTION);
+    for (const row of rows) removeRow.run(id, row.part, row.tensor, row.offset_bytes);
+    for (const row of rows) chunks.free(row.hash);
+    if (rows.length > 0) return true;
+    holds.forget(id);
+    removeCheckpoint.run(id);
+    return false;
+  });
+  return (keep) => {
+    for (const id of selectDropped.all()) {
+      if (keep.has(id)) continue;
+      while (purgeSome.immediate(id));
+    }
+  };
+}
+
+type CheckpointCalls = Calls<
+  | 'beginCheckpoint'
+  | 'putChunks'
+  | 'commitCheckpoint'
+  | 'abortCheckpoint'
+  | 'putMade'
+  | 'getCheckpoint'
+  | 'listCheckpoints'
+>;
+
+interface CheckpointTable extends CheckpointCalls {
+  /** Removes whatever is neither visible nor being written. */
+  readonly purge: () => void;
+  /** The checkpoint of StoreCalls.holdCheckpoint. */
+  readonly hold: (input: StoreCalls['holdCheckpoint'][0]) => StoredCheckpoint;
+}
+
+/** The store's calls about checkpoints. */
+export function checkpointCalls(db: Database.Database): CheckpointTable {
+  const chunks = chunkTable(db);
+  const stagings = new Map<number, Staging>();
+  const purgeExcept = checkpointPurge(db);
+  const purge = (): void => purgeExcept(new Set(stagings.keys()));
+  const holds = holdTable(db);
+
+  const insertCheckpoint = db.prepare<[number, string, number]>(
+    'INSERT INTO checkpoints (step, job_id, created_at) VALUES (?, ?, ?)',
+  );
+  const insertChunk = db.prepare<[number, string, string, number, number, Buffer]>(
+    'INSERT INTO checkpoint_chunks (checkpoint_id, tensor, part, offset_bytes, size_bytes, hash) VALUES (?, ?, ?, ?, ?, ?)',
+  );
+  const isVisible = db
+    .prepare<[number], number>('SELECT 1 FROM checkpoints WHERE checkpoint_id = ? AND model IS NOT NULL')
+    .pluck();
+  const removeChunk = db
+    .prepare<[number, string, string, number], Buffer>(
+      'DELETE FROM checkpoint_chunks WHERE checkpoint_id = ? AND part = ? AND tensor = ? AND offset_bytes = ? RETURNING hash',
+    )
+    .pluck();
+  const selectConfig = db.prepare<[string], string>('SELECT config FROM models WHERE name = ?').pluck();
+  const insertModel = db.prepare<[string, string, string, number]>(
+    'INSERT INTO models (name, config, tokenizer, created_at) VALUES (?, ?, ?, ?)',
+  );
+  const insertFile = db.prepare<[string, string, Buffer]>(
+    'INSERT INTO model_files (model, name, blob) VALUES (?, ?, ?)',
+  );
+  const dropStep = db.prepare<[string, number]>('UPDATE checkpoints SET model = NULL WHERE model = ? AND step = ?');
+  const publish = db.prepare<
+    [
+      {
+        id: number;
+        model: string;
+        digest: string;
+        bytes: number;
+        optimizer: number;
+        valLoss: number | null;
+        meta: string;
+        at: number;
+      },
+    ]
+  >(
+    `UPDATE checkpoints SET model = :model, digest = :digest, bytes = :bytes, optimizer = :optimizer, val_loss = :valLoss,
+       meta = :meta, created_at = :at WHERE checkpoint_id = :id`,
+  );
+  const selectBeyond = db
+    .prepare<[string, string, number], number>(
+      'SELECT checkpoint_id FROM checkpoints WHERE model = ? AND job_id = ? AND pruned = 0 ORDER BY checkpoint_id DESC LIMIT -1 OFFSET ?',
+    )
+    .pluck();
+  const selectById = db.prepare<[number], CheckpointRow>('SELECT * FROM checkpoints WHERE checkpoint_id = ?');
+  const selectStep = db.prepare<[string, number], CheckpointRow>(
+    'SELECT * FROM checkpoints WHERE model = ? AND step = ? AND pruned = 0',
+  );
+  const selectLatest = db.prepare<[string], CheckpointRow>(
+    'SELECT * FROM checkpoints WHERE model = ? AND pruned = 0 ORDER BY checkpoint_id DESC LIMIT 1',
+  );
+  const selectBest = db.prepare<[string], CheckpointRow>(
+    `SELECT * FROM checkpoints WHERE model = ? AND pruned = 0 AND val_loss IS NOT NULL ORDER BY val_loss, checkpoint_id DESC LIMIT 1`,
+  );
+  const selectAll = db.prepare<[string], CheckpointRow>(
+    'SELECT * FROM checkpoints WHERE model = ? AND pruned = 0 ORDER BY checkpoint_id',
+  );
+
+  function requireStaging(id: number): Staging {
+    const staging = stagings.get(id);
+    assert(staging !== undefined, `checkpoint ${id} is not being written`);
+    return staging;
+  }
+
+  function requireModel(name: string): string {
+    const config = selectConfig.get(name);
+    if (config === undefined) throw new GptdError('not_found', `There is no model ${name}.`);
+    return config;
+  }
+
+  const putChunks = db.transaction((id: number, items: readonly TensorChunk[]): void => {
+    for (const { tensor, part, offsetBytes, bytes } of items) {
+      insertChunk.run(id, tensor, part, offsetBytes, bytes.length, chunks.put(bytes));
+    }
+  });
+
+  const putMade = db.transaction(({ checkpointId: id, chunks: items }: StoreCalls['putMade'][0]): void => {
+    if (isVisible.get(id) === undefined) return;
+    for (const { tensor, part, offsetBytes, bytes } of items) {
+      // What is there was damaged: it is replaced.
+      const old = removeChunk.get(id, part, tensor, offsetBytes);
+      insertChunk.run(id, tensor, part, offsetBytes, bytes.length, chunks.put(bytes));
+      if (old !== undefined) chunks.free(old);
+    }
+  });
+
+  const commit = db.transaction((input: Parameters<CheckpointCalls['commitCheckpoint']>[0], staging: Staging): void => {
+    const { checkpointId: id, meta, newModel, keepLast } = input;
+    const { model, step, jobId, config } = staging;
+    const at = Date.now();
+    if (newModel !== undefined) {
+      assert(
+        newModel.name === model && isDeepStrictEqual(newModel.config, config),
+        'the checkpoint is of another model',
+      );
+      if (selectConfig.get(model) !== undefined) {
+        throw new GptdError('conflict', `The name ${model} is taken: delete that model first or choose another name.`);
+      }
+      insertModel.run(model, JSON.stringify(config), JSON.stringify(newModel.tokenizer ?? null), at);
+      for (const { name, blob } of newModel.files ?? []) insertFile.run(model, name, hashFromHex(blob));
+    } else if (!isDeepStrictEqual(JSON.parse(requireModel(model)), config)) {
+      throw new GptdError(
+        'conflict',
+        `The model ${model} was replaced by one of another shape while this job trained it.`,
+      );
+    }
+    dropStep.run(model, step);
+    staging.summary ??= summarize(staging);
+    const { bytes, optimizer, digest } = staging.summary;
+    const { valLoss } = meta;
+    publish.run({ id, model, digest, bytes, optimizer: optimizer ? 1 : 0, valLoss, meta: JSON.stringify(meta), at });
+    if (keepLast === undefined) return;
+    assert(keepLast >= 1, `keepLast is ${keepLast}: it must be at least 1`);
+    // The checkpoint just published is the model's newest and always among those kept.
+    const best = selectBest.get(model)?.checkpoint_id;
+    for (const old of selectBeyond.all(model, jobId, keepLast)) if (old !== best) holds.prune(old);
+  });
+
+  function find(model: string, which: number | 'best' | 'latest'): StoredCheckpoint {
+    requireModel(model);
+    const row =
+      which === 'best'
+        ? selectBest.get(model)
+        : which === 'latest'
+          ? selectLatest.get(model)
+          : selectStep.get(model, which);
+    if (row !== undefined) return checkpointOf(row);
+    const what = which === 'best' ? 'checkpoint with a validation loss' : `checkpoint of step ${which}`;
+    throw new GptdError('not_found', `The model ${model} has no ${what}.`);
+  }
+
+  const hold = db.transaction(({ jobId, model, which }: StoreCalls['holdCheckpoint'][0]) => {
+    const held = holds.of(jobId);
+    if (held !== undefined) return checkpointOf(selectById.get(held)!);
+    const checkpoint = find(model, which);
+    holds.add(jobId, checkpoint.checkpointId);
+    return checkpoint;
+  });
+
+  return {
+    purge,
+    // What the job says of it comes later, and is told when it is durable.
+    hold: (input) => withoutSync(db, () => hold.immediate(input)),
+    beginCheckpoint: (input) => {
+      const staging = newStaging(input);
+      const id = Number(insertCheckpoint.run(input.step, input.jobId, Date.now()).lastInsertRowid);
+      stagings.set(id, staging);
+      return { checkpointId: id };
+    },
+    putChunks: ({ checkpointId, chunks: items }) => {
+      const staging = requireStaging(checkpointId);
+      putChunks.immediate(checkpointId, items);
+      // Counted once stored: a full disk leaves the count as it was, and the call may be repeated.
+      for (const item of items) receive(staging, item);
+      return {};
+    },
+    commitCheckpoint: (input) => {
+      const staging = requireStaging(input.checkpointId);
+      commit.immediate(input, staging);
+      stagings.delete(input.checkpointId);
+      const checkpoint = checkpointOf(selectById.get(input.checkpointId)!);
+      purge();
+      return { checkpoint };
+    },
+    abortCheckpoint: ({ checkpointId }) => {
+      stagings.delete(checkpointId);
+      purge();
+      return {};
+    },
+    putMade: (input) => {
+      putMade.immediate(input);
+      return {};
+    },
+    getCheckpoint: ({ model, which }) => find(model, which),
+    listCheckpoints: ({ model }) => {
+      requireModel(model);
+      return { checkpoints: selectAll.all(model).map(checkpointOf) };
+    },
+  };
+}

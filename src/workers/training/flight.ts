@@ -1,0 +1,27 @@
+// What a stage keeps of a micro-batch between its forward pass and its weights' gradients.
+
+import type { BLOCK_SAVED } from '../../model/programs/block.ts';
+import type { HEAD_SAVED } from '../../model/programs/head.ts';
+
+export interface BlockActivations {
+  readonly x: Float32Array;
+  readonly saved: Record<(typeof BLOCK_SAVED)[number], Float32Array>;
+  readonly masks: Record<string, Uint8Array>;
+  /** dy and BLOCK_ROW_GRADIENTS, after the backward pass. */
+  gradients: Record<string, Float32Array> | null;
+}
+
+/** What the head keeps of a micro-batch: its input and HEAD_SAVED. */
+export interface HeadActivations {
+  readonly x: Float32Array;
+  readonly saved: Record<(typeof HEAD_SAVED)[number], Float32Array>;
+}
+
+export interface Flight {
+  /** Weight passes that are still to come. */
+  passesLeft: number;
+  readonly blocks: BlockActivations[];
+  head: HeadActivations | null;
+  /** Gradient of the last block's output, from the head; only on the stage that has it. */
+  dx: Float32Array | null;
+}

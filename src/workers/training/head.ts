@@ -1,0 +1,141 @@
+// The head in training, on the stage that has it: loss and backward pass of a micro-batch, and its tensors' gradients.
+// Letters: N rows of a micro-batch, D width, V vocabulary.
+
+import type { Graph } from '../../model/programs/graph.ts';
+import {
+  headLossProgram,
+  headTensorNames,
+  headThreads,
+  headTrainProgram,
+  headWeightsProgram,
+  PROJECTION_TOKENS,
+  projectionGradientProgram,
+  subtractTargets,
+} from '../../model/programs/head.ts';
+import type { ArrayPool } from './array-pool.ts';
+import type { CompileOptions, Program, Tensor, Tensors } from '../engines/engine.ts';
+import type { TrainSetup } from '../messages.ts';
+import type { HeadActivations } from './flight.ts';
+import { gradientTensors, type Parameter } from './parameters.ts';
+
+/** What a stage lends for a micro-batch: its programs, compiled once a name, its tensors and its arrays. */
+export interface HeadStage {
+  readonly setup: TrainSetup;
+  /** Whether gradients of earlier micro-batches are there to be added to. */
+  readonly accumulate: boolean;
+  readonly arrays: ArrayPool;
+  /** Token that each row is to predict: (N). */
+  readonly targets: Uint32Array;
+  readonly program: (name: string, graph: () => Graph, options?: CompileOptions) => Promise<Program>;
+  readonly parameter: (name: string) => Parameter;
+}
+
+const headRows = ({ setup, targets }: HeadStage): { rowCount: number; tokenCount: number } => ({
+  rowCount: targets.length,
+  tokenCount: setup.batchSize * setup.contextLength,
+});
+
+const rows = (data: Float32Array, { targets: { length: N } }: HeadStage): Tensor => ({
+  data,
+  dims: [N, data.length / N],
+});
+
+const whole = ({ w, spec }: Parameter): Tensor => ({ data: w, dims: spec.shape });
+
+function headInputs(stage: HeadStage, x: Float32Array): Tensors {
+  const { setup, targets, parameter } = stage;
+  const [weight, bias, projection] = headTensorNames(setup.config).map(parameter);
+  return {
+    x: rows(x, stage),
+    target: { data: BigInt64Array.from(targets, BigInt), dims: [targets.length, 1] },
+    'ln_f.weight': whole(weight),
+    'ln_f.bias': whole(bias),
+    projection: whole(projection),
+  };
+}
+
+/** x (N, D) -> the loss of each row (N); no gradient. */
+export async function headLosses(stage: HeadStage, x: Float32Array): Promise<Float32Array> {
+  const { config } = stage.setup;
+  const program = await stage.program('loss', () => headLossProgram(config, stage.targets.length), {
+    threadCount: headThreads(config),
+  });
+  const losses = new Float32Array(stage.targets.length);
+  await program.run(headInputs(stage, x), { loss: rows(losses, stage) });
+  return losses;
+}
+
+/** x (N, D) -> the loss of each row (N), dx (N, D), and what `headWeights` needs. */
+export async function trainHead(
+  stage: HeadStage,
+  x: Float32Array,
+): Promise<{ losses: Float32Array; dx: Float32Array; saved: HeadActivations['saved'] }> {
+  const { setup, arrays } = stage;
+  const { config } = setup;
+  const N = stage.targets.length;
+  const { emb_dim: D, vocab_size: V } = config;
+  const program = await stage.program('head', () => headTrainProgram(config, headRows(stage)), {
+    threadCount: headThreads(config),
+  });
+  const [dx, normalized, dNormalized, probabilities] = [D, D, D, V].map((width) => arrays.take(N * width));
+  const losses = new Float32Array(N);
+  await program.run(headInputs(stage, x), {
+    loss: rows(losses, stage),
+    dx: rows(dx, stage),
+    normalized: rows(normalized, stage),
+    dNormalized: rows(dNormalized, stage),
+    probabilities: { data: probabilities, dims: [V, N] },
+  });
+  return { losses, dx, saved: { probabilities, normalized, dNormalized } };
+}
+
+/** Adds a micro-batch's gradients of the head's tensors, and gives its arrays back. */
+export async function headWeights(stage: HeadStage, { x, saved }: HeadActivations): Promise<void> {
+  const { setup, accumulate, arrays, targets } = stage;
+  const { config } = setup;
+  const { probabilities, normalized, dNormalized } = saved;
+  const [weight, bias, projection] = headTensorNames(config).map(stage.parameter);
+  const norm = [weight, bias].map(({ spec: { name, shape }, g }) => ({ name, shape, g }));
+  const program = await stage.program(`head weights ${accumulate ? 'next' : 'first'}`, () =>
+    headWeightsProgram(config, { rowCount: targets.length, accumulate }),
+  );
+  await program.run(
+    {
+      x: rows(x, stage),
+      dNormalized: rows(dNormalized, stage),
+      'ln_f.weight': whole(weight),
+      ...(accumulate ? gradientTensors(norm, 'soFar') : {}),
+    },
+    gradientTensors(norm, 'gradient'),
+  );
+  await projectionGradient(stage, projection, { probabilities, normalized });
+  subtractTargets(projection.g, { targets, normalized, tokenCount: headRows(stage).tokenCount });
+  for (const parameter of [weight, bias, projection]) parameter.begun = true;
+  for (const array of [x, probabilities, normalized, dNormalized]) arrays.give(array);
+}
+
+async function projectionGradient(
+  stage: HeadStage,
+  { g, spec }: Parameter,
+  { probabilities, normalized }: { probabilities: Float32Array; normalized: Float32Array },
+): Promise<void> {
+  const { setup, accumulate, targets } = stage;
+  const [V, D] = spec.shape;
+  const N = targets.length;
+  const threadCount = headThreads(setup.config);
+  const program = await stage.program(
+    `projection ${accumulate ? 'next' : 'first'}`,
+    () => projectionGradientProgram(setup.config, { ...headRows(stage), accumulate }),
+    { threadCount },
+  );
+  const tokens = PROJECTION_TOKENS * threadCount;
+  for (let first = 0; first < V; first += tokens) {
+    const end = Math.min(first + tokens, V);
+    const gradient = { data: g.subarray(first * D, end * D), dims: [end - first, D] };
+    const part = { data: probabilities.subarray(first * N, end * N), dims: [end - first, N] };
+    await program.run(
+      { probabilities: part, normalized: rows(normalized, stage), ...(accumulate ? { soFar: gradient } : {}) },
+      { gradient },
+    );
+  }
+}
