@@ -6,7 +6,7 @@ import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import ort from 'onnxruntime-node';
-import { trainingShape } from '../dist/daemon/train-shape.js';
+import { trainingShape } from '../dist/daemon/training/shape.js';
 import { initialTensors } from '../dist/model/init.js';
 import { encodeOnnx } from '../dist/model/programs/onnx.js';
 import { trainingStage } from './stage.js';

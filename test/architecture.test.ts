@@ -27,7 +27,7 @@ type Folder = (typeof FOLDERS)[number];
 
 /** What each folder may import of ours beside its own files: a folder, or one file of it. */
 const OURS: Readonly<Record<Folder, readonly string[]>> = {
-  cli: ['src/daemon/protocol.ts'],
+  cli: ['src/daemon/protocol/protocol.ts'],
   daemon: [
     ...['src/workers/ending.ts', 'src/workers/messages.ts', 'src/workers/reply.ts', 'src/model/'],
     // Looked at before the store's thread is started, which takes it.

@@ -12,7 +12,7 @@ import {
   type MethodName,
   type MethodResults,
   type RpcResponse,
-} from '../daemon/protocol.ts';
+} from '../daemon/protocol/protocol.ts';
 import { noDaemonAt, refusal, type Address } from './connection.ts';
 import { RpcFault, usageError } from './exit-codes.ts';
 

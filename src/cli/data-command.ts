@@ -2,7 +2,7 @@
 // command runs.
 
 import { Option, type Command } from 'commander';
-import { EXIT } from '../daemon/protocol.ts';
+import { EXIT } from '../daemon/protocol/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { formatCount } from './render.ts';
 import { checkSourceFile } from './upload.ts';

@@ -2,7 +2,7 @@
 // that looks is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, EXIT, LIMITS, VERSION } from '../daemon/protocol.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, EXIT, LIMITS, VERSION } from '../daemon/protocol/protocol.ts';
 import { dataDirOf } from './connection.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 

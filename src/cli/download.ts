@@ -9,7 +9,7 @@ import { get as httpsGet } from 'node:https';
 import { dirname, join } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { EXIT, type ExportedFile } from '../daemon/protocol.ts';
+import { EXIT, type ExportedFile } from '../daemon/protocol/protocol.ts';
 import { noDaemonAt, refusal, type Address } from './connection.ts';
 import { CliError, usageError } from './exit-codes.ts';
 import type { ProgressLine } from './progress-line.ts';

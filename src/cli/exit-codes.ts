@@ -2,7 +2,7 @@
 // ended; only main.ts exits. The codes themselves are in the wire contract.
 
 import { CommanderError } from 'commander';
-import { EXIT, GptdError, RPC_ERROR } from '../daemon/protocol.ts';
+import { EXIT, GptdError, RPC_ERROR } from '../daemon/protocol/protocol.ts';
 
 /** A fault with an exit code of its own and one sentence for the user. */
 export class CliError extends Error {

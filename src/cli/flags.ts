@@ -2,7 +2,14 @@
 // what a schema refuses is told with the flag's name, because that is what the user typed.
 
 import { InvalidArgumentError, type Command } from 'commander';
-import { type describeIssue, JOB_SPECS, type JobKind, LIMITS, METHODS, type MethodName } from '../daemon/protocol.ts';
+import {
+  type describeIssue,
+  JOB_SPECS,
+  type JobKind,
+  LIMITS,
+  METHODS,
+  type MethodName,
+} from '../daemon/protocol/protocol.ts';
 import { usageError } from './exit-codes.ts';
 
 type SchemaError = Parameters<typeof describeIssue>[0];

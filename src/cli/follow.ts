@@ -12,7 +12,7 @@ import {
   type ParamsResult,
   type TokenData,
   type TrainResult,
-} from '../daemon/protocol.ts';
+} from '../daemon/protocol/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { errorLine } from './exit-codes.ts';
 import type { ProgressLine } from './progress-line.ts';

@@ -2,7 +2,7 @@
 // `gptd verify`, which compares what is stored with what was told.
 
 import type { Command } from 'commander';
-import { EXIT, type HistoryPoint, type HistoryResult } from '../daemon/protocol.ts';
+import { EXIT, type HistoryPoint, type HistoryResult } from '../daemon/protocol/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { addConnectionFlags, checkParams, type ConnectionFlags } from './flags.ts';
 import { drawLosses, type LossRun } from './loss-chart.ts';

@@ -2,7 +2,7 @@
 // is loaded when the command runs.
 
 import type { Command } from 'commander';
-import { EXIT, type Inspection } from '../daemon/protocol.ts';
+import { EXIT, type Inspection } from '../daemon/protocol/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { formatBytes, formatCount } from './render.ts';
 

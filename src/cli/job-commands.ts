@@ -1,7 +1,7 @@
 // Commands about jobs that exist: list them, watch one, cancel, pause or resume one.
 
 import type { Command } from 'commander';
-import { EXIT, isTerminal, LIMITS, type JobRecord, type JobState } from '../daemon/protocol.ts';
+import { EXIT, isTerminal, LIMITS, type JobRecord, type JobState } from '../daemon/protocol/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { addConnectionFlags, checkParams, parseNumber, type ConnectionFlags } from './flags.ts';
 import { followJob } from './follow.ts';

@@ -2,7 +2,7 @@
 // that main.ts is the one place that does.
 
 import { Command } from 'commander';
-import { VERSION } from '../daemon/protocol.ts';
+import { VERSION } from '../daemon/protocol/protocol.ts';
 import { addBackupCommand } from './backup-command.ts';
 import type { CliContext } from './context.ts';
 import { addDataCommand } from './data-command.ts';

@@ -1,6 +1,6 @@
 // Text for people about trainings that are over: evaluations, histories, verifications. Pure, like render.ts.
 
-import type { EvaluateResult, Evaluation, HistoryPoint, JobEvent, VerifyResult } from '../daemon/protocol.ts';
+import type { EvaluateResult, Evaluation, HistoryPoint, JobEvent, VerifyResult } from '../daemon/protocol/protocol.ts';
 import { formatCount, formatTable } from './render.ts';
 
 /** One line, whatever the text holds. */

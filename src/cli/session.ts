@@ -9,7 +9,7 @@ import {
   type MethodInputs,
   type MethodName,
   type MethodResults,
-} from '../daemon/protocol.ts';
+} from '../daemon/protocol/protocol.ts';
 import { type Client, connect, ConnectionLost, type EventListener } from './client.ts';
 import type { Address } from './connection.ts';
 import { CliError, RpcFault } from './exit-codes.ts';

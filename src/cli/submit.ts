@@ -2,7 +2,7 @@
 // that breaks between the request and its answer does not make two jobs of one command.
 
 import { randomUUID } from 'node:crypto';
-import { EXIT, type JobKind } from '../daemon/protocol.ts';
+import { EXIT, type JobKind } from '../daemon/protocol/protocol.ts';
 import { locate } from './connection.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import type { ConnectionFlags, SubmitFlags } from './flags.ts';

@@ -16,7 +16,7 @@ import {
   WEIGHTS_FILE,
   WEIGHTS_INDEX_FILE,
   type DataFormat,
-} from '../daemon/protocol.ts';
+} from '../daemon/protocol/protocol.ts';
 import { noDaemonAt, refusal, type Address } from './connection.ts';
 import { CliError, usageError } from './exit-codes.ts';
 import type { ProgressLine } from './progress-line.ts';

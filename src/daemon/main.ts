@@ -6,8 +6,8 @@ import os from 'node:os';
 import process from 'node:process';
 import { GptdError } from '../model/errors.ts';
 import { lockDirectory } from '../workers/store/lock.ts';
-import { checkAccess } from './access.ts';
-import { EXIT, LIMITS, type DaemonFile, type LogLevel } from './protocol.ts';
+import { checkAccess } from './edge/access.ts';
+import { EXIT, LIMITS, type DaemonFile, type LogLevel } from './protocol/protocol.ts';
 
 export interface DaemonOptions {
   readonly dataDir: string;

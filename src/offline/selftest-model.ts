@@ -2,7 +2,7 @@
 
 import { initialTensors } from '../model/init.ts';
 import type { TensorChunk } from '../workers/messages.ts';
-import type { NewCheckpoint } from '../daemon/checkpoints.ts';
+import type { NewCheckpoint } from '../daemon/models/checkpoints.ts';
 import { REFERENCE_CONFIG, REFERENCE_SEED } from './selftest-reference.ts';
 
 /** The checkpoint of a new model of that name. */

@@ -2,9 +2,9 @@
 // writes a second checkpoint and never commits it. It says when half of that is durable.
 
 import process from 'node:process';
-import { writeCheckpoint } from '../daemon/checkpoints.ts';
+import { writeCheckpoint } from '../daemon/models/checkpoints.ts';
 import { inTurn, referenceChunks, referenceModel } from './selftest-model.ts';
-import { StoreClient } from '../daemon/store-client.ts';
+import { StoreClient } from '../daemon/threads/store-client.ts';
 
 export interface WriterOrder {
   readonly dataDir: string;

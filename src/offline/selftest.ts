@@ -10,10 +10,10 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { weightsDigest } from '../model/digest.ts';
 import type { EngineInfo, SelftestCalls } from '../workers/messages.ts';
-import { writeCheckpoint } from '../daemon/checkpoints.ts';
-import { Pipeline, type StepResult } from '../daemon/pipeline.ts';
-import { planStages } from '../daemon/plan.ts';
-import { EXIT, VERSION } from '../daemon/protocol.ts';
+import { writeCheckpoint } from '../daemon/models/checkpoints.ts';
+import { Pipeline, type StepResult } from '../daemon/training/pipeline.ts';
+import { planStages } from '../daemon/threads/plan.ts';
+import { EXIT, VERSION } from '../daemon/protocol/protocol.ts';
 import { inTurn, referenceChunks, referenceModel } from './selftest-model.ts';
 import {
   REFERENCE_ADAMW,
@@ -24,9 +24,9 @@ import {
   REFERENCE_TOKENS,
 } from './selftest-reference.ts';
 import type { WriterNews, WriterOrder } from './selftest-writer.ts';
-import { startStages, type Stages } from '../daemon/start-stages.ts';
-import { StoreClient } from '../daemon/store-client.ts';
-import { WorkerThread } from '../daemon/worker-thread.ts';
+import { startStages, type Stages } from '../daemon/threads/start-stages.ts';
+import { StoreClient } from '../daemon/threads/store-client.ts';
+import { WorkerThread } from '../daemon/threads/worker-thread.ts';
 
 /** float32 sums of a few numbers near one. */
 const SUM_ERROR_MAX = 1e-6;

@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import { FOLLOW_TOKENS_MAX } from '../../src/daemon/batcher.ts';
+import { FOLLOW_TOKENS_MAX } from '../../src/daemon/serving/batcher.ts';
 import { ofType, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
 import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';

@@ -11,7 +11,7 @@ import {
   type JobEvent,
   type JobRecord,
   type JobState,
-} from '../../src/daemon/protocol.ts';
+} from '../../src/daemon/protocol/protocol.ts';
 import { RpcRefusal, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
 import { makeModel, TINY } from './probe.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';

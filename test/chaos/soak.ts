@@ -2,7 +2,7 @@
 // same work and gives the same bits; what the daemon holds when it rests is the same after each.
 
 import { isDeepStrictEqual } from 'node:util';
-import { isTerminal, type EvaluateResult, type JobEvent } from '../../src/daemon/protocol.ts';
+import { isTerminal, type EvaluateResult, type JobEvent } from '../../src/daemon/protocol/protocol.ts';
 import type { RawClient } from '../e2e/daemon-fixture.ts';
 import { generateResult, RpcRefusal, trainResult, type DataHome } from '../e2e/daemon-fixture.ts';
 import { descriptorCount, fileBytes, MIB, residentBytes, waitUntil } from './probe.ts';

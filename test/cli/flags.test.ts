@@ -7,7 +7,7 @@ import { generateSpecOf } from '../../src/cli/generate-command.ts';
 import { createSpecOf, paramsSpecOf } from '../../src/cli/model-commands.ts';
 import { startArguments } from '../../src/cli/start-flags.ts';
 import { dataSpecOf } from '../../src/cli/data-jobs.ts';
-import { JOB_SPECS, PRESETS } from '../../src/daemon/protocol.ts';
+import { JOB_SPECS, PRESETS } from '../../src/daemon/protocol/protocol.ts';
 
 const DIGEST = 'ab'.repeat(32);
 

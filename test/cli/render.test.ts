@@ -13,7 +13,7 @@ import {
   formatTrained,
   formatTrainLine,
 } from '../../src/cli/render.ts';
-import { PRESETS, type ParamsResult } from '../../src/daemon/protocol.ts';
+import { PRESETS, type ParamsResult } from '../../src/daemon/protocol/protocol.ts';
 
 const SMALL: ParamsResult = {
   config: PRESETS.GPT_CONFIG_124M,

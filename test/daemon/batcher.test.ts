@@ -2,10 +2,10 @@
 // of other people's prompts, and prompts go in at full chunks, in the order in which they came.
 
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS, type Generation } from '../../src/daemon/batcher.ts';
-import type { StageCaller } from '../../src/daemon/pipeline.ts';
-import { planStages } from '../../src/daemon/plan.ts';
-import { generateSpec } from '../../src/daemon/protocol.ts';
+import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS, type Generation } from '../../src/daemon/serving/batcher.ts';
+import type { StageCaller } from '../../src/daemon/training/pipeline.ts';
+import { planStages } from '../../src/daemon/threads/plan.ts';
+import { generateSpec } from '../../src/daemon/protocol/protocol.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
 import { loadEngine } from '../../src/workers/engines/choice.ts';

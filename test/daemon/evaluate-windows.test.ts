@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { planEvaluation } from '../../src/daemon/evaluate-windows.ts';
+import { planEvaluation } from '../../src/daemon/evaluation/windows.ts';
 
 test('any text, context and stride: each token but the first is predicted once, and in order', () => {
   const cases = fc.record({

@@ -2,8 +2,8 @@
 // unless the test moves it.
 
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { EventLog } from '../../src/daemon/event-log.ts';
-import type { StoreClient } from '../../src/daemon/store-client.ts';
+import { EventLog } from '../../src/daemon/jobs/event-log.ts';
+import type { StoreClient } from '../../src/daemon/threads/store-client.ts';
 import { openedStore } from '../workers/store-fixture.ts';
 
 let events: EventLog;

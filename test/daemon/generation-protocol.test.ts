@@ -1,8 +1,8 @@
 // The bounds of a generating job's spec: what is refused, what is taken, and what is filled in.
 
 import { expect, test } from 'vitest';
-import { LIMITS } from '../../src/daemon/protocol.ts';
-import { parseSpec } from '../../src/daemon/rpc.ts';
+import { LIMITS } from '../../src/daemon/protocol/protocol.ts';
+import { parseSpec } from '../../src/daemon/edge/rpc.ts';
 
 const ASKED = { model: 'm', prompt: 'x' };
 

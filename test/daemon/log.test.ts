@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { plainLine } from '../../src/daemon/log.ts';
+import { plainLine } from '../../src/daemon/operations/log.ts';
 
 const time = '2026-08-01T12:30:05.123Z';
 

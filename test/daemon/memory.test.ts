@@ -13,7 +13,7 @@ import {
   trainingBytes,
   weightsBytes,
   type TrainingShape,
-} from '../../src/daemon/memory.ts';
+} from '../../src/daemon/threads/memory.ts';
 import { resolveConfig, type ConfigFields, type GptConfig } from '../../src/model/config.ts';
 
 const BASE = resolveConfig({ vocab_size: 1000, context_length: 64, emb_dim: 64, n_heads: 4, n_layers: 4 });

@@ -2,9 +2,9 @@
 // ready as soon as its own tensors are.
 
 import { afterEach, beforeAll, expect, test } from 'vitest';
-import { ModelUpdate, Room } from '../../src/daemon/model-update.ts';
-import type { StageCaller } from '../../src/daemon/pipeline.ts';
-import { planStages } from '../../src/daemon/plan.ts';
+import { ModelUpdate, Room } from '../../src/daemon/training/model-update.ts';
+import type { StageCaller } from '../../src/daemon/training/pipeline.ts';
+import { planStages } from '../../src/daemon/threads/plan.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
 import type { Engine } from '../../src/workers/engines/engine.ts';

@@ -1,9 +1,9 @@
 // From the events of a job with several samples to OpenAI's choices: pieces in any mix make whole choices under their indices.
 
 import { expect, test } from 'vitest';
-import { joinPieces, JobChoices } from '../../src/daemon/openai-choices.ts';
-import type { CompletionChoice } from '../../src/daemon/openai-protocol.ts';
-import type { GeneratedSample, TokenData } from '../../src/daemon/protocol.ts';
+import { joinPieces, JobChoices } from '../../src/daemon/edge/openai/choices.ts';
+import type { CompletionChoice } from '../../src/daemon/edge/openai/protocol.ts';
+import type { GeneratedSample, TokenData } from '../../src/daemon/protocol/protocol.ts';
 
 const token = (sample: number | undefined, index: number, text: string): TokenData => ({
   ...(sample === undefined ? {} : { sample }),

@@ -2,7 +2,7 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { planStages } from '../../src/daemon/plan.ts';
+import { planStages } from '../../src/daemon/threads/plan.ts';
 import { resolveConfig, type GptConfig } from '../../src/model/config.ts';
 import { countParameters } from '../../src/model/count.ts';
 

@@ -1,7 +1,7 @@
 // What is kept of sequences that have ended.
 
 import { describe, expect, test } from 'vitest';
-import { Retained, RETAINED_CONTEXTS, RETAINED_MAX } from '../../src/daemon/retained.ts';
+import { Retained, RETAINED_CONTEXTS, RETAINED_MAX } from '../../src/daemon/serving/retained.ts';
 
 const CONTEXT = 65_536;
 

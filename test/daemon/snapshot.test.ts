@@ -3,9 +3,9 @@
 import { expect, test } from 'vitest';
 import { PRESETS, resolveConfig } from '../../src/model/config.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
-import { checkpointDue } from '../../src/daemon/checkpoints.ts';
-import { planStages } from '../../src/daemon/plan.ts';
-import { chunksIn, GroupBuffers, readGroups, snapshotGroups } from '../../src/daemon/snapshot.ts';
+import { checkpointDue } from '../../src/daemon/models/checkpoints.ts';
+import { planStages } from '../../src/daemon/threads/plan.ts';
+import { chunksIn, GroupBuffers, readGroups, snapshotGroups } from '../../src/daemon/training/snapshot.ts';
 
 test.each([1, 2, 4])('with %i stages every element is read once, weights in table order', (workers) => {
   const config = resolveConfig('GPT_CONFIG_124M');

@@ -1,7 +1,7 @@
 // Which windows of the data a step trains on.
 
 import { describe, expect, test } from 'vitest';
-import { planWindows } from '../../src/daemon/windows.ts';
+import { planWindows } from '../../src/daemon/training/windows.ts';
 
 type WindowSpec = Parameters<typeof planWindows>[0];
 

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { PRIORITY, WorkerDied, WorkerThread, type Priority } from '../../src/daemon/worker-thread.ts';
+import { PRIORITY, WorkerDied, WorkerThread, type Priority } from '../../src/daemon/threads/worker-thread.ts';
 
 const SRC = path.resolve(import.meta.dirname, '../../src');
 

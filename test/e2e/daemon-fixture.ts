@@ -13,7 +13,7 @@ import type {
   RpcError,
   RpcResponse,
   TrainResult,
-} from '../../src/daemon/protocol.ts';
+} from '../../src/daemon/protocol/protocol.ts';
 import { startCli, type CliRun, type RunningCli } from '../cli/run-cli.ts';
 
 /** The engine of daemons whose test does not choose one: all that is promised is promised for each of them. */

@@ -2,7 +2,7 @@
 // announced and close.
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { DaemonStatus, JobEvent } from '../../src/daemon/protocol.ts';
+import type { DaemonStatus, JobEvent } from '../../src/daemon/protocol/protocol.ts';
 import { relative } from '../golden/golden.ts';
 import { generateResult, ofType, startedHome, type DataHome } from './daemon-fixture.ts';
 

@@ -5,7 +5,7 @@ import { createHash } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { CreateResult, JobEvent, ModelRecord } from '../../src/daemon/protocol.ts';
+import type { CreateResult, JobEvent, ModelRecord } from '../../src/daemon/protocol/protocol.ts';
 import type { GptConfig } from '../../src/model/config.ts';
 import { initialTensors } from '../../src/model/init.ts';
 import { safetensorsHeader } from '../../src/model/formats/safetensors.ts';

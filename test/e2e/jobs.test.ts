@@ -1,8 +1,8 @@
 // The job queue as its users meet it: cancelling, repeating, waiting, refusing, and two generations side by side.
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import type { CheckpointRecord, CreateResult, JobRecord } from '../../src/daemon/protocol.ts';
-import { EXIT } from '../../src/daemon/protocol.ts';
+import type { CheckpointRecord, CreateResult, JobRecord } from '../../src/daemon/protocol/protocol.ts';
+import { EXIT } from '../../src/daemon/protocol/protocol.ts';
 import {
   flagsOf,
   generateResult,

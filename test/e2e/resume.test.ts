@@ -2,7 +2,7 @@
 // disturbed, and whoever listens hears every event exactly once.
 
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
-import type { JobEvent, TrainResult } from '../../src/daemon/protocol.ts';
+import type { JobEvent, TrainResult } from '../../src/daemon/protocol/protocol.ts';
 import {
   flagsOf,
   ofType,

@@ -3,8 +3,8 @@
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { CHAIN_START, nextLink } from '../../src/model/chain.ts';
-import type { CheckpointRecord, JobEvent } from '../../src/daemon/protocol.ts';
-import { EXIT } from '../../src/daemon/protocol.ts';
+import type { CheckpointRecord, JobEvent } from '../../src/daemon/protocol/protocol.ts';
+import { EXIT } from '../../src/daemon/protocol/protocol.ts';
 import {
   flagsOf,
   generateResult,

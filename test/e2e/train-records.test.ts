@@ -4,8 +4,8 @@
 import Database from 'better-sqlite3';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { EvaluateResult, HistoryPoint, JobEvent, VerifyResult } from '../../src/daemon/protocol.ts';
-import { EXIT } from '../../src/daemon/protocol.ts';
+import type { EvaluateResult, HistoryPoint, JobEvent, VerifyResult } from '../../src/daemon/protocol/protocol.ts';
+import { EXIT } from '../../src/daemon/protocol/protocol.ts';
 import { flagsOf, ofType, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 
 const T = 32;

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 import Database from 'better-sqlite3';
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import type { StoreClient } from '../../src/daemon/store-client.ts';
+import type { StoreClient } from '../../src/daemon/threads/store-client.ts';
 import { weightsDigest } from '../../src/model/digest.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 import { openReader } from '../../src/workers/store/reader.ts';
@@ -24,7 +24,9 @@ beforeAll(() => {
 });
 
 async function openedClient(dataDir = temporaryDirectory()): Promise<StoreClient> {
-  const module = (await import(built('daemon/store-client.js'))) as { readonly StoreClient: typeof StoreClient };
+  const module = (await import(built('daemon/threads/store-client.js'))) as {
+    readonly StoreClient: typeof StoreClient;
+  };
   const client = await module.StoreClient.open({ dataDir });
   onTestFinished(() => client.close());
   return client;

@@ -1,0 +1,53 @@
+// What a running job may use: the daemon's parts, its own event log, and the two ways in which it is told to stop. A cancel
+// takes effect between micro-batches or tokens; a halt (pause or shutdown) lets it save its work first.
+
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import type { EngineInfo, PreparerCalls } from '../../workers/messages.ts';
+import type { EmitOptions, EventLog } from './event-log.ts';
+import type { Metrics } from '../operations/metrics.ts';
+import type { StageThread } from '../training/pipeline.ts';
+import type { JobEventBody, JobKind, JobSpecs, ModelTokenizerName } from '../protocol/protocol.ts';
+import type { ServedModels } from '../serving/served-models.ts';
+import type { StoreClient } from '../threads/store-client.ts';
+import type { Tidying } from './tidying.ts';
+import type { WorkerThread } from '../threads/worker-thread.ts';
+import type { StoredEvent } from '../../workers/messages.ts';
+
+/** The long-lived parts of the daemon, made and closed in main.ts. */
+export interface Services {
+  readonly store: StoreClient;
+  readonly events: EventLog;
+  readonly metrics: Metrics;
+  readonly stages: readonly StageThread[];
+  readonly preparer: WorkerThread<PreparerCalls>;
+  readonly served: ServedModels;
+  readonly tidying: Tidying;
+  readonly engine: EngineInfo;
+  readonly memoryBudgetBytes: number;
+}
+
+export interface JobContext<K extends JobKind = JobKind> {
+  readonly jobId: string;
+  readonly spec: JobSpecs[K];
+  readonly services: Services;
+  /** Whether it ran before, in this daemon or an earlier one, so that its log may have what it is about to say. */
+  readonly isRepeated: boolean;
+  /** Aborted by a cancel, and by a second request to shut down. */
+  readonly cancelled: AbortSignal;
+  /** Aborted when the job is to save its work and stop. */
+  readonly halted: AbortSignal;
+  readonly emit: (body: JobEventBody, options?: EmitOptions) => Promise<StoredEvent | null>;
+}
+
+export type JobRunner<K extends JobKind> = (context: JobContext<K>) => Promise<unknown>;
+
+/** A job stopped because it was halted; it goes on later from what it has saved. */
+export class JobHalted extends Error {
+  constructor() {
+    super('the job was halted');
+    this.name = 'JobHalted';
+  }
+}
+
+/** What a model's tokenizer is called; null for a model that knows token ids only. */
+export const tokenizerName = (spec: unknown): ModelTokenizerName | null => (spec as TokenizerSpec | null)?.type ?? null;

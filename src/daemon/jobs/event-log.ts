@@ -1,0 +1,168 @@
+// The daemon's end of the event log. Events of all jobs go to the store in groups, one transaction after another; subscribers
+// hear of an event only after it is durable. An event with a key that its job has used already is dropped, so a job that
+// runs again after a crash may say everything again and is heard once.
+
+import { DiskFull } from '../../model/errors.ts';
+import type { StoredEvent } from '../../workers/messages.ts';
+import type { JobEventBody, JobState } from '../protocol/protocol.ts';
+import type { StoreClient } from '../threads/store-client.ts';
+
+/** Time between two attempts to write to a full disk. */
+const RETRY_MS = 250;
+/** Events that one transaction takes at the most. */
+const GROUP_MAX = 512;
+/**
+ * Time in which events that may wait are gathered, from one transaction to the next. A transaction and its way to a reader take
+ * about 1 ms of a core, which a fast stream cannot spare for every token; readers do not see the difference.
+ */
+const GATHER_MS = 30;
+
+export interface EmitOptions {
+  /** The event's identity within its job. */
+  readonly key?: string | undefined;
+  /** The state that the job takes with the event. */
+  readonly state?: JobState | undefined;
+  /** Whether it may wait for later ones, up to GATHER_MS after the last transaction began. */
+  readonly mayWait?: boolean;
+}
+
+interface Pending {
+  readonly jobId: string;
+  readonly body: JobEventBody;
+  readonly options: EmitOptions;
+  readonly resolve: (event: StoredEvent | null) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export type EventListener = (event: StoredEvent) => void;
+
+export class EventLog {
+  readonly #store: StoreClient;
+  readonly #listeners = new Map<string, Set<EventListener>>();
+  #pending: Pending[] = [];
+  #writing = false;
+  /** When the last transaction was sent. */
+  #sentAt = -Infinity;
+  /** Whether somebody waits for what is pending. */
+  #urgent = false;
+  /** Ends the gathering that is under way. */
+  #endGathering: () => void = () => undefined;
+  #ending = false;
+  /** The newest event's promise: events become durable in the order in which they were emitted. */
+  #newest: Promise<unknown> = Promise.resolve();
+  /** Set when the store has failed: a log with a hole is worse than none, so nothing is taken after that. */
+  #failure: { readonly error: unknown } | null = null;
+  readonly #onFatal: (error: unknown) => void;
+  readonly #onStored: EventListener;
+
+  /** `onStored` hears of every event that has become durable, of all jobs. */
+  constructor(
+    store: StoreClient,
+    { onFatal, onStored }: { onFatal: (error: unknown) => void; onStored: EventListener },
+  ) {
+    this.#store = store;
+    this.#onFatal = onFatal;
+    this.#onStored = onStored;
+  }
+
+  /** Resolves when the event is durable, to null when it was dropped. Callers that stream need not wait for each. */
+  emit(jobId: string, body: JobEventBody, options: EmitOptions = {}): Promise<StoredEvent | null> {
+    const emitted = new Promise<StoredEvent | null>((resolve, reject) => {
+      if (this.#failure === null) this.#pending.push({ jobId, body, options, resolve, reject });
+      else reject(asError(this.#failure.error));
+    });
+    // A caller that does not wait learns of a failure from `flush`; the rejection is not an unhandled one.
+    emitted.catch(() => undefined);
+    this.#newest = emitted;
+    if (options.mayWait !== true) this.#hurry();
+    if (!this.#writing) {
+      this.#writing = true;
+      // What is emitted in one go is one group; and whoever emits goes on with its own work first.
+      queueMicrotask(() => void this.#write());
+    }
+    return emitted;
+  }
+
+  /** Waits until everything emitted so far is durable. Rejects when it is not going to be. */
+  async flush(): Promise<void> {
+    this.#hurry();
+    await this.#newest;
+  }
+
+  /** From now on a full disk is not waited for. */
+  end(): void {
+    this.#ending = true;
+  }
+
+  /** Number of events that wait for their transaction. */
+  get backlog(): number {
+    return this.#pending.length;
+  }
+
+  /** Tells subscribers of an event that the store has made by itself. */
+  publish(event: StoredEvent): void {
+    this.#onStored(event);
+    for (const listener of this.#listeners.get(event.jobId) ?? []) listener(event);
+  }
+
+  /** Calls `listener` with every event of the job from now on; returns the way out. */
+  listen(jobId: string, listener: EventListener): () => void {
+    const listeners = this.#listeners.get(jobId) ?? new Set();
+    this.#listeners.set(jobId, listeners.add(listener));
+    return () => {
+      listeners.delete(listener);
+      if (listeners.size === 0 && this.#listeners.get(jobId) === listeners) this.#listeners.delete(jobId);
+    };
+  }
+
+  async #write(): Promise<void> {
+    while (this.#pending.length > 0) {
+      await this.#gather();
+      const group = this.#pending.splice(0, GROUP_MAX);
+      this.#urgent &&= this.#pending.length > 0;
+      this.#sentAt = performance.now();
+      try {
+        const items = group.map(({ jobId, body, options: { key, state } }) => ({
+          ...{ jobId, type: body.type, data: body.data },
+          ...{ key, state },
+        }));
+        const { events } = await this.#store.call('appendEvents', { items });
+        for (const [i, event] of events.entries()) {
+          if (event !== null) this.publish(event);
+          group[i].resolve(event);
+        }
+      } catch (error) {
+        if (error instanceof DiskFull && !this.#ending) {
+          // The store has given up its reserve: what was to be told is told when there is room, in order.
+          this.#pending.unshift(...group);
+          await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+          continue;
+        }
+        this.#failure = { error };
+        for (const { reject } of [...group, ...this.#pending.splice(0)]) reject(error);
+        this.#onFatal(error);
+      }
+    }
+    this.#writing = false;
+  }
+
+  /** Waits for more events, unless somebody waits for those that are there. */
+  async #gather(): Promise<void> {
+    const leftMs = this.#sentAt + GATHER_MS - performance.now();
+    if (leftMs <= 0 || this.#urgent) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, leftMs);
+      this.#endGathering = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #hurry(): void {
+    this.#urgent = true;
+    this.#endGathering();
+  }
+}
+
+const asError = (error: unknown): Error => (error instanceof Error ? error : new Error(String(error)));

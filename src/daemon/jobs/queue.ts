@@ -1,0 +1,419 @@
+// The job queue: from submission to exactly one terminal event. Jobs wait in lanes by kind, so a generation is not kept behind
+// a long training run; within a lane the higher priority goes first, equals in order of submission. States live in the store and
+// change with their events, so a restart finds them as they were.
+
+import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
+import { assert, DiskFull, errorData, GptdError, type ErrorData } from '../../model/errors.ts';
+import type { StoredJob } from '../../workers/messages.ts';
+import { runCreate, runImport, runParams } from '../models/create.ts';
+import { withOffer } from '../models/damage.ts';
+import { DiskWatch } from './disk-watch.ts';
+import { runEvaluate } from '../evaluation/job.ts';
+import { runExport } from '../models/export.ts';
+import { runGenerate } from '../serving/job.ts';
+import { JobHalted, type JobContext, type JobRunner, type Services } from './context.ts';
+import { checkSubmission } from './checks.ts';
+import type { JobTransition } from '../operations/metrics.ts';
+import { modelOf } from '../threads/model-reference.ts';
+import {
+  isTerminal,
+  JOB_TRANSITIONS,
+  type JobEventBody,
+  type JobKind,
+  type JobRecord,
+  type JobSpecs,
+  type JobState,
+  LIMITS,
+  type MethodParams,
+  type MethodResults,
+} from '../protocol/protocol.ts';
+import { runTrain } from '../training/job.ts';
+import { WorkerDied } from '../threads/worker-thread.ts';
+
+const RUNNERS: { readonly [K in JobKind]: JobRunner<K> } = {
+  params: runParams,
+  create: runCreate,
+  train: runTrain,
+  generate: runGenerate,
+  evaluate: runEvaluate,
+  import: runImport,
+  export: runExport,
+};
+
+/** Jobs of a kind that run at once. Training has the stages' memory to itself; creating is bound by the disk. */
+const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: number }>> = {
+  params: { lane: 'answer', atOnce: 4 },
+  create: { lane: 'make', atOnce: 1 },
+  import: { lane: 'make', atOnce: 1 },
+  export: { lane: 'export', atOnce: 1 },
+  train: { lane: 'train', atOnce: 1 },
+  generate: { lane: 'generate', atOnce: 256 },
+  evaluate: { lane: 'evaluate', atOnce: 1 },
+};
+
+/** Deaths of a worker thread, with nothing new told between them, after which a job is taken for their cause. */
+const DEATHS_IN_A_ROW_MAX = 3;
+
+/** How long a stop waits for jobs to save their work; what is not saved by then is done again after the next start. */
+const STOP_GRACE_MS = 8000;
+
+interface Live {
+  readonly jobId: string;
+  readonly kind: JobKind;
+  readonly spec: unknown;
+  readonly priority: number;
+  /** Ran before, in this daemon or an earlier one. */
+  ranBefore: boolean;
+  /** Ran when an earlier daemon ended: it is not kept waiting behind jobs that have not begun. */
+  readonly interrupted: boolean;
+  state: 'queued' | 'running' | 'paused';
+  /** Since when it is in its state, on the monotonic clock. */
+  sinceMs: number;
+  /** Aborts when the job is cancelled, and when the stop has waited for it long enough. */
+  readonly stop: AbortController;
+  halt: AbortController;
+  running: Promise<void> | null;
+  /** Events that were new: a job that runs again repeats itself first. */
+  newsCount: number;
+}
+
+export interface JobCounts {
+  readonly queued: number;
+  readonly running: number;
+  readonly paused: number;
+}
+
+export interface JobsOptions {
+  readonly queueLimit: number;
+  readonly onFatal: (error: unknown) => void;
+  /** Hears of every change of a job's state. */
+  readonly onMoved: (transition: JobTransition) => void;
+}
+
+export class Jobs {
+  readonly #services: Services;
+  readonly #options: JobsOptions;
+  /** Jobs that have not ended, in order of submission. */
+  readonly #live = new Map<string, Live>();
+  #closing = false;
+  readonly #diskWatch: DiskWatch;
+
+  constructor(services: Services, options: JobsOptions) {
+    this.#services = services;
+    this.#options = options;
+    this.#diskWatch = new DiskWatch(services.store, (jobId) => void this.resume(jobId).catch(options.onFatal));
+  }
+
+  /** Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. */
+  async recover(): Promise<void> {
+    const { jobs } = await this.#services.store.call('recoverJobs', {});
+    for (const job of jobs) this.#add(job);
+  }
+
+  start(): void {
+    this.#dispatch();
+  }
+
+  /** Refuses what can be known to fail, then stores the job: the reply means that it is durable. */
+  async submit({
+    kind,
+    spec,
+    key,
+    priority,
+  }: {
+    kind: JobKind;
+    spec: JobSpecs[JobKind];
+    key?: string | undefined;
+    priority: number;
+  }): Promise<JobRecord> {
+    if (this.#closing)
+      throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
+    const known = key === undefined ? null : (await this.#services.store.call('findJob', { key })).job;
+    if (known === null) await checkSubmission(this.#services, { kind, spec, pending: [...this.#live.values()] });
+    const submission = { jobId: randomUUID(), kind, spec, key, priority, queueLimit: this.#options.queueLimit };
+    const { job, created, event } = await this.#services.store.call('submitJob', submission);
+    if (created) {
+      if (event !== null) this.#services.events.publish(event);
+      this.#add(job);
+      this.#dispatch();
+    }
+    return recordOf(job);
+  }
+
+  async get(jobId: string): Promise<JobRecord> {
+    return recordOf(await this.#services.store.call('getJob', { jobId }));
+  }
+
+  async list(filters: MethodParams['job.list']): Promise<MethodResults['job.list']> {
+    const { jobs, hasMore } = await this.#services.store.call('listJobs', {
+      ...filters,
+      bytesMax: LIMITS.listBytesMax,
+    });
+    return { jobs: jobs.map(recordOf), ...(hasMore ? { next: jobs[jobs.length - 1].jobId } : {}) };
+  }
+
+  /** Ends a job; it keeps what it has stored. Cancelling an ended job changes nothing. Resolves when it has ended. */
+  async cancel(jobId: string): Promise<JobRecord> {
+    const live = this.#live.get(jobId);
+    if (live === undefined) return await this.get(jobId);
+    live.stop.abort(new GptdError('cancelled', 'The job was cancelled.'));
+    if (live.running === null) await this.#end(live, { type: 'cancelled', data: {} });
+    else await live.running;
+    return await this.get(jobId);
+  }
+
+  /** Stops a queued job, or a running one once it has saved its work. Throws `conflict` for an ended job. */
+  async pause(jobId: string): Promise<JobRecord> {
+    const live = this.#live.get(jobId);
+    if (live === undefined) throw await this.#ended(jobId, 'paused');
+    if (live.state === 'queued' && !isCancelled(live)) {
+      await this.#setState(live, 'paused', 'Paused before it started.');
+    }
+    if (live.state === 'running') {
+      live.halt.abort();
+      await live.running;
+    }
+    return await this.get(jobId);
+  }
+
+  /** Queues a paused job again; others stay as they are. Throws `conflict` for an ended job. */
+  async resume(jobId: string): Promise<JobRecord> {
+    const live = this.#live.get(jobId);
+    if (live === undefined) throw await this.#ended(jobId, 'resumed');
+    // A job that is still saving its work is paused first.
+    if (live.running !== null && live.halt.signal.aborted) await live.running;
+    if (live.state === 'paused' && !isCancelled(live)) {
+      this.#diskWatch.forget(jobId);
+      await this.#setState(live, 'queued', 'Resumed.');
+      this.#dispatch();
+    }
+    return await this.get(jobId);
+  }
+
+  counts(): JobCounts {
+    const states = [...this.#live.values()].map(({ state }) => state);
+    const count = (wanted: Live['state']): number => states.filter((state) => state === wanted).length;
+    return { queued: count('queued'), running: count('running'), paused: count('paused') };
+  }
+
+  /** Whether a job that has not ended uses the model. */
+  uses(model: string): boolean {
+    return [...this.#live.values()].some(({ spec }) => modelOf(spec) === model);
+  }
+
+  /** Halts what runs and waits for it; queued jobs stay queued in the store. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#diskWatch.close();
+    for (const { halt } of this.#live.values()) halt.abort();
+    const grace = setTimeout(() => {
+      for (const { stop } of this.#live.values()) stop.abort(new JobHalted());
+      this.#services.events.end();
+    }, STOP_GRACE_MS);
+    await Promise.allSettled([...this.#live.values()].flatMap(({ running }) => (running === null ? [] : [running])));
+    await this.#services.events.flush().finally(() => clearTimeout(grace));
+  }
+
+  async #ended(jobId: string, wish: string): Promise<GptdError> {
+    const { state } = await this.get(jobId);
+    return new GptdError('conflict', `The job ${jobId} is ${state}: only a job that has not ended can be ${wish}.`);
+  }
+
+  #add(job: StoredJob): void {
+    const state = job.state === 'paused' ? 'paused' : 'queued';
+    const live: Live = {
+      jobId: job.jobId,
+      kind: job.kind as JobKind,
+      spec: job.spec,
+      priority: job.priority,
+      ranBefore: job.startedAt !== null,
+      interrupted: job.state === 'running',
+      state,
+      sinceMs: performance.now(),
+      stop: abortable(),
+      halt: abortable(),
+      running: null,
+      newsCount: 0,
+    };
+    this.#live.set(job.jobId, live);
+    const { jobId, kind } = live;
+    this.#options.onMoved({ jobId, kind, model: modelOf(job.spec), from: null, to: state, elapsedMs: 0 });
+  }
+
+  #dispatch(): void {
+    if (this.#closing) return;
+    const taken = new Map<string, number>();
+    for (const { state, kind } of this.#live.values()) {
+      if (state === 'running') taken.set(LANES[kind].lane, (taken.get(LANES[kind].lane) ?? 0) + 1);
+    }
+    // Sorting is stable: equals stay in order of submission.
+    for (const live of [...this.#live.values()].sort(byUrgency)) {
+      const { lane, atOnce } = LANES[live.kind];
+      const busy = taken.get(lane) ?? 0;
+      if (live.state !== 'queued' || isCancelled(live)) continue;
+      if (busy >= atOnce || this.#waitsForModel(live)) continue;
+      taken.set(lane, busy + 1);
+      this.#move(live, 'running');
+      live.running = this.#run(live).catch(this.#options.onFatal);
+    }
+  }
+
+  /** Whether an earlier job is about to make the model that this one needs, or training it comes first. */
+  #waitsForModel(job: Live): boolean {
+    const name = modelOf(job.spec);
+    let submittedBefore = true;
+    for (const other of this.#live.values()) {
+      if (other === job) submittedBefore = false;
+      else if (modelOf(other.spec) === name) {
+        const makes = other.kind === 'create' || other.kind === 'import';
+        if (makes && submittedBefore) return true;
+        if (other.kind === 'train' && job.kind === 'train' && trainsFirst(other, job, submittedBefore)) return true;
+      }
+    }
+    return false;
+  }
+
+  async #run(live: Live): Promise<void> {
+    const { events, stages, engine } = this.#services;
+    const { jobId } = live;
+    const started: JobEventBody = live.ranBefore
+      ? { type: 'log', data: { message: 'Started again.' } }
+      : { type: 'started', data: { workers: stages.length, engine: `${engine.name} ${engine.version}` } };
+    // The log keeps the order, so the work need not wait until the first event is durable: what it asks the store for goes first.
+    const work = this.#runHealing(live);
+    // From the next run on, also one that a thread's death makes: this one's context is made by now.
+    live.ranBefore = true;
+    void events.emit(jobId, started, { state: 'running' });
+    let outcome: JobEventBody;
+    try {
+      outcome = { type: 'succeeded', data: { result: await work } };
+    } catch (error) {
+      if (error instanceof JobHalted && !isCancelled(live)) {
+        live.running = null;
+        if (!this.#closing) {
+          live.halt = abortable();
+          await this.#setState(live, 'paused', 'Paused.');
+          this.#dispatch();
+        }
+        return;
+      }
+      if (error instanceof DiskFull && !isCancelled(live)) {
+        await this.#pauseForRoom(live, error);
+        return;
+      }
+      outcome = isCancelled(live)
+        ? { type: 'cancelled', data: {} }
+        : { type: 'failed', data: { error: errorData(await this.#explained(live, error)) } };
+    }
+    await this.#end(live, outcome);
+  }
+
+  async #explained({ spec }: Live, error: unknown): Promise<unknown> {
+    const { model } = spec as { model?: string };
+    if (!(error instanceof GptdError) || error.code !== 'corrupt' || model === undefined) return error;
+    return await withOffer(this.#services, { error, reference: model });
+  }
+
+  async #pauseForRoom(live: Live, { message, freeBytesNeeded }: DiskFull): Promise<void> {
+    live.running = null;
+    if (this.#closing) return;
+    live.halt = abortable();
+    await this.#setState(live, 'paused', `Paused. ${message} The job goes on by itself when there is room.`);
+    this.#diskWatch.wait(live.jobId, freeBytesNeeded);
+    this.#dispatch();
+  }
+
+  /**
+   * Runs the job again when a worker thread has died under it: it goes on from what it has saved, and says nothing twice. Nor does
+   * it say anything before it has waited for something.
+   */
+  async #runHealing(live: Live): Promise<unknown> {
+    for (let deaths = 1; ; deaths++) {
+      const { newsCount } = live;
+      try {
+        return await this.#runner(live);
+      } catch (error) {
+        if (!(error instanceof WorkerDied) || isCancelled(live)) throw error;
+        if (live.newsCount > newsCount) deaths = 1;
+        if (deaths >= DEATHS_IN_A_ROW_MAX) {
+          const message = `Worker threads died ${deaths} times in a row under this job, the last one of: ${error.message}`;
+          throw new GptdError('engine_failed', message, { cause: error });
+        }
+        const message = `${error.message} The job goes on from what it has saved.`;
+        await this.#services.events.emit(live.jobId, { type: 'log', data: { message } });
+      }
+    }
+  }
+
+  #runner(live: Live): Promise<unknown> {
+    const { jobId, kind } = live;
+    const context = {
+      jobId,
+      spec: live.spec,
+      services: this.#services,
+      isRepeated: live.ranBefore,
+      cancelled: live.stop.signal,
+      halted: live.halt.signal,
+      emit: (body, options) => {
+        const emitted = this.#services.events.emit(jobId, body, options);
+        const count = (event: unknown): void => {
+          if (event !== null && body.type !== 'log') live.newsCount += 1;
+        };
+        emitted.then(count, () => undefined);
+        return emitted;
+      },
+    } satisfies Omit<JobContext, 'spec'> & { spec: unknown };
+    // The spec was parsed by the kind's schema before it was stored.
+    return (RUNNERS[kind] as (context: unknown) => Promise<unknown>)(context);
+  }
+
+  /** Says the terminal event; the job is no longer live when that is durable. */
+  async #end(live: Live, outcome: JobEventBody): Promise<void> {
+    assert(isTerminal(outcome.type), `${outcome.type} ends no job`);
+    await this.#services.events.emit(live.jobId, outcome, { key: 'end', state: outcome.type });
+    // Two cancels of a waiting job meet here; it ends once.
+    if (!this.#live.delete(live.jobId)) return;
+    this.#move(live, outcome.type, outcome.type === 'failed' ? outcome.data.error : undefined);
+    this.#diskWatch.forget(live.jobId);
+    this.#services.tidying.soon();
+    this.#dispatch();
+  }
+
+  #move(live: Live, to: JobState, error?: ErrorData): void {
+    const nowMs = performance.now();
+    const { jobId, kind, state: from } = live;
+    const model = modelOf(live.spec);
+    assert(JOB_TRANSITIONS[from].includes(to), `the job ${jobId} cannot go from ${from} to ${to}`);
+    this.#options.onMoved({ jobId, kind, model, from, to, elapsedMs: nowMs - live.sinceMs, error });
+    live.sinceMs = nowMs;
+    if (!isTerminal(to)) live.state = to;
+  }
+
+  async #setState(live: Live, state: Live['state'], message: string): Promise<void> {
+    this.#move(live, state);
+    await this.#services.events.emit(live.jobId, { type: 'log', data: { message } }, { state: state as JobState });
+  }
+}
+
+const isCancelled = ({ stop: { signal } }: Live): boolean => signal.aborted && !(signal.reason instanceof JobHalted);
+
+const recordOf = (job: StoredJob): JobRecord => job as JobRecord;
+
+/** Order of the queue, for a stable sort of jobs in order of submission. */
+const byUrgency = (a: Live, b: Live): number =>
+  Number(b.interrupted) - Number(a.interrupted) || b.priority - a.priority;
+
+/** Two trainings of one model: the one that has begun is finished first, as its steps follow those of its own checkpoints. */
+function trainsFirst(other: Live, job: Live, submittedBefore: boolean): boolean {
+  if (other.ranBefore !== job.ranBefore) return other.ranBefore;
+  const order = byUrgency(other, job);
+  return order === 0 ? submittedBefore : order < 0;
+}
+
+/** Every request of a job that waits for a thread listens, and so does each of its samples: many are no leak. */
+function abortable(): AbortController {
+  const controller = new AbortController();
+  setMaxListeners(0, controller.signal);
+  return controller;
+}

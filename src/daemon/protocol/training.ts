@@ -1,0 +1,170 @@
+// The part of the wire contract that is about training: the spec of a training job and what it results in. Clients import
+// it from protocol.ts like everything else.
+
+import { z } from 'zod';
+import { CONFIG_MAX } from '../../model/config.ts';
+import { QUANTIZATIONS, type Quantization } from '../../model/programs/quantize.ts';
+import { SCHEDULES } from '../../model/schedule.ts';
+import { dataFile, integer, LIMITS, modelName, modelReference, seed, TOKENIZERS } from './spec-fields.ts';
+
+export const trainSpec = z.strictObject({
+  /** NAME@STEP or NAME@best trains on from that checkpoint. */
+  model: modelReference,
+  data: z.array(dataFile).min(1).max(LIMITS.dataFilesMax),
+  tokenizer: z.enum([...TOKENIZERS, 'none']).optional(),
+  steps: integer(1, LIMITS.stepsMax).optional(),
+  epochs: integer(1, 1e6).optional(),
+  batchSize: integer(1, LIMITS.batchSizeMax).default(4),
+  /** Sequences per micro-batch; divides batchSize. It shapes the sums, so it belongs to the spec and not to the layout. */
+  microBatchSize: integer(1, LIMITS.batchSizeMax).optional(),
+  contextLength: integer(1, CONFIG_MAX.context_length).optional(),
+  stride: integer(1, 2 ** 31).optional(),
+  shuffle: z.boolean().default(true),
+  /** The flag's own spelling: true is the same as `shuffle: false`. */
+  noShuffle: z.boolean().optional(),
+  valSplit: z.number().min(0).lt(1).default(0.1),
+  seed,
+  lr: z.number().min(0).max(1e3).default(4e-4),
+  minLr: z.number().min(0).max(1e3).default(0),
+  warmupSteps: integer(0, LIMITS.stepsMax).default(0),
+  schedule: z.enum(SCHEDULES).default('constant'),
+  /** Steps of the decay that ends a `wsd` schedule; by default a fifth of the run. */
+  decaySteps: integer(1, LIMITS.stepsMax).optional(),
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.999),
+  eps: z.number().gt(0).max(1).default(1e-8),
+  weightDecay: z.number().min(0).max(100).default(0.1),
+  decay: z.enum(['matrices', 'all']).default('matrices'),
+  /** Largest global gradient norm; 0 turns clipping off. */
+  gradClip: z.number().min(0).max(1e9).default(1),
+  /** Steps between evaluations; 0 evaluates at the end only. */
+  evalEvery: integer(0, LIMITS.stepsMax).default(0),
+  evalBatches: integer(1, 1e6).default(5),
+  /** Steps between samples of generated text; 0 for none. */
+  sampleEvery: integer(0, LIMITS.stepsMax).default(0),
+  /** What samples continue; by default the first tokens of the data. */
+  samplePrompt: z.string().min(1).max(LIMITS.promptCharactersMax).optional(),
+  sampleTokens: integer(1, 4096).default(50),
+  /** 0 is greedy. */
+  sampleTemperature: z.number().min(0).max(100).default(0),
+  /** Evaluations without a lower validation loss after which training ends. */
+  patience: integer(1, 1e6).optional(),
+  /** Steps between checkpoints, or a time like "60s"; 0 writes one at the end only. Left out, one is written a minute. */
+  checkpointEvery: z
+    .union([
+      integer(0, LIMITS.stepsMax),
+      z.string().regex(/^[1-9]\d{0,6}s$/, 'it is a number of steps, or of seconds as in "60s"'),
+    ])
+    .optional(),
+  /** Checkpoints of this job that are kept; older ones are deleted as new ones land. */
+  keepLast: integer(1, 10000).default(2),
+  /** Continue with the optimizer's state of the newest checkpoint. */
+  resume: z.boolean().default(false),
+});
+
+export interface TrainResult {
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
+  readonly loss: number;
+  readonly valLoss: number | null;
+  readonly tokens: number;
+  /** Why it ended: all steps are done, or `patience` evaluations brought nothing. */
+  readonly reason: 'steps' | 'patience';
+  /** The lowest validation loss and its step; null without evaluations. */
+  readonly best: { readonly step: number; readonly valLoss: number } | null;
+  /** The last link of the hash chain over the steps' losses and gradient norms; null where an older gptd began the job. */
+  readonly chain: string | null;
+  readonly dataset: DatasetReport;
+}
+
+/** The data of a training. Per token: null for files of token ids. */
+export interface DatasetReport {
+  readonly tokens: number;
+  readonly charactersPerToken: number | null;
+  readonly bytesPerToken: number | null;
+  readonly trainWindows: number;
+  readonly validationWindows: number;
+  /** Validation windows that occur, at any position, in the training part too. */
+  readonly duplicateWindows: number;
+}
+
+export const evaluateSpec = z.strictObject({
+  model: modelReference,
+  data: z.array(dataFile).min(1).max(LIMITS.dataFilesMax),
+  tokenizer: z.enum([...TOKENIZERS, 'none']).optional(),
+  contextLength: integer(1, CONFIG_MAX.context_length).optional(),
+  /** Tokens between the starts of windows, at most the context: smaller gives every token more context, and costs more. */
+  stride: integer(1, CONFIG_MAX.context_length).optional(),
+  batchSize: integer(1, LIMITS.batchSizeMax).default(8),
+  /** Evaluate only the first batches. */
+  maxBatches: integer(1, 1e9).optional(),
+  /** Evaluate the weights as they are served with this too. */
+  quantize: z.enum(QUANTIZATIONS).optional(),
+});
+
+/** How well a text is predicted: `loss` is a mean, in nats. */
+export interface Evaluation {
+  readonly loss: number;
+  readonly perplexity: number;
+  /** null for files of token ids. */
+  readonly bitsPerByte: number | null;
+}
+
+/** Of the float32 weights, and of the quantized ones beside them. */
+export interface EvaluateResult extends Evaluation {
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
+  /** Tokens that were predicted: each but the first once. */
+  readonly tokens: number;
+  readonly windows: number;
+  readonly contextLength: number;
+  readonly stride: number;
+  /** With `quantize`; `ratio` is its perplexity divided by that of the float32 weights. */
+  readonly quantized?: Evaluation & { readonly quantize: Quantization; readonly ratio: number };
+}
+
+/** One step of a model's training, an evaluation, or both; what was not measured is null. Times are milliseconds since 1970. */
+export interface HistoryPoint {
+  readonly jobId: string;
+  readonly step: number;
+  readonly at: number;
+  readonly loss: number | null;
+  readonly lr: number | null;
+  readonly gradNorm: number | null;
+  readonly tokens: number | null;
+  readonly tokensPerSecond: number | null;
+  readonly trainLoss: number | null;
+  readonly valLoss: number | null;
+}
+
+export const historyParams = z.strictObject({
+  model: modelName,
+  /** The last point that is known: `next` of the answer before. */
+  after: z
+    .strictObject({ jobId: z.string().max(64), step: integer(0, 2 ** 53 - 1) })
+    .nullable()
+    .default(null),
+  limit: integer(1, LIMITS.listMax).default(LIMITS.listMax),
+});
+
+export interface HistoryResult {
+  readonly points: readonly HistoryPoint[];
+  readonly next: { readonly jobId: string; readonly step: number } | null;
+}
+
+export interface VerifyResult {
+  readonly model: string;
+  readonly step: number;
+  /** As stored with the checkpoint, and as computed again from its chunks; null when a chunk is damaged. */
+  readonly digest: string;
+  readonly recomputedDigest: string | null;
+  /** The last link of the hash chain; null for a checkpoint that no training made. */
+  readonly chain: string | null;
+  /** Computed again from the stored steps of the job that made the checkpoint; null when there are none. */
+  readonly recomputedChain: string | null;
+  /** What is wrong, null when all is well. */
+  readonly problem: string | null;
+  readonly ok: boolean;
+}

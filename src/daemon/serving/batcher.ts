@@ -1,0 +1,330 @@
+// All generations of one loaded model, advanced together (continuous batching): each step takes the newest token of every
+// running sequence, guesses behind it, and at most one chunk of prompts, so that nobody waits longer for the next token than a
+// step with one chunk takes. Sequences join and leave between steps. Rows do not know their neighbours, so nothing here changes a bit.
+
+import { checkTokenIds, type GptConfig } from '../../model/config.ts';
+import { assert, GptdError } from '../../model/errors.ts';
+import type { SampledRows, SampledToken, SamplingOptions, ServeFollow } from '../../workers/messages.ts';
+import { JobHalted } from '../jobs/context.ts';
+import type { GenerateSpec } from '../protocol/protocol.ts';
+import { commonLength, Retained } from './retained.ts';
+import { Sequence } from './sequence.ts';
+import { serveRows } from './serve-rows.ts';
+import type { LoadedModel } from './served-models.ts';
+import { PRIORITY } from '../threads/worker-thread.ts';
+
+/** Rows of prompts in one step while other sequences wait for their next token, and when none does: docs/guide/serving.md promises it. */
+export const PREFILL_ROWS = { shared: 64, alone: 512 } as const;
+/** Guessed rows in one step: they cost little as long as reading the weights takes longest. */
+const DRAFT_ROWS_MAX = 16;
+/** How long a stage goes on by itself, in tokens of a sequence and in time: training waits so long for its turn. */
+export const FOLLOW_TOKENS_MAX = 64;
+const FOLLOW_MS = 15;
+/** A shared beginning shorter than this is not worth its copy. */
+const PREFIX_LENGTH_MIN = 16;
+
+export interface BatchLimits {
+  /** Sequences that run at once; others wait in order. */
+  readonly sequencesMax: number;
+  /** Positions that the caches of running and kept sequences may have together. */
+  readonly cachedTokensMax: number;
+}
+
+export interface GenerationRequest {
+  /** Names the sequence on the stages. */
+  readonly sequence: string;
+  readonly spec: GenerateSpec;
+  /** Which of the spec's samples this is. */
+  readonly sample: number;
+  /** Ids that were generated before an interruption. */
+  readonly continued: readonly number[];
+  readonly cancelled: AbortSignal;
+  readonly halted: AbortSignal;
+  readonly onToken: (token: SampledToken, index: number) => void;
+  /** Called while the sequence waits, with its place in the queue from 1, when that changes. */
+  readonly onWait: (place: number) => void;
+}
+
+export interface Generation {
+  readonly ids: readonly number[];
+  readonly reason: 'stop' | 'length' | 'context';
+  readonly promptTokens: number;
+  /** Prompt tokens that were taken from another sequence's cache. */
+  readonly reusedTokens: number;
+  readonly drafted: number;
+  readonly accepted: number;
+  readonly queueMs: number;
+  readonly prefillMs: number;
+  readonly firstTokenMs: number;
+  readonly tokensPerSecond: number;
+}
+
+/** What a step does for one sequence. */
+interface Part {
+  readonly sequence: Sequence;
+  /** Known ids that it computes. */
+  readonly count: number;
+  /** Tokens that it, and the steps that follow it, yield at the most; null while a prompt goes in. */
+  readonly tokensMax: number | null;
+}
+
+/** What is asked of the stages at once. */
+interface Step {
+  readonly parts: readonly Part[];
+  /** An entry a part, of this step and of those that the stage has gone on with; null when it was dropped. */
+  readonly reply: Promise<readonly (readonly (SampledRows | null)[])[] | null>;
+}
+
+export class Batcher {
+  readonly #model: LoadedModel;
+  readonly #limits: BatchLimits;
+  readonly #waiting: Sequence[] = [];
+  #running: Sequence[] = [];
+  readonly #retained: Retained;
+  #looping = false;
+  /** Drops the step that was asked for ahead, unless it has begun. */
+  #ahead = new AbortController();
+  /** Shared with the stage: 1 when it is not to go on by itself behind the step that it is at. */
+  readonly #interrupt = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+
+  constructor(model: LoadedModel, limits: BatchLimits) {
+    this.#model = model;
+    this.#limits = limits;
+    this.#retained = new Retained(model.config.context_length);
+  }
+
+  /** Sequences that run or wait. */
+  get load(): { readonly running: number; readonly waiting: number } {
+    return { running: this.#running.length, waiting: this.#waiting.length };
+  }
+
+  /** Generates until the end, a cancel or a halt. Throws `invalid_spec` for a prompt that the model cannot take. */
+  async generate(request: GenerationRequest): Promise<Generation> {
+    const { spec, sequence, sample, continued } = request;
+    const beginning = this.#head.call(
+      'serveBegin',
+      {
+        lease: this.#model.lease,
+        sequence,
+        prompt: spec.promptIds ?? spec.prompt ?? '',
+        continued,
+        stop: spec.stop,
+        stopIds: spec.stopIds,
+        sampling: samplingOf(spec),
+        sample,
+      },
+      { priority: PRIORITY.interactive },
+    );
+    // A new sequence of ids need not wait: its first step is taken up behind this, and meets the death of the thread as well.
+    beginning.catch(() => undefined);
+    const known = continued.length === 0 ? spec.promptIds : undefined;
+    const { ids, stopped } = known === undefined ? await beginning : { ids: known, stopped: false };
+    try {
+      checkPrompt(ids, this.#model.config);
+      return await new Promise<Generation>((resolve, reject) => {
+        const context = this.#model.config.context_length;
+        const queued = new Sequence({ request, prompt: ids, context, resolve, reject });
+        // An interruption may have come between the last token and the end.
+        if (queued.ended(stopped)) {
+          this.#end([sequence], { keepCaches: false });
+          return;
+        }
+        assert(queued.room <= this.#limits.cachedTokensMax, 'a full context fits into the cache');
+        for (const signal of [request.cancelled, request.halted]) {
+          signal.addEventListener('abort', () => this.#interruptSteps(), { once: true });
+        }
+        this.#waiting.push(queued);
+        this.#interruptSteps();
+        if (!this.#looping) void this.#loop();
+      });
+    } catch (error) {
+      this.#end([sequence], { keepCaches: false });
+      throw error;
+    }
+  }
+
+  /** Somebody has come or goes: the step that is under way is the last one without them. */
+  #interruptSteps(): void {
+    Atomics.store(this.#interrupt, 0, 1);
+    this.#ahead.abort();
+  }
+
+  get #head(): LoadedModel['stages'][number]['thread'] {
+    return this.#model.stages.find(({ plan }) => plan.head)!.thread;
+  }
+
+  async #loop(): Promise<void> {
+    this.#looping = true;
+    let ahead: Step | null = null;
+    for (;;) {
+      this.#leave();
+      this.#admit();
+      if (this.#running.length === 0) break;
+      const step: Step = ahead ?? this.#start();
+      ahead = this.#startBehind(step);
+      try {
+        for (const sampled of (await step.reply) ?? []) {
+          for (const [i, part] of step.parts.entries()) this.#settle(part, sampled[i]);
+        }
+      } catch (error) {
+        // A stage is gone, or the engine failed: what the caches hold is unknown.
+        ahead = null;
+        this.#retained.clear();
+        for (const sequence of [...this.#running.splice(0), ...this.#waiting.splice(0)]) sequence.reject(error);
+      }
+    }
+    this.#looping = false;
+  }
+
+  /** Lets go of sequences whose jobs were cancelled or halted. */
+  #leave(): void {
+    const stays = (sequence: Sequence): boolean => {
+      const { cancelled, halted } = sequence.request;
+      if (cancelled.aborted) sequence.reject(cancelled.reason);
+      else if (halted.aborted) sequence.reject(new JobHalted());
+      else return true;
+      return false;
+    };
+    this.#running = this.#running.filter(stays);
+    const waiting = this.#waiting.splice(0).filter(stays);
+    this.#waiting.push(...waiting);
+  }
+
+  /** Starts what waits, in order, as long as there is room; kept caches make room, the least recently used first. */
+  #admit(): void {
+    while (this.#waiting.length > 0 && this.#running.length < this.#limits.sequencesMax) {
+      const [next] = this.#waiting;
+      const used = this.#running.reduce((sum, { room }) => sum + room, 0);
+      if (used + next.room > this.#limits.cachedTokensMax) break;
+      this.#waiting.shift();
+      this.#fork(next);
+      this.#running.push(next);
+      // Caches that the next step copies from stay until then.
+      const spared = new Set(this.#running.map(({ fork }) => fork?.from));
+      const evicted = this.#retained.evict(this.#limits.cachedTokensMax - used - next.room, spared);
+      next.start();
+      if (evicted.length > 0) this.#end(evicted, { keepCaches: false });
+    }
+    for (const [i, waiting] of this.#waiting.entries()) waiting.waitAt(i + 1);
+  }
+
+  /** Finds the longest beginning of the prompt that another cache holds; its last row is always computed, for its logits. */
+  #fork(sequence: Sequence): void {
+    const { window } = sequence;
+    let best: { from: string; length: number } | null = null;
+    // One that is still to take its own beginning from somewhere has nothing yet.
+    const running = this.#running
+      .filter(({ fork }) => fork === null)
+      .map(({ name, window, position }) => ({ name, ids: window.slice(0, position) }));
+    for (const { name, ids } of [...running, ...this.#retained.entries()]) {
+      const length = Math.min(commonLength(ids, window), window.length - 1);
+      if (length >= PREFIX_LENGTH_MIN && length > (best?.length ?? 0)) best = { from: name, length };
+    }
+    if (best !== null) this.#retained.touch(best.from);
+    sequence.forkFrom(best);
+  }
+
+  /** Sends the newest tokens of all that run, and a chunk of prompts, through the stages. */
+  #start(): Step {
+    // A cache that a beginning was to be taken from may have slid or gone while there was no room for the prompt.
+    for (const sequence of this.#running) if (sequence.fork !== null) this.#fork(sequence);
+    const decoding = this.#running.filter((sequence) => sequence.decoding).length;
+    const guessMax = guessesOfEach(decoding);
+    let prefillRows: number = decoding > 0 ? PREFILL_ROWS.shared : PREFILL_ROWS.alone;
+    const composed = this.#running.flatMap((sequence) => {
+      const next = sequence.next({ prefillRows, guessMax });
+      if (!sequence.decoding) prefillRows -= next?.part.rowCount ?? 0;
+      return next === null ? [] : [{ sequence, ...next }];
+    });
+    const ids = composed.flatMap(({ rows }) => rows);
+    const parts = composed.map(({ part }) => part);
+    const reply = serveRows(this.#model, { ids, parts, priority: PRIORITY.interactive });
+    return {
+      parts: composed.map(({ sequence, part: { rowCount, sample } }) => {
+        const drafted = sample?.drafts.length ?? 0;
+        return { sequence, count: rowCount - drafted, tokensMax: sample && drafted + 1 };
+      }),
+      reply: reply.then(({ sampled }) => [sampled!]),
+    };
+  }
+
+  /**
+   * Asks for the step behind one that is under way, and for more behind that, when nothing but the tokens that this one samples is
+   * missing and the stage with the head can put them in by itself: so it does not wait for them to come here and back. Null while
+   * something else is to be done first.
+   */
+  #startBehind({ parts }: Step): Step | null {
+    const { lease, stages } = this.#model;
+    const [{ thread }] = stages;
+    // Training would never have its turn if a step always waited before it.
+    if (stages.length > 1 || thread.isWanted()) return null;
+    const guessMax = guessesOfEach(this.#running.length);
+    const under = new Map(parts.map(({ sequence, tokensMax }) => [sequence, tokensMax]));
+    const follows: ServeFollow[] = [];
+    for (const sequence of this.#running) {
+      const tokensMax = under.get(sequence) ?? null;
+      const follow = tokensMax === null ? null : sequence.follow({ tokensMax, guessMax });
+      if (follow === null) return null;
+      follows.push(follow);
+    }
+    const { signal } = (this.#ahead = new AbortController());
+    Atomics.store(this.#interrupt, 0, 0);
+    const request = { lease, follows, tokensMax: FOLLOW_TOKENS_MAX, spanMs: FOLLOW_MS, interrupt: this.#interrupt };
+    const reply = thread.call('serveFollow', request, { priority: PRIORITY.interactive, signal }).then(
+      ({ steps }) => steps,
+      (error: unknown) => {
+        if (error === signal.reason) return null;
+        throw error;
+      },
+    );
+    // Nobody may be left who waits for it.
+    reply.catch(() => undefined);
+    const tokensMax = FOLLOW_TOKENS_MAX + guessMax;
+    return { parts: this.#running.map((sequence) => ({ sequence, count: 1, tokensMax })), reply };
+  }
+
+  #settle({ sequence, count }: Part, sampled: SampledRows | null): void {
+    // It has been let go of meanwhile.
+    if (!this.#running.includes(sequence)) return;
+    if (!sequence.settle({ count, sampled })) return;
+    this.#running = this.#running.filter((other) => other !== sequence);
+    const keep = sequence.position >= PREFIX_LENGTH_MIN;
+    if (keep) this.#retained.add(sequence.name, sequence.window.slice(0, sequence.position));
+    this.#end([sequence.name], { keepCaches: keep });
+  }
+
+  #end(sequences: readonly string[], { keepCaches }: { keepCaches: boolean }): void {
+    const { lease, stages } = this.#model;
+    for (const { thread } of stages) {
+      thread
+        .call('serveEnd', { lease, sequences, keepCaches }, { priority: PRIORITY.interactive })
+        // The thread is gone, and the caches with it.
+        .catch(() => undefined);
+    }
+  }
+}
+
+/** Guesses that each of so many sequences may have in a step. */
+const guessesOfEach = (sequences: number): number => (sequences === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / sequences));
+
+/** The fields of a spec that the head's stage samples by. */
+function samplingOf(spec: GenerateSpec): SamplingOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
+  const { logitBias = {}, bannedIds, logprobs, seed } = spec;
+  return {
+    ...{ temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty },
+    ...{ bannedIds, logprobs, seed },
+    logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])),
+  };
+}
+
+function checkPrompt(ids: readonly number[], config: GptConfig): void {
+  checkTokenIds(ids, { config, what: 'The prompt' });
+  if (ids.length === 0) throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
+  const context = config.context_length;
+  if (ids.length <= context) return;
+  throw new GptdError(
+    'invalid_spec',
+    `The prompt has ${ids.length} tokens: the model's context holds ${context}. Shorten the prompt.`,
+  );
+}

@@ -1,0 +1,139 @@
+// The `generate` job: each of its samples is a sequence in the batch of its model (batcher.ts). A token's bits do not depend on
+// how it got there, so a job that was interrupted continues behind its last logged token.
+
+import type { Generation } from './batcher.ts';
+import type { JobContext } from '../jobs/context.ts';
+import type { GenerateResult } from '../protocol/protocol.ts';
+import type { ServedModel } from './served-models.ts';
+import { holdModel } from '../threads/model-reference.ts';
+
+const READ_LIMIT = 1000;
+
+type GenerateContext = JobContext<'generate'>;
+
+interface Logged {
+  readonly ids: number[];
+  text: string;
+}
+
+interface SampleResult extends Logged {
+  readonly generation: Generation;
+}
+
+export async function runGenerate(context: GenerateContext): Promise<GenerateResult> {
+  const { services, spec, emit, jobId } = context;
+  const [pinned, logged] = await Promise.all([pinnedModel(context), loggedTokens(context)]);
+  const loading = performance.now();
+  const served = await services.served.acquire({ ...pinned, quantization: spec.quantize ?? null });
+  try {
+    const loadMs = performance.now() - loading;
+    void emit({ type: 'progress', data: { phase: 'load', done: 1, total: 1, unit: 'model' } }, { key: 'load' });
+    const samples = await generateSamples(context, { served, logged });
+    await services.events.flush();
+    const { createdAt, startedAt } = await services.store.call('getJob', { jobId });
+    return resultOf(samples, { loadMs, waitedMs: (startedAt ?? createdAt) - createdAt });
+  } finally {
+    services.served.release(served);
+  }
+}
+
+/** The first sample goes ahead until its prompt is in the cache, where the others find it. */
+async function generateSamples(
+  context: GenerateContext,
+  { served, logged }: { served: ServedModel; logged: readonly Logged[] },
+): Promise<SampleResult[]> {
+  let begun = (): void => undefined;
+  const ahead = new Promise<void>((resolve) => (begun = resolve));
+  const first = generateSample(context, { served, sample: 0, logged: logged[0], onBegun: begun });
+  // It may end, or fail, without a token.
+  first.then(begun, begun);
+  const others = logged.slice(1).map(async (before, i) => {
+    await ahead;
+    return await generateSample(context, { served, sample: i + 1, logged: before });
+  });
+  const settled = await Promise.allSettled([first, ...others]);
+  const failed = settled.find((result) => result.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
+  return settled.map((result) => (result as PromiseFulfilledResult<SampleResult>).value);
+}
+
+async function generateSample(
+  { jobId, spec, emit, cancelled, halted }: GenerateContext,
+  {
+    served,
+    sample,
+    logged,
+    onBegun,
+  }: { served: ServedModel; sample: number; logged: Logged; onBegun?: (() => void) | undefined },
+): Promise<SampleResult> {
+  const several = spec.n > 1;
+  let { text } = logged;
+  const generation = await served.batcher.generate({
+    sequence: several ? `${jobId}:${sample}` : jobId,
+    spec,
+    sample,
+    continued: logged.ids,
+    cancelled,
+    halted,
+    onToken: ({ id, text: shown, logprob, piece, top }, index) => {
+      text += shown;
+      const listed = { ...(piece !== undefined && { piece }), ...(top !== undefined && { top }) };
+      const data = { ...(several && { sample }), index, id, text: shown, logprob, ...listed };
+      const key = several ? `token:${sample}:${index}` : `token:${index}`;
+      void emit({ type: 'token', data }, { key, mayWait: index > logged.ids.length });
+      onBegun?.();
+    },
+    onWait: (place) => {
+      const data = { phase: 'queue', done: 0, total: place, unit: 'places' };
+      void emit({ type: 'progress', data }, { key: `queue:${sample}:${place}` });
+    },
+  });
+  return { ids: [...generation.ids], text, generation };
+}
+
+function resultOf(
+  samples: readonly SampleResult[],
+  { loadMs, waitedMs }: { loadMs: number; waitedMs: number },
+): GenerateResult {
+  const all = samples.map(({ ids, text, generation: { reason } }) => ({ text, ids, reason }));
+  const { promptTokens, reusedTokens, queueMs, prefillMs, firstTokenMs, tokensPerSecond } = samples[0].generation;
+  const sum = (of: (generation: Generation) => number): number =>
+    samples.reduce((total, { generation }) => total + of(generation), 0);
+  return {
+    ...all[0],
+    ...(all.length > 1 && { samples: all }),
+    usage: { promptTokens, completionTokens: samples.reduce((total, { ids }) => total + ids.length, 0), reusedTokens },
+    timings: { queueMs: waitedMs + queueMs, loadMs, prefillMs, firstTokenMs, tokensPerSecond },
+    speculation: { drafted: sum(({ drafted }) => drafted), accepted: sum(({ accepted }) => accepted) },
+  };
+}
+
+/** The checkpoint that the job began with: a run after an interruption must not continue with newer weights. */
+async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): ReturnType<typeof holdModel> {
+  const held = await holdModel(services.store, { jobId, reference: spec.model });
+  const { step, digest } = held.checkpoint;
+  const message = `Generating with ${held.model.name} at step ${step}.`;
+  void emit({ type: 'log', data: { message, step, digest } }, { key: 'model' });
+  return held;
+}
+
+/** The tokens that the job's log has already, after an interruption, and the text that came with them: one entry a sample. */
+async function loggedTokens({ spec, services, jobId, isRepeated }: GenerateContext): Promise<Logged[]> {
+  const logged = Array.from({ length: spec.n }, (): Logged => ({ ids: [], text: '' }));
+  if (!isRepeated) return logged;
+  for (let after = 0; ;) {
+    const { events } = await services.store.call('readEvents', {
+      jobId,
+      after,
+      limit: READ_LIMIT,
+      eventType: 'token',
+    });
+    for (const { data } of events) {
+      const { id, text, sample = 0 } = data as { id: number; text: string; sample?: number };
+      logged[sample].ids.push(id);
+      logged[sample].text += text;
+    }
+    if (events.length < READ_LIMIT) return logged;
+    after = events.at(-1)!.seq;
+  }
+}

@@ -1,0 +1,201 @@
+// One sequence of a batch: which ids are in its context, how far they are computed, and when it ends. A context that slides
+// begins again with its newer half at position 0; where it begins follows from the number of ids alone, so that a
+// sequence that was interrupted finds itself where it was.
+
+import { capacityFor } from '../../model/programs/serving.ts';
+import type { SampledRows, ServeFollow, ServePart } from '../../workers/messages.ts';
+import type { Generation, GenerationRequest } from './batcher.ts';
+
+/** Guesses of a step. */
+const DRAFT_MAX = 15;
+
+interface SequenceOptions {
+  readonly request: GenerationRequest;
+  readonly prompt: readonly number[];
+  /** Positions of the model's context. */
+  readonly context: number;
+  readonly resolve: (generation: Generation) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** How many ids a context that is full and one id more keeps when it slides. */
+const keptAfterSlide = (context: number): number => Math.max(1, Math.floor(context / 2));
+
+/** Index of the first id that is still in a sliding context of `count` ids, the newest not yet computed. */
+export function keptFrom(count: number, context: number): number {
+  let start = 0;
+  while (count - start > context) start += context + 1 - keptAfterSlide(context);
+  return start;
+}
+
+export class Sequence {
+  readonly request: GenerationRequest;
+  readonly reject: (error: unknown) => void;
+  readonly #resolve: (generation: Generation) => void;
+  readonly #context: number;
+  readonly #promptLength: number;
+  /** Generated ids, those before an interruption included. */
+  readonly #ids: number[];
+  /** The ids of the context, by position. */
+  window: number[];
+  /** How many of them are computed and cached. */
+  position = 0;
+  /** Where the beginning of the cache comes from; taken by the first step. */
+  fork: ServePart['fork'] = null;
+  #drafts: readonly number[] = [];
+  #place = 0;
+  readonly #stats = { reused: 0, drafted: 0, accepted: 0 };
+  readonly #times = { queued: performance.now(), started: 0, first: 0 };
+
+  constructor({ request, prompt, context, resolve, reject }: SequenceOptions) {
+    this.request = request;
+    this.#resolve = resolve;
+    this.reject = reject;
+    this.#context = context;
+    this.#promptLength = prompt.length;
+    this.#ids = [...request.continued];
+    const all = [...prompt, ...request.continued];
+    this.window = this.#slides ? all.slice(keptFrom(all.length, context)) : all;
+  }
+
+  get name(): string {
+    return this.request.sequence;
+  }
+
+  /** Positions that its cache may come to take. */
+  get room(): number {
+    const { maxTokens } = this.request.spec;
+    return capacityFor(Math.min(this.#context, this.#promptLength + maxTokens));
+  }
+
+  /** Only the newest id waits to be computed. */
+  get decoding(): boolean {
+    return this.window.length - this.position === 1 && this.#ids.length > this.request.continued.length;
+  }
+
+  /** Tells its place in the queue when that is new. */
+  waitAt(place: number): void {
+    if (place === this.#place) return;
+    this.#place = place;
+    this.request.onWait(place);
+  }
+
+  start(): void {
+    this.#times.started = performance.now();
+  }
+
+  /** Before its first step. */
+  forkFrom(fork: ServePart['fork']): void {
+    this.fork = fork;
+    this.position = fork?.length ?? 0;
+    this.#stats.reused = Math.min(this.position, this.#promptLength);
+  }
+
+  /** The rows of its next step, null when there is no room for more of its prompt in this step. */
+  next({
+    prefillRows,
+    guessMax,
+  }: {
+    prefillRows: number;
+    guessMax: number;
+  }): { part: ServePart; rows: readonly number[] } | null {
+    const { decoding } = this;
+    const rest = this.window.length - this.position;
+    const count = decoding ? 1 : Math.min(rest, prefillRows);
+    if (count === 0) return null;
+    const index = this.#ids.length;
+    const lastIndex = this.#lastIndex;
+    // A guess needs a position, and a token that it may yield.
+    const draftRoom = Math.min(this.#context - this.position - 1, lastIndex - index);
+    const drafts = decoding ? this.#drafts.slice(0, Math.min(guessMax, draftRoom)) : [];
+    const rows = [...this.window.slice(this.position, this.position + count), ...drafts];
+    const sample = count < rest ? null : { index, lastIndex, drafts, draftMax: this.#draftMax };
+    const part = { sequence: this.name, position: this.position, rowCount: rows.length, fork: this.fork, sample };
+    this.fork = null;
+    return { part, rows };
+  }
+
+  /**
+   * What the stage goes on with behind a step under way that yields up to `tokensMax` tokens, or the last ones; null when the context
+   * may slide with these, or when there will be none behind them.
+   */
+  follow({ tokensMax, guessMax }: { tokensMax: number; guessMax: number }): ServeFollow | null {
+    const [count, lastIndex] = [this.#ids.length, this.#lastIndex];
+    if (count >= lastIndex || (this.#slides && this.window.length + tokensMax > this.#context)) return null;
+    const left = this.#promptLength + count - this.window.length;
+    return { sequence: this.name, left, lastIndex, draftMax: this.#draftMax, guessMax };
+  }
+
+  /** Takes up what a step gave that computed `count` known ids, and guesses behind them; whether the sequence has ended. */
+  settle({ count, sampled }: { count: number; sampled: SampledRows | null }): boolean {
+    this.position += count;
+    if (sampled === null) return false;
+    if (this.#times.first === 0) this.#times.first = performance.now();
+    const { tokens, drafted, draft } = sampled;
+    // Rows of guesses that were right are computed; later ones are computed anew, over the wrong ones.
+    this.position += tokens.length - 1;
+    this.#stats.drafted += drafted;
+    this.#stats.accepted += tokens.length - 1;
+    this.#drafts = draft;
+    let stopped = false;
+    for (const token of tokens) {
+      this.request.onToken(token, this.#ids.length);
+      this.#ids.push(token.id);
+      this.window.push(token.id);
+      stopped ||= token.stopped;
+    }
+    if (this.ended(stopped)) return true;
+    this.#slide();
+    return false;
+  }
+
+  /** Resolves when there is nothing more to generate. */
+  ended(stopped: boolean): boolean {
+    const { ids, reason } = { ids: this.#ids, reason: this.#reason(stopped) };
+    if (reason === null) return false;
+    const { queued, started, first } = this.#times;
+    const now = performance.now();
+    const later = ids.length - this.request.continued.length - 1;
+    this.#resolve({
+      ids,
+      reason,
+      promptTokens: this.#promptLength,
+      reusedTokens: this.#stats.reused,
+      drafted: this.#stats.drafted,
+      accepted: this.#stats.accepted,
+      queueMs: started === 0 ? 0 : started - queued,
+      prefillMs: first === 0 ? 0 : first - started,
+      firstTokenMs: first === 0 ? 0 : first - queued,
+      tokensPerSecond: later > 0 ? (later * 1000) / (now - first) : 0,
+    });
+    return true;
+  }
+
+  /** How many ids to guess next, at the most. */
+  get #draftMax(): number {
+    return this.request.spec.speculate ? DRAFT_MAX : 0;
+  }
+
+  get #slides(): boolean {
+    return this.request.spec.onContextFull === 'slide';
+  }
+
+  /** A full context still yields one token, which is never fed back. */
+  get #lastIndex(): number {
+    const last = this.request.spec.maxTokens - 1;
+    return this.#slides ? last : Math.min(last, this.#context - this.#promptLength);
+  }
+
+  #reason(stopped: boolean): Generation['reason'] | null {
+    if (stopped) return 'stop';
+    if (this.#ids.length >= this.request.spec.maxTokens) return 'length';
+    return this.#ids.length > this.#lastIndex ? 'context' : null;
+  }
+
+  #slide(): void {
+    if (!this.#slides || this.window.length <= this.#context) return;
+    this.window = this.window.slice(-keptAfterSlide(this.#context));
+    this.position = 0;
+    this.#drafts = [];
+  }
+}

@@ -1,0 +1,35 @@
+// One step of a loaded model: its rows go through the stages, from the one that embeds to the one with the head. Whoever calls
+// it decides whose rows they are (batcher.ts, served-loss.ts); rows do not know their neighbours.
+
+import { assert } from '../../model/errors.ts';
+import type { ServePart, StageCalls } from '../../workers/messages.ts';
+import type { LoadedModel } from './served-models.ts';
+import type { Priority } from '../threads/worker-thread.ts';
+
+export interface ServedRows {
+  /** Of all parts' rows. */
+  readonly ids: readonly number[];
+  readonly parts: readonly ServePart[];
+  /** As in StageCalls.serveStep. */
+  readonly targets?: readonly number[];
+}
+
+/** What the stage with the head says. Rejects as the stages' threads do. */
+export async function serveRows(
+  { lease, stages }: LoadedModel,
+  { ids, parts, targets, priority }: ServedRows & { readonly priority: Priority },
+): Promise<StageCalls['serveStep'][1]> {
+  const embedder = stages.find(({ plan }) => plan.embeds)!;
+  let input: readonly number[] | Float32Array = ids;
+  if (embedder.plan.firstBlock !== 0) {
+    // A tied wte lives with the head: its stage looks the rows up for the first one.
+    input = (await embedder.thread.call('serveEmbed', { lease, ids, parts }, { priority })).x;
+  }
+  for (const { thread, plan } of stages) {
+    const step = { lease, input, parts, targets };
+    const reply: StageCalls['serveStep'][1] = await thread.call('serveStep', step, { priority });
+    if (plan.head) return reply;
+    input = reply.x!;
+  }
+  assert(false, 'no stage has the head');
+}

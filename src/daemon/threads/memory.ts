@@ -1,0 +1,128 @@
+// How many bytes a model needs, before anything is allocated: Node's own limits do not count typed arrays, so admission by
+// estimate is the only guard.
+
+import type { GptConfig } from '../../model/config.ts';
+import { countParameters } from '../../model/count.ts';
+import { GptdError } from '../../model/errors.ts';
+import { SNAPSHOT_BYTES_MAX } from '../training/snapshot.ts';
+import type { Quantization } from '../../model/programs/quantize.ts';
+import { CACHE_STEP, capacityFor, formatBytes, matrixSize, passesAtOnce } from '../../model/programs/serving.ts';
+
+const FLOAT_BYTES = 4;
+/** Micro-batches whose activations may be held at once, per stage of the pipeline. */
+export const FLIGHTS_PER_STAGE = 2;
+
+export interface TrainingShape {
+  readonly batchSize: number;
+  readonly microBatchSize: number;
+  readonly contextLength: number;
+  readonly stageCount: number;
+}
+
+export const weightsBytes = (config: GptConfig): number => countParameters(config).total_params * FLOAT_BYTES;
+
+/** AdamW's two moments. */
+export const optimizerBytes = (config: GptConfig): number => 2 * weightsBytes(config);
+
+/** Bytes of one position's keys and values. */
+const positionBytes = ({ n_layers: L, emb_dim: D }: GptConfig): number => 2 * L * D * FLOAT_BYTES;
+
+/** Part of the budget that the caches of one model's sequences may take, beyond one full context. */
+const CACHE_SHARE = 1 / 8;
+
+/** Positions that the sequences of a served model may hold in their caches, together: at least one full context. */
+export function cachedTokensMax(config: GptConfig, budgetBytes: number): number {
+  const positions = Math.floor((budgetBytes * CACHE_SHARE) / positionBytes(config) / CACHE_STEP) * CACHE_STEP;
+  return Math.max(capacityFor(config.context_length), positions);
+}
+
+/** Packed weights, twice where rows may pass at once, the embedding table beside the packed head, and one sequence's full cache. */
+export function servingBytes(config: GptConfig, quantization: Quantization | null = null): number {
+  const { emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
+  const cache = C * positionBytes(config);
+  const matrices = matrixSize(config);
+  const rest = countParameters(config).total_params - matrices + (tied ? V * D : 0);
+  const copies = passesAtOnce(config, quantization) ? 2 : 1;
+  return copies * formatBytes(matrices, quantization) + rest * FLOAT_BYTES + cache;
+}
+
+/** What V8 lets pile up of arrays that nobody needs any more. */
+const UNCOLLECTED_BYTES = 128 << 20;
+
+/**
+ * What loading takes beside that until it is over: the largest matrix as it is read; the weights of the largest program as it is
+ * served twice, which the engine copies before it packs them; and all matrices where they are made, until they are stored, or
+ * where two programs take them.
+ */
+export function loadingBytes(config: GptConfig, quantization: Quantization | null = null): number {
+  const { emb_dim: D, vocab_size: V } = config;
+  const largest = Math.max(V, 4 * D) * D;
+  const all = formatBytes(matrixSize(config), quantization);
+  const isTwice = passesAtOnce(config, quantization);
+  const program = isTwice ? all : formatBytes(largest, quantization);
+  const held = isTwice || quantization !== null ? all : 0;
+  return largest * FLOAT_BYTES + 2 * program + held + UNCOLLECTED_BYTES;
+}
+
+/** What a model takes at the most from when its loading begins. */
+export const servingPeakBytes = (config: GptConfig, quantization: Quantization | null): number =>
+  servingBytes(config, quantization) + loadingBytes(config, quantization);
+
+/**
+ * Weights, gradients, moments, what is set aside while a checkpoint is written, activations in flight, and the head's logits
+ * beside the softmax of each flight.
+ */
+export function trainingBytes(config: GptConfig, shape: TrainingShape): number {
+  const { n_layers: L, emb_dim: D, n_heads: H, vocab_size: V } = config;
+  const { microBatchSize: B, contextLength: T, stageCount } = shape;
+  const flights = Math.min(shape.batchSize / B, FLIGHTS_PER_STAGE * stageCount);
+  // x, dy, qkv, context, a, u and the row gradients are 28 D a row with what a program needs; attention weights H T.
+  const activations = flights * L * B * T * (28 * D + H * T);
+  const logits = (flights + 2) * B * T * V;
+  const snapshot = Math.min(weightsBytes(config) + optimizerBytes(config), SNAPSHOT_BYTES_MAX);
+  return 4 * weightsBytes(config) + snapshot + (activations + logits) * FLOAT_BYTES;
+}
+
+/** Weights, the rows in flight and the head's logits; moments and gradients stay untouched. */
+export function evaluationBytes(config: GptConfig, shape: TrainingShape): number {
+  const { emb_dim: D, n_heads: H, vocab_size: V } = config;
+  const { microBatchSize: B, contextLength: T, stageCount } = shape;
+  const flights = Math.min(shape.batchSize / B, FLIGHTS_PER_STAGE * stageCount);
+  const activations = B * T * (flights * D + stageCount * (12 * D + 2 * H * T));
+  return weightsBytes(config) + (activations + 3 * B * T * V) * FLOAT_BYTES;
+}
+
+/** Throws `out_of_memory`, with both figures, when `bytes` exceed the budget. */
+export function admit(bytes: number, { budgetBytes, what }: { budgetBytes: number; what: string }): void {
+  if (bytes <= budgetBytes) return;
+  throw new GptdError(
+    'out_of_memory',
+    `${what} needs about ${gigabytes(bytes)} and the daemon may use ${gigabytes(budgetBytes)}: take a smaller model, micro-batch or context.`,
+  );
+}
+
+/**
+ * Admits a training. Throws `out_of_memory` with the estimate and the largest micro-batch that would fit, or says that none does.
+ */
+export function admitTraining(
+  config: GptConfig,
+  shape: TrainingShape,
+  { budgetBytes, what }: { budgetBytes: number; what: string },
+): void {
+  const bytes = trainingBytes(config, shape);
+  if (bytes <= budgetBytes) return;
+  const sizes = Array.from({ length: shape.microBatchSize - 1 }, (_, i) => shape.microBatchSize - 1 - i);
+  const fitting = sizes.find(
+    (size) => shape.batchSize % size === 0 && trainingBytes(config, { ...shape, microBatchSize: size }) <= budgetBytes,
+  );
+  const advice =
+    fitting === undefined
+      ? `Not even micro-batches of one sequence of ${shape.contextLength} tokens fit: take a smaller model or --context-length.`
+      : `The largest micro-batch that fits is ${fitting}: --micro-batch-size ${fitting}.`;
+  throw new GptdError(
+    'out_of_memory',
+    `${what} with micro-batches of ${shape.microBatchSize} needs about ${gigabytes(bytes)} and the daemon may use ${gigabytes(budgetBytes)}. ${advice}`,
+  );
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

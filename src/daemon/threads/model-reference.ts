@@ -1,0 +1,38 @@
+// NAME, NAME@STEP and NAME@best: from what a client writes to a stored checkpoint.
+
+import type { StoredCheckpoint, StoredModel } from '../../workers/messages.ts';
+import type { StoreClient } from './store-client.ts';
+
+/** Throws `not_found` for an unknown model or checkpoint. */
+export async function resolveModel(
+  store: StoreClient,
+  reference: string,
+): Promise<{ model: StoredModel; checkpoint: StoredCheckpoint }> {
+  const { name, which } = parseReference(reference);
+  const model = await store.call('getModel', { name });
+  if (which === 'latest') return { model, checkpoint: model.checkpoint };
+  return { model, checkpoint: await store.call('getCheckpoint', { model: name, which }) };
+}
+
+/**
+ * The same for a job that works with the checkpoint for a while: it is there until the job has ended, however many newer ones
+ * training writes, and a run after an interruption gets the same one.
+ */
+export async function holdModel(
+  store: StoreClient,
+  { jobId, reference }: { readonly jobId: string; readonly reference: string },
+): Promise<{ model: StoredModel; checkpoint: StoredCheckpoint }> {
+  const { name, which } = parseReference(reference);
+  return await store.call('holdCheckpoint', { jobId, model: name, which });
+}
+
+function parseReference(reference: string): { name: string; which: number | 'best' | 'latest' } {
+  const [name, which] = reference.split('@') as [string, string?];
+  return { name, which: which === undefined ? 'latest' : which === 'best' ? 'best' : Number(which) };
+}
+
+/** The model's name in a spec, without a step. */
+export function modelOf(spec: unknown): string | undefined {
+  const { model } = spec as { model?: string };
+  return model?.split('@')[0];
+}

@@ -1,0 +1,40 @@
+// Starts the stages' threads on one engine: the first takes the best that can be had, the others the same one, because bits
+// must not depend on the thread.
+
+import { assert } from '../../model/errors.ts';
+import type { EngineChoice, EngineInfo, StageCalls } from '../../workers/messages.ts';
+import type { StageThread } from '../training/pipeline.ts';
+import { WorkerThread } from './worker-thread.ts';
+
+/** Steps leave much behind: with half of it, generation with guesses is a tenth slower, see bench/LOG.md. */
+const YOUNG_GENERATION_MB = 48;
+
+export interface Stages {
+  readonly stages: readonly StageThread[];
+  readonly engine: EngineInfo;
+  /** What gives any other thread the same engine. */
+  readonly choice: EngineChoice;
+}
+
+/** `keep` gets each thread as it starts and closes it in the end. Throws `engine_failed` when there is no such engine. */
+export async function startStages(
+  count: number,
+  options: {
+    readonly dataDir: string;
+    readonly choice: EngineChoice;
+    readonly keep: (thread: StageThread) => StageThread;
+  },
+): Promise<Stages> {
+  const { dataDir, keep } = options;
+  const start = (engine: EngineChoice): StageThread =>
+    keep(
+      new WorkerThread<StageCalls>('workers/stage', { dataDir, engine }, { youngGenerationMb: YOUNG_GENERATION_MB }),
+    );
+  const first = start(options.choice);
+  const { choice, ...engine } = await first.call('engine', {});
+  const others = Array.from({ length: count - 1 }, () => start(choice));
+  for (const { fingerprint } of await Promise.all(others.map((thread) => thread.call('engine', {})))) {
+    assert(fingerprint === engine.fingerprint, `stages have the engines ${engine.fingerprint} and ${fingerprint}`);
+  }
+  return { stages: [first, ...others], engine, choice };
+}

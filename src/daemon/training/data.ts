@@ -1,0 +1,92 @@
+// The data of a training or an evaluation: which tokenizer reads it, the dataset itself, what is told of it, and the tokenizer
+// that a model takes over from its first training text.
+
+import { GptdError } from '../../model/errors.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import type { StoredModel } from '../../workers/messages.ts';
+import { openDataset, type Dataset } from './dataset.ts';
+import { JobHalted, type JobContext } from '../jobs/context.ts';
+import type { DatasetReport } from '../protocol/protocol.ts';
+import type { Windows } from './windows.ts';
+
+type DataContext = JobContext<'train'> | JobContext<'evaluate'>;
+
+/** Between the parts of a job that cannot be interrupted. */
+export function stopIfAsked({ cancelled, halted }: Pick<DataContext, 'cancelled' | 'halted'>): void {
+  cancelled.throwIfAborted();
+  if (halted.aborted) throw new JobHalted();
+}
+
+/** Throws `invalid_spec` for another tokenizer than the model's, and for data that cannot be read that way. */
+export async function prepareData(context: DataContext, model: StoredModel): Promise<Dataset> {
+  const { spec, services, emit } = context;
+  const stored = model.tokenizer as TokenizerSpec | { type: 'char'; alphabet: null } | null;
+  const wanted = spec.tokenizer ?? stored?.type ?? 'none';
+  if (stored !== null && wanted !== 'none' && wanted !== stored.type) {
+    throw new GptdError(
+      'invalid_spec',
+      `${model.name} has the ${stored.type} tokenizer: its data cannot be read with ${wanted}.`,
+    );
+  }
+  const tokenizer =
+    wanted === 'none' || spec.tokenizer === 'none'
+      ? null
+      : (stored ?? (spec.tokenizer === 'char' ? { type: 'char' as const, alphabet: null } : { type: spec.tokenizer! }));
+  const files = spec.data.map(({ digest, format }) => ({
+    digest,
+    format: format ?? (wanted === 'none' ? ('tokens' as const) : ('text' as const)),
+  }));
+  const say = (done: number, total: number): void => {
+    const data = { phase: 'tokenize', done, total, unit: 'bytes' };
+    // A percent is told once, however large the files are.
+    void emit({ type: 'progress', data }, { key: `tokenize:${Math.floor((100 * done) / Math.max(1, total))}` });
+  };
+  return await openDataset(
+    services,
+    { files, tokenizer, vocabSize: model.config.vocab_size },
+    { onProgress: say, check: () => stopIfAsked(context) },
+  );
+}
+
+/** A model that had no tokenizer, or no alphabet, keeps that of its first training text. */
+export async function adoptTokenizer(
+  { services }: DataContext,
+  { model, dataset }: { model: StoredModel; dataset: Dataset },
+): Promise<void> {
+  const stored = model.tokenizer as { type: string; alphabet?: string | null } | null;
+  const unset = stored === null || (stored.type === 'char' && stored.alphabet === null);
+  if (!unset || dataset.tokenizer === null) return;
+  await services.store.call('setTokenizer', { name: model.name, tokenizer: dataset.tokenizer });
+}
+
+/** What is known of the data of a training; duplicates are counted over its tokens. */
+export async function reportDataset(
+  { services }: DataContext,
+  { dataset, windows, contextLength }: { dataset: Dataset; windows: Windows; contextLength: number },
+): Promise<DatasetReport> {
+  const { tokens, wideTokens } = dataset;
+  const { trainWindows, validationWindows, validationStart } = windows;
+  const { duplicates } =
+    validationWindows === 0
+      ? { duplicates: 0 }
+      : await services.preparer.call('duplicateWindows', {
+          ...{ tokens, wideTokens, stride: contextLength },
+          windowStarts: validationStart,
+          windowTokens: contextLength + 1,
+        });
+  return { ...describeDataset(dataset), trainWindows, validationWindows, duplicateWindows: duplicates };
+}
+
+/** Tokens, and how much text one stands for. */
+export function describeDataset({
+  tokenCount,
+  characterCount,
+  byteCount,
+}: Dataset): Pick<DatasetReport, 'tokens' | 'charactersPerToken' | 'bytesPerToken'> {
+  const perToken = (count: number): number | null => (count === 0 ? null : count / tokenCount);
+  return {
+    tokens: tokenCount,
+    charactersPerToken: perToken(characterCount),
+    bytesPerToken: perToken(byteCount),
+  };
+}

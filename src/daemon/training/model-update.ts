@@ -1,0 +1,84 @@
+// The optimizer's part of a training step: AdamW on every stage, a part at a time, in the order in which the next forward pass
+// needs them. The next step may begin meanwhile: it waits for a stage's own parts before it enters the stage.
+
+import { updateParts, type StageCalls, type UpdatePart, type UpdateRequest } from '../../workers/messages.ts';
+import type { PlanStage } from '../protocol/protocol.ts';
+import type { Caller } from '../threads/worker-thread.ts';
+
+export interface ModelUpdateOptions extends UpdateRequest {
+  readonly stages: readonly { thread: Caller<StageCalls>; plan: PlanStage }[];
+  /** Room for what a snapshot has to set aside. */
+  readonly room: Room;
+  /** What no thread has taken up when it aborts is dropped: the model is half updated then. */
+  readonly signal: AbortSignal;
+}
+
+/** Says when there is room again: what was freed is counted, so that nobody waits for what has come already. */
+export class Room {
+  readonly #waiting = new Set<() => void>();
+  #freed = 0;
+
+  get freed(): number {
+    return this.#freed;
+  }
+
+  free(): void {
+    this.#freed += 1;
+    for (const resolve of this.#waiting) resolve();
+    this.#waiting.clear();
+  }
+
+  /** Resolves when more has been freed than `seen`. */
+  async moreThan(seen: number): Promise<void> {
+    if (this.#freed === seen) await new Promise<void>((resolve) => this.#waiting.add(resolve));
+  }
+}
+
+export class ModelUpdate {
+  readonly #lease: string;
+  readonly #request: UpdateRequest;
+  readonly #stages: ModelUpdateOptions['stages'];
+  readonly #room: Room;
+  readonly #signal: AbortSignal;
+  readonly #done: readonly Promise<void>[];
+
+  constructor(lease: string, { stages, room, signal, step, decayAll }: ModelUpdateOptions) {
+    this.#lease = lease;
+    this.#request = { step, decayAll };
+    this.#stages = stages;
+    this.#room = room;
+    this.#signal = signal;
+    this.#done = stages.map(({ plan }, stage) => {
+      const done = Promise.all(updateParts(plan).map((part) => this.#part(stage, part))).then(() => undefined);
+      // Whoever needs the stage next meets its failure.
+      done.catch(() => undefined);
+      return done;
+    });
+  }
+
+  /** Resolves when a stage's tensors are updated. */
+  ready(stage: number): Promise<void> {
+    return this.#done[stage];
+  }
+
+  /** Resolves when all of them are. */
+  async all(): Promise<void> {
+    await Promise.all(this.#done);
+  }
+
+  /** Resolves when nothing of it is under way any more. */
+  async settled(): Promise<void> {
+    await Promise.allSettled(this.#done);
+  }
+
+  /** A stage that has no room for what a snapshot still needs goes on when more has been read. */
+  async #part(stage: number, part: UpdatePart): Promise<void> {
+    for (;;) {
+      const seen = this.#room.freed;
+      const request = { lease: this.#lease, ...this.#request, part };
+      const { done } = await this.#stages[stage].thread.call('trainUpdate', request, { signal: this.#signal });
+      if (done) return;
+      await this.#room.moreThan(seen);
+    }
+  }
+}

@@ -1,0 +1,67 @@
+// Samples of what a model in training would write: generated with the weights as they are between two steps, from the same
+// prompt and the same draws each time, so that only the weights make the difference. Training's own bits are not touched.
+
+import { GptdError } from '../../model/errors.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import type { StoredModel } from '../../workers/messages.ts';
+import type { Dataset } from './dataset.ts';
+import type { JobContext } from '../jobs/context.ts';
+import type { Pipeline } from './pipeline.ts';
+
+/** Tokens of the data that are the prompt when the spec has none. */
+const PROMPT_TOKENS_DEFAULT = 8;
+
+export interface Sampler {
+  /** Generates and says the `sample` event of this step. */
+  say(pipeline: Pipeline, step: number): Promise<void>;
+}
+
+/** null when the spec asks for no samples. Throws `invalid_spec` for a prompt that the model cannot continue. */
+export async function openSampler(
+  { spec, services, emit, cancelled }: JobContext<'train'>,
+  { model, dataset }: { model: StoredModel; dataset: Dataset },
+): Promise<Sampler | null> {
+  const { sampleEvery, samplePrompt, sampleTokens: maxTokens, sampleTemperature: temperature, seed } = spec;
+  if (sampleEvery === 0) return null;
+  const { preparer } = services;
+  const tokenizer = dataset.tokenizer ?? usable(model.tokenizer);
+  const context = model.config.context_length;
+  const textOf = async (ids: readonly number[]): Promise<string> =>
+    tokenizer === null ? ids.join(' ') : (await preparer.call('decode', { ids, tokenizer })).text;
+  const prompt = await promptIds();
+  if (prompt.length === 0 || prompt.length >= context) {
+    throw new GptdError(
+      'invalid_spec',
+      `samplePrompt has ${prompt.length} tokens: it must have between 1 and ${context - 1}, one less than the model's context.`,
+    );
+  }
+  const promptText = samplePrompt ?? (await textOf(prompt));
+
+  async function promptIds(): Promise<readonly number[]> {
+    if (samplePrompt === undefined) {
+      const ids = dataset.wideTokens ? new Uint32Array(dataset.tokens) : new Uint16Array(dataset.tokens);
+      return [...ids.subarray(0, Math.min(PROMPT_TOKENS_DEFAULT, context - 1))];
+    }
+    if (tokenizer === null) {
+      throw new GptdError(
+        'invalid_spec',
+        `${model.name} has no tokenizer that could read a samplePrompt: leave it out.`,
+      );
+    }
+    return (await preparer.call('encode', { text: samplePrompt, tokenizer })).ids;
+  }
+
+  return {
+    say: async (pipeline, step) => {
+      const ids = await pipeline.decode(prompt, { maxTokens, temperature, seed, signal: cancelled });
+      const data = { step, prompt: promptText, text: await textOf(ids), ids };
+      void emit({ type: 'sample', data }, { key: `sample:${step}` });
+    },
+  };
+}
+
+/** A model's tokenizer but for a char tokenizer that has no alphabet yet. */
+function usable(stored: unknown): TokenizerSpec | null {
+  const spec = stored as TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
+  return spec?.type === 'char' && spec.alphabet === null ? null : spec;
+}

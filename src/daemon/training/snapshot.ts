@@ -1,0 +1,125 @@
+// The order in which a snapshot of all stages is read. Weights come in table order, because their digest does; the moments
+// come from the table's end, so that the last stages are drained while the weights of the first ones are read.
+
+import type { GptConfig } from '../../model/config.ts';
+import { ownsTensor, tensorTable } from '../../model/tensors.ts';
+import {
+  CHUNK_SIZE,
+  type ChunkAddress,
+  type StageRange,
+  type TensorChunk,
+  type TensorPart,
+} from '../../workers/messages.ts';
+
+/**
+ * Bytes of a model that all stages together may set aside while a checkpoint is written and training goes on; beyond that the
+ * optimizer waits for the store. Enough for the whole state of 124M that a store of 50 MB/s has left after the first step.
+ */
+export const SNAPSHOT_BYTES_MAX = 7 * 2 ** 28;
+/** Bytes and chunks that one request to a stage reads at the most. */
+const GROUP_BYTES = 16 << 20;
+const GROUP_CHUNKS_MAX = 256;
+/** Requests that are under way ahead of the store: a stage answers one only between two pieces of its own work. */
+const GROUPS_AHEAD = 4;
+/** Groups between the stages and the store, at the most. */
+const BUFFERS_MAX = 6;
+
+export interface Group {
+  /** Index of the stage that owns all of it. */
+  readonly stage: number;
+  readonly addresses: ChunkAddress[];
+}
+
+/** Elements of all its chunks. */
+export const groupElements = ({ addresses }: Group): number => addresses.reduce((sum, { count }) => sum + count, 0);
+
+/** All chunks of the model's state, in groups to be read one after another. */
+export function snapshotGroups(config: GptConfig, stages: readonly StageRange[]): Group[] {
+  const table = tensorTable(config);
+  const groupsOf = (specs: typeof table, parts: readonly TensorPart[]): Group[] => {
+    const groups: Group[] = [];
+    let elements = 0;
+    for (const spec of specs) {
+      const stage = stages.findIndex((range) => ownsTensor(range, spec));
+      for (const part of parts) {
+        for (let start = 0; start < spec.size; start += CHUNK_SIZE) {
+          const count = Math.min(CHUNK_SIZE, spec.size - start);
+          const last = groups.at(-1);
+          const full = elements + count > GROUP_BYTES / 4 || last?.addresses.length === GROUP_CHUNKS_MAX;
+          if (last?.stage !== stage || full) {
+            groups.push({ stage, addresses: [] });
+            elements = 0;
+          }
+          groups.at(-1)!.addresses.push({ tensor: spec.name, part, start, count });
+          elements += count;
+        }
+      }
+    }
+    return groups;
+  };
+  const weights = groupsOf(table, ['w']);
+  const moments = groupsOf([...table].reverse(), ['m', 'v']);
+  // Two of the moments behind each of the weights: they are twice as many.
+  const order = weights.flatMap((group, i) => [group, ...moments.slice(2 * i, 2 * i + 2)]);
+  return [...order, ...moments.slice(2 * weights.length)];
+}
+
+/**
+ * Shared memory through which groups go from the stages to the store. Arrays that moved from thread to thread instead would
+ * make the collector of each one run for every 64 MB.
+ */
+export class GroupBuffers {
+  readonly #all: readonly SharedArrayBuffer[];
+  #free: SharedArrayBuffer[];
+  #waiting: ((buffer: SharedArrayBuffer) => void)[] = [];
+
+  /** Each holds the largest of the groups that there are; small models have few and small ones. */
+  constructor(groups: readonly Group[]) {
+    const bytes = Math.max(...groups.map(groupElements)) * Float32Array.BYTES_PER_ELEMENT;
+    this.#all = Array.from({ length: Math.min(groups.length, BUFFERS_MAX) }, () => new SharedArrayBuffer(bytes));
+    this.#free = [...this.#all];
+  }
+
+  /** Whoever asks first gets the next one that comes back. */
+  async take(): Promise<SharedArrayBuffer> {
+    return this.#free.pop() ?? (await new Promise((resolve) => this.#waiting.push(resolve)));
+  }
+
+  give(buffer: SharedArrayBuffer): void {
+    const next = this.#waiting.shift();
+    if (next === undefined) this.#free.push(buffer);
+    else next(buffer);
+  }
+
+  /** Takes all of them back when nobody uses one any more. Whoever waits for one gets none. */
+  reclaim(): void {
+    this.#free = [...this.#all];
+    this.#waiting = [];
+  }
+}
+
+/** The group's chunks, as views of the memory that it was read into. */
+export function chunksIn(buffer: SharedArrayBuffer, { addresses }: Group): TensorChunk[] {
+  let end = 0;
+  return addresses.map(({ tensor, part, start, count }) => {
+    const bytes = new Uint8Array(buffer, end, count * 4);
+    end += bytes.length;
+    return { tensor, part, offsetBytes: start * 4, bytes };
+  });
+}
+
+/** Reads the groups in order, some ahead of whoever takes their chunks. */
+export async function* readGroups(
+  groups: readonly Group[],
+  read: (group: Group) => Promise<readonly TensorChunk[]>,
+): AsyncGenerator<readonly TensorChunk[]> {
+  const ahead: Promise<readonly TensorChunk[]>[] = [];
+  for (const group of groups) {
+    const chunks = read(group);
+    // Awaited in its turn; it may fail before that.
+    chunks.catch(() => undefined);
+    ahead.push(chunks);
+    if (ahead.length >= GROUPS_AHEAD) yield await ahead.shift()!;
+  }
+  for (const chunks of ahead) yield await chunks;
+}
