@@ -1,6 +1,6 @@
 // Generations over the daemon's WebSocket, as a client sees them: every token with the moment at which it came.
 
-import { connect } from '../dist/cli/client.js';
+import { connect } from '../dist/cli/client/client.js';
 
 /** `generate(spec)` resolves to the tokens' times, in milliseconds from the submission, and to the job's result. */
 export async function openSocket(address) {

@@ -39,12 +39,12 @@ const OURS: Readonly<Record<Folder, readonly string[]>> = {
 
 /** Commands that do the daemon's work themselves load its code, and only when they run. */
 const EXCEPTIONS = [
-  { from: 'src/cli/start-command.ts', to: 'src/daemon/main.ts' },
-  { from: 'src/cli/inspect-command.ts', to: 'src/offline/inspect.ts' },
-  { from: 'src/cli/data-command.ts', to: 'src/offline/token-export.ts' },
-  { from: 'src/cli/selftest-command.ts', to: 'src/offline/selftest.ts' },
-  { from: 'src/cli/doctor-command.ts', to: 'src/offline/doctor.ts' },
-  { from: 'src/cli/backup-command.ts', to: 'src/offline/backup.ts' },
+  { from: 'src/cli/commands/start.ts', to: 'src/daemon/main.ts' },
+  { from: 'src/cli/commands/inspect.ts', to: 'src/offline/inspect.ts' },
+  { from: 'src/cli/commands/data.ts', to: 'src/offline/token-export.ts' },
+  { from: 'src/cli/commands/selftest.ts', to: 'src/offline/selftest.ts' },
+  { from: 'src/cli/commands/doctor.ts', to: 'src/offline/doctor.ts' },
+  { from: 'src/cli/commands/backup.ts', to: 'src/offline/backup.ts' },
 ];
 
 /** Node's modules that a pure layer may use: hashing is arithmetic. */

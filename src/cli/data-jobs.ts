@@ -3,7 +3,7 @@
 import type { CliContext } from './context.ts';
 import { checkSpec, specFields, type SubmitFlags } from './flags.ts';
 import { submitJob, type SessionUse } from './submit.ts';
-import { checkSourceFile, dataFormatOf, DIGEST_TO_COME, uploadFile, type SourceFile } from './upload.ts';
+import { checkSourceFile, dataFormatOf, DIGEST_TO_COME, uploadFile, type SourceFile } from './client/upload.ts';
 
 /** Flags of `train` and `evaluate`; those that are not named here have the name and type of their field in the spec. */
 export interface DataFlags extends SubmitFlags {

@@ -6,10 +6,10 @@ import { mkdir, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EXIT, type DaemonFile } from '../daemon/protocol/protocol.ts';
-import { dataDirOf, givenToken, readDaemonFile } from './connection.ts';
+import { dataDirOf, givenToken, readDaemonFile } from './client/address.ts';
 import type { CliContext } from './context.ts';
 import { CliError } from './exit-codes.ts';
-import { answersHealth } from './health.ts';
+import { answersHealth } from './client/health.ts';
 import { announceReady, startArguments, type StartFlags } from './start-flags.ts';
 
 const READY_MS_MAX = 120_000;

@@ -1,5 +1,5 @@
 // Following a job to its end: results to stdout, progress to stderr, Ctrl-C as the command wants it. With JSON every event
-// goes to stdout as it is, or only the result does. Texts come from render.ts; reconnecting is session.ts's matter.
+// goes to stdout as it is, or only the result does. Texts come from render/records.ts; reconnecting is session.ts's matter.
 
 import {
   EXIT,
@@ -15,7 +15,7 @@ import {
 } from '../daemon/protocol/protocol.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { errorLine } from './exit-codes.ts';
-import type { ProgressLine } from './progress-line.ts';
+import type { ProgressLine } from './render/progress-line.ts';
 import {
   formatCheckpoint,
   formatCreated,
@@ -28,9 +28,9 @@ import {
   formatPhaseLine,
   formatTrained,
   formatTrainLine,
-} from './render.ts';
-import { formatEvaluated, formatSample } from './render-training.ts';
-import type { Session } from './session.ts';
+} from './render/records.ts';
+import { formatEvaluated, formatSample } from './render/training.ts';
+import type { Session } from './client/session.ts';
 
 /** What stdout gets: text for people, the result as one document, or every event as a line. */
 export type Report = 'text' | 'document' | 'events';

@@ -3,21 +3,21 @@
 
 import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol/protocol.ts';
-import { addBackupCommand } from './backup-command.ts';
+import { addBackupCommand } from './commands/backup.ts';
 import type { CliContext } from './context.ts';
-import { addDataCommand } from './data-command.ts';
-import { addDoctorCommand } from './doctor-command.ts';
-import { addEvaluateCommand } from './evaluate-command.ts';
-import { addExportCommand } from './export-command.ts';
-import { addGenerateCommand } from './generate-command.ts';
-import { addHistoryCommands } from './history-commands.ts';
-import { addInspectCommand } from './inspect-command.ts';
-import { addJobCommands } from './job-commands.ts';
-import { addModelCommands } from './model-commands.ts';
-import { addSelftestCommand } from './selftest-command.ts';
-import { addStartCommand } from './start-command.ts';
-import { addStopAndStatusCommands } from './stop-status-commands.ts';
-import { addTrainCommand } from './train-command.ts';
+import { addDataCommand } from './commands/data.ts';
+import { addDoctorCommand } from './commands/doctor.ts';
+import { addEvaluateCommand } from './commands/evaluate.ts';
+import { addExportCommand } from './commands/export.ts';
+import { addGenerateCommand } from './commands/generate.ts';
+import { addHistoryCommands } from './commands/history.ts';
+import { addInspectCommand } from './commands/inspect.ts';
+import { addJobCommands } from './commands/jobs.ts';
+import { addModelCommands } from './commands/models.ts';
+import { addSelftestCommand } from './commands/selftest.ts';
+import { addStartCommand } from './commands/start.ts';
+import { addStopAndStatusCommands } from './commands/stop.ts';
+import { addTrainCommand } from './commands/train.ts';
 
 const EXAMPLES = `
 Examples:

@@ -3,12 +3,12 @@
 
 import { randomUUID } from 'node:crypto';
 import { EXIT, type JobKind } from '../daemon/protocol/protocol.ts';
-import { locate } from './connection.ts';
+import { locate } from './client/address.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import type { ConnectionFlags, SubmitFlags } from './flags.ts';
 import { followJob, type Report } from './follow.ts';
-import { ProgressLine } from './progress-line.ts';
-import { openSession, type Session } from './session.ts';
+import { ProgressLine } from './render/progress-line.ts';
+import { openSession, type Session } from './client/session.ts';
 
 /** What a command does with an open session; `progress` is where it may tell about it. */
 export interface SessionUse {

@@ -3,8 +3,8 @@
 import { describe, expect, it } from 'vitest';
 import { configOf } from '../../src/cli/config-flags.ts';
 import { checkParams, flagOf, integerBetween, parseIds, parseNumber } from '../../src/cli/flags.ts';
-import { generateSpecOf } from '../../src/cli/generate-command.ts';
-import { createSpecOf, paramsSpecOf } from '../../src/cli/model-commands.ts';
+import { generateSpecOf } from '../../src/cli/commands/generate.ts';
+import { createSpecOf, paramsSpecOf } from '../../src/cli/commands/models.ts';
 import { startArguments } from '../../src/cli/start-flags.ts';
 import { dataSpecOf } from '../../src/cli/data-jobs.ts';
 import { JOB_SPECS, PRESETS } from '../../src/daemon/protocol/protocol.ts';

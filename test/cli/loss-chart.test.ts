@@ -1,7 +1,7 @@
 // Loss curves in a terminal: within its width, with the steps and losses that they are about.
 
 import { describe, expect, it } from 'vitest';
-import { drawLosses } from '../../src/cli/loss-chart.ts';
+import { drawLosses } from '../../src/cli/render/loss-chart.ts';
 import type { HistoryPoint } from '../../src/daemon/protocol/protocol.ts';
 
 const NOTHING = { lr: null, gradNorm: null, tokens: null, tokensPerSecond: null, trainLoss: null } as const;

@@ -1,7 +1,7 @@
 // The progress line on a terminal and elsewhere, with the clock of the test.
 
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import { ProgressLine } from '../../src/cli/progress-line.ts';
+import { ProgressLine } from '../../src/cli/render/progress-line.ts';
 
 class Screen {
   readonly isTTY: boolean;

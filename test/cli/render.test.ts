@@ -12,7 +12,7 @@ import {
   formatTable,
   formatTrained,
   formatTrainLine,
-} from '../../src/cli/render.ts';
+} from '../../src/cli/render/records.ts';
 import { PRESETS, type ParamsResult } from '../../src/daemon/protocol/protocol.ts';
 
 const SMALL: ParamsResult = {

@@ -2,8 +2,8 @@
 // rejects with its cause. The peer speaks literal frames.
 
 import { afterEach, describe, expect, it } from 'vitest';
-import { connect, ConnectionLost } from '../../src/cli/client.ts';
-import { openSession, type Session } from '../../src/cli/session.ts';
+import { connect, ConnectionLost } from '../../src/cli/client/client.ts';
+import { openSession, type Session } from '../../src/cli/client/session.ts';
 import { PEER_TOKEN, startPeer, type PeerConnection, type PeerRequest, type ScriptedPeer } from './scripted-peer.ts';
 
 const opened: { close(): unknown }[] = [];

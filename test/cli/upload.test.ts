@@ -5,8 +5,8 @@ import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { ProgressLine } from '../../src/cli/progress-line.ts';
-import { checkSourceFile, importFilesOf, uploadFile } from '../../src/cli/upload.ts';
+import { ProgressLine } from '../../src/cli/render/progress-line.ts';
+import { checkSourceFile, importFilesOf, uploadFile } from '../../src/cli/client/upload.ts';
 import { PEER_TOKEN, startPeer, type ScriptedPeer } from './scripted-peer.ts';
 
 let folder: string;

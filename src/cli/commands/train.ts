@@ -2,10 +2,10 @@
 // in the spec.
 
 import { Option, type Command } from 'commander';
-import { SCHEDULES, TOKENIZERS } from '../daemon/protocol/protocol.ts';
-import type { CliContext } from './context.ts';
-import { submitWithData, type DataFlags } from './data-jobs.ts';
-import { addSubmitFlags, parseNumber } from './flags.ts';
+import { SCHEDULES, TOKENIZERS } from '../../daemon/protocol/protocol.ts';
+import type { CliContext } from '../context.ts';
+import { submitWithData, type DataFlags } from '../data-jobs.ts';
+import { addSubmitFlags, parseNumber } from '../flags.ts';
 
 export function addTrainCommand(program: Command, context: CliContext): void {
   const command = program

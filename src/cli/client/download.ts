@@ -9,11 +9,11 @@ import { get as httpsGet } from 'node:https';
 import { dirname, join } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { EXIT, type ExportedFile } from '../daemon/protocol/protocol.ts';
-import { noDaemonAt, refusal, type Address } from './connection.ts';
-import { CliError, usageError } from './exit-codes.ts';
-import type { ProgressLine } from './progress-line.ts';
-import { formatPhaseLine } from './render.ts';
+import { EXIT, type ExportedFile } from '../../daemon/protocol/protocol.ts';
+import { noDaemonAt, refusal, type Address } from './address.ts';
+import { CliError, usageError } from '../exit-codes.ts';
+import type { ProgressLine } from '../render/progress-line.ts';
+import { formatPhaseLine } from '../render/records.ts';
 
 /** What a daemon may call a file: one folder deep at the most, and nothing that leads out of it. */
 const NAME_PATTERN = /^(?:[A-Za-z0-9][\w.-]*\/)?[A-Za-z0-9][\w.-]*$/;

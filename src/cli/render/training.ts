@@ -1,7 +1,13 @@
-// Text for people about trainings that are over: evaluations, histories, verifications. Pure, like render.ts.
+// Text for people about trainings that are over: evaluations, histories, verifications. Pure, like render/records.ts.
 
-import type { EvaluateResult, Evaluation, HistoryPoint, JobEvent, VerifyResult } from '../daemon/protocol/protocol.ts';
-import { formatCount, formatTable } from './render.ts';
+import type {
+  EvaluateResult,
+  Evaluation,
+  HistoryPoint,
+  JobEvent,
+  VerifyResult,
+} from '../../daemon/protocol/protocol.ts';
+import { formatCount, formatTable } from './records.ts';
 
 /** One line, whatever the text holds. */
 export const formatSample = ({ step, prompt, text }: Extract<JobEvent, { type: 'sample' }>['data']): string =>

@@ -2,9 +2,9 @@
 // that looks is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, EXIT, LIMITS, VERSION } from '../daemon/protocol/protocol.ts';
-import { dataDirOf } from './connection.ts';
-import { printJson, printText, type CliContext } from './context.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, EXIT, LIMITS, VERSION } from '../../daemon/protocol/protocol.ts';
+import { dataDirOf } from '../client/address.ts';
+import { printJson, printText, type CliContext } from '../context.ts';
 
 interface DoctorFlags {
   readonly dataDir?: string;
@@ -24,7 +24,7 @@ export function addDoctorCommand(program: Command, context: CliContext): void {
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
     .option('--json', 'print one JSON document')
     .action(async (flags: DoctorFlags) => {
-      const { examine } = await import('../offline/doctor.ts');
+      const { examine } = await import('../../offline/doctor.ts');
       const { host, port, engine } = flags;
       const dataDir = dataDirOf(flags, context);
       const { tokenCharactersMin } = LIMITS;

@@ -16,11 +16,11 @@ import {
   WEIGHTS_FILE,
   WEIGHTS_INDEX_FILE,
   type DataFormat,
-} from '../daemon/protocol/protocol.ts';
-import { noDaemonAt, refusal, type Address } from './connection.ts';
-import { CliError, usageError } from './exit-codes.ts';
-import type { ProgressLine } from './progress-line.ts';
-import { formatBytes, formatPhaseLine } from './render.ts';
+} from '../../daemon/protocol/protocol.ts';
+import { noDaemonAt, refusal, type Address } from './address.ts';
+import { CliError, usageError } from '../exit-codes.ts';
+import type { ProgressLine } from '../render/progress-line.ts';
+import { formatBytes, formatPhaseLine } from '../render/records.ts';
 
 /** Smaller files are sent before a progress line could be read. */
 const PROGRESS_BYTES_MIN = 8 << 20;

@@ -9,10 +9,10 @@ import {
   type MethodInputs,
   type MethodName,
   type MethodResults,
-} from '../daemon/protocol/protocol.ts';
+} from '../../daemon/protocol/protocol.ts';
 import { type Client, connect, ConnectionLost, type EventListener } from './client.ts';
-import type { Address } from './connection.ts';
-import { CliError, RpcFault } from './exit-codes.ts';
+import type { Address } from './address.ts';
+import { CliError, RpcFault } from '../exit-codes.ts';
 
 /** How long a lost daemon is looked for. */
 const RECONNECT_MS_MAX = 30_000;

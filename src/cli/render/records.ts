@@ -14,7 +14,7 @@ import type {
   PlanStage,
   TokenData,
   TrainResult,
-} from '../daemon/protocol/protocol.ts';
+} from '../../daemon/protocol/protocol.ts';
 
 type EventData<T extends JobEvent['type']> = Extract<JobEvent, { type: T }>['data'];
 

@@ -2,12 +2,12 @@
 // weights alone into a file.
 
 import { Option, type Command } from 'commander';
-import { EXPORT_FORMATS, EXPORT_TYPES, type ExportFormat, type ExportResult } from '../daemon/protocol/protocol.ts';
-import { printJson, printText, type CliContext } from './context.ts';
-import { checkTarget, downloadFiles } from './download.ts';
-import { addSubmitFlags, checkSpec, type SubmitFlags } from './flags.ts';
-import { formatExported } from './render.ts';
-import { submitJob } from './submit.ts';
+import { EXPORT_FORMATS, EXPORT_TYPES, type ExportFormat, type ExportResult } from '../../daemon/protocol/protocol.ts';
+import { printJson, printText, type CliContext } from '../context.ts';
+import { checkTarget, downloadFiles } from '../client/download.ts';
+import { addSubmitFlags, checkSpec, type SubmitFlags } from '../flags.ts';
+import { formatExported } from '../render/records.ts';
+import { submitJob } from '../submit.ts';
 
 interface ExportFlags extends SubmitFlags {
   readonly format: ExportFormat;

@@ -1,13 +1,13 @@
 // Commands about jobs that exist: list them, watch one, cancel, pause or resume one.
 
 import type { Command } from 'commander';
-import { EXIT, isTerminal, LIMITS, type JobRecord, type JobState } from '../daemon/protocol/protocol.ts';
-import { printJson, printText, type CliContext } from './context.ts';
-import { addConnectionFlags, checkParams, parseNumber, type ConnectionFlags } from './flags.ts';
-import { followJob } from './follow.ts';
-import { formatJobs } from './render.ts';
-import type { Session } from './session.ts';
-import { withSession } from './submit.ts';
+import { EXIT, isTerminal, LIMITS, type JobRecord, type JobState } from '../../daemon/protocol/protocol.ts';
+import { printJson, printText, type CliContext } from '../context.ts';
+import { addConnectionFlags, checkParams, parseNumber, type ConnectionFlags } from '../flags.ts';
+import { followJob } from '../follow.ts';
+import { formatJobs } from '../render/records.ts';
+import type { Session } from '../client/session.ts';
+import { withSession } from '../submit.ts';
 
 const JOB_ACTIONS = [
   ['cancel', 'job.cancel', 'cancel a job'],

@@ -1,10 +1,10 @@
 // `gptd evaluate`: how well a checkpoint predicts a text.
 
 import { Option, type Command } from 'commander';
-import { TOKENIZERS } from '../daemon/protocol/protocol.ts';
-import type { CliContext } from './context.ts';
-import { submitWithData, type DataFlags } from './data-jobs.ts';
-import { addSubmitFlags, parseNumber } from './flags.ts';
+import { TOKENIZERS } from '../../daemon/protocol/protocol.ts';
+import type { CliContext } from '../context.ts';
+import { submitWithData, type DataFlags } from '../data-jobs.ts';
+import { addSubmitFlags, parseNumber } from '../flags.ts';
 
 export function addEvaluateCommand(program: Command, context: CliContext): void {
   const command = program

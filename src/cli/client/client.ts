@@ -12,9 +12,9 @@ import {
   type MethodName,
   type MethodResults,
   type RpcResponse,
-} from '../daemon/protocol/protocol.ts';
-import { noDaemonAt, refusal, type Address } from './connection.ts';
-import { RpcFault, usageError } from './exit-codes.ts';
+} from '../../daemon/protocol/protocol.ts';
+import { noDaemonAt, refusal, type Address } from './address.ts';
+import { RpcFault, usageError } from '../exit-codes.ts';
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 

@@ -2,11 +2,11 @@
 // one place where the CLI loads the daemon's code, and it does so only when asked to. --detach is in detached-start.ts.
 
 import type { Command } from 'commander';
-import { dataDirOf, givenToken } from './connection.ts';
-import type { CliContext } from './context.ts';
-import { startDetached } from './detached-start.ts';
-import { addConnectionFlags } from './flags.ts';
-import { addStartFlags, announceReady, type StartFlags } from './start-flags.ts';
+import { dataDirOf, givenToken } from '../client/address.ts';
+import type { CliContext } from '../context.ts';
+import { startDetached } from '../detached-start.ts';
+import { addConnectionFlags } from '../flags.ts';
+import { addStartFlags, announceReady, type StartFlags } from '../start-flags.ts';
 
 export function addStartCommand(program: Command, context: CliContext): void {
   const command = program.command('start').description('run the daemon until it is stopped');
@@ -16,7 +16,7 @@ export function addStartCommand(program: Command, context: CliContext): void {
 }
 
 async function startHere(flags: StartFlags, context: CliContext): Promise<number> {
-  const { runDaemon } = await import('../daemon/main.ts');
+  const { runDaemon } = await import('../../daemon/main.ts');
   context.survivesBrokenPipe = true;
   return runDaemon({
     dataDir: dataDirOf(flags, context),

@@ -2,13 +2,13 @@
 // `gptd verify`, which compares what is stored with what was told.
 
 import type { Command } from 'commander';
-import { EXIT, type HistoryPoint, type HistoryResult } from '../daemon/protocol/protocol.ts';
-import { printJson, printText, type CliContext } from './context.ts';
-import { addConnectionFlags, checkParams, type ConnectionFlags } from './flags.ts';
-import { drawLosses, type LossRun } from './loss-chart.ts';
-import { formatHistory, formatVerified } from './render-training.ts';
-import type { Session } from './session.ts';
-import { withSession } from './submit.ts';
+import { EXIT, type HistoryPoint, type HistoryResult } from '../../daemon/protocol/protocol.ts';
+import { printJson, printText, type CliContext } from '../context.ts';
+import { addConnectionFlags, checkParams, type ConnectionFlags } from '../flags.ts';
+import { drawLosses, type LossRun } from '../render/loss-chart.ts';
+import { formatHistory, formatVerified } from '../render/training.ts';
+import type { Session } from '../client/session.ts';
+import { withSession } from '../submit.ts';
 
 const COLUMNS_DEFAULT = 100;
 const CSV_FIELDS = [

@@ -1,7 +1,7 @@
 // Progress on stderr: one live line on a terminal, redrawn in place and never wider than it; elsewhere a plain line every
 // few seconds. Lines that must stay (evaluations, checkpoints, logs) are printed above the live one.
 
-import type { OutputStream } from './context.ts';
+import type { OutputStream } from '../context.ts';
 
 const LIVE_INTERVAL_MS = 100;
 const PLAIN_INTERVAL_MS = 5_000;

@@ -2,9 +2,9 @@
 // Training and generating have files of their own.
 
 import { Option, type Command } from 'commander';
-import { EXIT, TOKENIZERS } from '../daemon/protocol/protocol.ts';
-import { addConfigFlags, configOf, withoutConfigFlags, type ConfigFlags } from './config-flags.ts';
-import { printJson, printText, type CliContext } from './context.ts';
+import { EXIT, TOKENIZERS } from '../../daemon/protocol/protocol.ts';
+import { addConfigFlags, configOf, withoutConfigFlags, type ConfigFlags } from '../config-flags.ts';
+import { printJson, printText, type CliContext } from '../context.ts';
 import {
   addConnectionFlags,
   addSubmitFlags,
@@ -14,10 +14,10 @@ import {
   specFields,
   type ConnectionFlags,
   type SubmitFlags,
-} from './flags.ts';
-import { formatCheckpoints, formatModel, formatModels } from './render.ts';
-import { submitJob, withSession } from './submit.ts';
-import { DIGEST_TO_COME, importFilesOf, uploadFile } from './upload.ts';
+} from '../flags.ts';
+import { formatCheckpoints, formatModel, formatModels } from '../render/records.ts';
+import { submitJob, withSession } from '../submit.ts';
+import { DIGEST_TO_COME, importFilesOf, uploadFile } from '../client/upload.ts';
 
 type CreateFlags = SubmitFlags &
   ConfigFlags & { readonly seed?: number; readonly init?: 'torch' | 'gpt2'; readonly tokenizer?: string };

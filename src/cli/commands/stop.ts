@@ -3,14 +3,14 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { EXIT } from '../daemon/protocol/protocol.ts';
-import { announcedDaemon, dataDirOf } from './connection.ts';
-import { printJson, printText, type CliContext } from './context.ts';
-import { CliError } from './exit-codes.ts';
-import { addConnectionFlags, type ConnectionFlags } from './flags.ts';
-import { isRunning } from './health.ts';
-import { formatStatus } from './render.ts';
-import { withSession } from './submit.ts';
+import { EXIT } from '../../daemon/protocol/protocol.ts';
+import { announcedDaemon, dataDirOf } from '../client/address.ts';
+import { printJson, printText, type CliContext } from '../context.ts';
+import { CliError } from '../exit-codes.ts';
+import { addConnectionFlags, type ConnectionFlags } from '../flags.ts';
+import { isRunning } from '../client/health.ts';
+import { formatStatus } from '../render/records.ts';
+import { withSession } from '../submit.ts';
 
 const POLL_MS = 50;
 /** Silence up to here, then a word about what is waited for. */
