@@ -32,7 +32,7 @@ export default defineConfig(
       'bench/peer/*.js',
       'test/interop/*.js',
       'test/chaos/*.js',
-      'test/daemon/*.js',
+      'test/daemon/threads/*.js',
     ],
     extends: [tseslint.configs.disableTypeChecked],
     languageOptions: {

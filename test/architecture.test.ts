@@ -8,6 +8,7 @@ import { describe, expect, test } from 'vitest';
 
 const ROOT = path.resolve(import.meta.dirname, '..');
 const LINES_MAX = 500;
+const FILES_MAX = 20;
 
 interface Source {
   /** Relative to the repository, with slashes: `src/model/init.ts`. */
@@ -22,19 +23,98 @@ const sourcesUnder = (folder: string): Source[] =>
     .map((file) => ({ file: file.replaceAll(path.sep, '/'), text: readFileSync(path.join(ROOT, file), 'utf8') }));
 
 const SOURCES = sourcesUnder('src');
-const FOLDERS = ['cli', 'daemon', 'workers', 'model'] as const;
-type Folder = (typeof FOLDERS)[number];
+const FLOORS = ['cli', 'offline', 'daemon', 'workers', 'model'] as const;
+type Floor = (typeof FLOORS)[number];
 
-/** What each folder may import of ours beside its own files: a folder, or one file of it. */
-const OURS: Readonly<Record<Folder, readonly string[]>> = {
-  cli: ['src/daemon/protocol/protocol.ts'],
-  daemon: [
-    ...['src/workers/ending.ts', 'src/workers/messages.ts', 'src/workers/reply.ts', 'src/model/'],
-    // Looked at before the store's thread is started, which takes it.
-    'src/workers/store/lock.ts',
+/**
+ * What the files of each room may import of ours beside the files of the room itself: rooms, which end with a slash and stand for
+ * all that is below them, or single files. A room is a folder of `src`; the longest name that a file's path begins with is its room.
+ */
+const CONTRACTS = [
+  'src/workers/messages.ts',
+  'src/workers/reply.ts',
+  'src/workers/ending.ts',
+  'src/workers/store/messages.ts',
+  'src/workers/data/messages.ts',
+  'src/workers/training/messages.ts',
+  'src/workers/serving/messages.ts',
+];
+/** What a kind of job stands on; the queue itself is the composition's and the edge's. */
+const DOMAIN = [
+  'src/daemon/jobs/context.ts',
+  'src/daemon/jobs/kind.ts',
+  'src/daemon/threads/',
+  'src/daemon/protocol/',
+  ...CONTRACTS,
+  'src/model/',
+];
+const ROOMS: Readonly<Record<string, readonly string[]>> = {
+  'src/cli/': ['src/cli/', 'src/daemon/protocol/'],
+  'src/cli/render/': ['src/cli/context.ts', 'src/daemon/protocol/'],
+  'src/cli/client/': [
+    'src/cli/context.ts',
+    'src/cli/exit-codes.ts',
+    'src/cli/flags.ts',
+    'src/cli/render/',
+    'src/daemon/protocol/',
   ],
-  workers: ['src/model/'],
-  model: [],
+  'src/offline/': [
+    'src/daemon/models/',
+    'src/daemon/protocol/',
+    'src/daemon/threads/',
+    'src/daemon/training/',
+    'src/workers/',
+    'src/model/',
+  ],
+  // Looked at before the store's thread is started, which takes it: the lock.
+  'src/daemon/': ['src/daemon/', ...CONTRACTS, 'src/workers/store/lock.ts', 'src/model/'],
+  'src/daemon/protocol/': ['src/model/'],
+  'src/daemon/threads/': ['src/daemon/protocol/', ...CONTRACTS, 'src/model/'],
+  'src/daemon/operations/': ['src/daemon/protocol/', ...CONTRACTS, 'src/model/'],
+  'src/daemon/jobs/': [
+    'src/daemon/protocol/',
+    'src/daemon/threads/',
+    'src/daemon/operations/',
+    ...CONTRACTS,
+    'src/model/',
+  ],
+  'src/daemon/edge/': [
+    'src/daemon/jobs/',
+    'src/daemon/protocol/',
+    'src/daemon/threads/',
+    'src/daemon/operations/',
+    ...CONTRACTS,
+    'src/model/',
+  ],
+  'src/daemon/models/': DOMAIN,
+  'src/daemon/serving/': DOMAIN,
+  'src/daemon/training/': [...DOMAIN, 'src/daemon/models/'],
+  'src/daemon/evaluation/': [...DOMAIN, 'src/daemon/training/', 'src/daemon/serving/'],
+  'src/workers/': ['src/workers/', 'src/model/'],
+  'src/workers/engines/': ['src/workers/ending.ts', 'src/workers/messages.ts', 'src/model/'],
+  'src/workers/store/': ['src/workers/messages.ts', 'src/workers/reply.ts', 'src/model/'],
+  'src/workers/training/': [
+    'src/workers/engines/',
+    'src/workers/messages.ts',
+    'src/workers/reply.ts',
+    'src/workers/store/reader.ts',
+    'src/model/',
+  ],
+  'src/workers/serving/': [
+    'src/workers/engines/',
+    'src/workers/messages.ts',
+    'src/workers/store/reader.ts',
+    'src/workers/store/tensor-chunks.ts',
+    'src/model/',
+  ],
+  'src/workers/data/': [
+    'src/workers/messages.ts',
+    'src/workers/reply.ts',
+    'src/workers/store/reader.ts',
+    'src/workers/store/tensor-chunks.ts',
+    'src/model/',
+  ],
+  'src/model/': ['src/model/'],
 };
 
 /** Commands that do the daemon's work themselves load its code, and only when they run. */
@@ -60,11 +140,16 @@ const WORKER_ENTRIES = [
 
 const READS_ENVIRONMENT = ['src/cli/main.ts'];
 
-const folderOf = ({ file }: Source): Folder => {
-  const folder = FOLDERS.find((name) => file.startsWith(`src/${name}/`));
-  if (folder === undefined) throw new Error(`${file} is in none of ${FOLDERS.join(', ')}`);
-  return folder;
+const floorOf = ({ file }: Source): Floor => {
+  const floor = FLOORS.find((name) => file.startsWith(`src/${name}/`));
+  if (floor === undefined) throw new Error(`${file} is in none of ${FLOORS.join(', ')}`);
+  return floor;
 };
+
+const roomOf = (file: string): string =>
+  Object.keys(ROOMS)
+    .filter((room) => file.startsWith(room))
+    .reduce((a, b) => (b.length > a.length ? b : a), '');
 
 /** Everything that a file imports, types and dynamic imports included; our own files by their path in the repository. */
 const importsOf = ({ file, text }: Source): string[] =>
@@ -92,6 +177,28 @@ function codeOf({ text }: Source): string {
   return code;
 }
 
+/** Sets of files that import each other, directly or by way of others (Tarjan, 1972): the names of each, sorted. */
+function circlesOf(imports: ReadonlyMap<string, readonly string[]>): string[] {
+  const order = new Map<string, number>();
+  const lowest = new Map<string, number>();
+  const stack: string[] = [];
+  const circles: string[] = [];
+  const visit = (file: string): void => {
+    order.set(file, order.size);
+    lowest.set(file, order.get(file)!);
+    stack.push(file);
+    for (const target of imports.get(file)!.filter((name) => imports.has(name))) {
+      if (!order.has(target)) visit(target);
+      if (stack.includes(target)) lowest.set(file, Math.min(lowest.get(file)!, lowest.get(target)!));
+    }
+    if (lowest.get(file) !== order.get(file)) return;
+    const circle = stack.splice(stack.indexOf(file));
+    if (circle.length > 1 || imports.get(file)!.includes(file)) circles.push(circle.sort().join(' '));
+  };
+  for (const file of imports.keys()) if (!order.has(file)) visit(file);
+  return circles;
+}
+
 const filesWhere = (sources: readonly Source[], holds: (source: Source) => boolean): string[] =>
   sources
     .filter(holds)
@@ -99,7 +206,7 @@ const filesWhere = (sources: readonly Source[], holds: (source: Source) => boole
     .sort();
 
 test('the scan sees the code: every folder has files, and imports are found', () => {
-  expect([...new Set(SOURCES.map(folderOf))].sort()).toEqual([...FOLDERS].sort());
+  expect([...new Set(SOURCES.map(floorOf))].sort()).toEqual([...FLOORS].sort());
   for (const { from, to } of EXCEPTIONS) {
     const command = SOURCES.find(({ file }) => file === from)!;
     expect(importsOf(command)).toEqual(expect.arrayContaining(['commander', 'src/cli/context.ts', to]));
@@ -107,20 +214,39 @@ test('the scan sees the code: every folder has files, and imports are found', ()
 });
 
 describe('imports point one way', () => {
-  test.each(FOLDERS)('src/%s', (folder) => {
-    const strangers = SOURCES.filter((source) => folderOf(source) === folder).flatMap((source) =>
+  test.each(Object.keys(ROOMS))('%s', (room) => {
+    const allowed = [room, ...ROOMS[room]];
+    const strangers = SOURCES.filter(({ file }) => roomOf(file) === room).flatMap((source) =>
       importsOf(source)
-        .filter((target) => target.startsWith('src/') && !target.startsWith(`src/${folder}/`))
-        .filter(
-          (target) =>
-            !OURS[folder].some(
-              (allowed) => target === allowed || (allowed.endsWith('/') && target.startsWith(allowed)),
-            ),
-        )
+        .filter((target) => target.startsWith('src/'))
+        .filter((target) => !allowed.some((name) => target === name || (name.endsWith('/') && target.startsWith(name))))
         .filter((target) => !EXCEPTIONS.some(({ from, to }) => source.file === from && target === to))
         .map((target) => `${source.file} imports ${target}`),
     );
     expect(strangers).toEqual([]);
+  });
+
+  test('in no circles, those of types and of dynamic imports included', () => {
+    expect(circlesOf(new Map(SOURCES.map((source) => [source.file, importsOf(source)])))).toEqual([]);
+    expect(
+      circlesOf(
+        new Map([
+          ['a', ['b']],
+          ['b', ['c', 'd']],
+          ['c', ['a']],
+          ['d', []],
+        ]),
+      ),
+    ).toEqual(['a b c']);
+  });
+
+  test('to no entry of a thread', () => {
+    const entered = SOURCES.flatMap((source) =>
+      importsOf(source)
+        .filter((target) => WORKER_ENTRIES.includes(target))
+        .map((target) => `${source.file} imports ${target}`),
+    );
+    expect(entered).toEqual([]);
   });
 
   test('nothing leaves src, and our own files are named with their ending', () => {
@@ -137,13 +263,13 @@ describe('imports point one way', () => {
 
   test.each(EXCEPTIONS)('$from loads $to with a dynamic import only', ({ from, to }) => {
     const { text } = SOURCES.find(({ file }) => file === from)!;
-    const path = to.replace('src/', '../');
+    const path = to.replace('src/', '../../');
     expect(text).toContain(`await import('${path}')`);
     expect(text).not.toContain(`from '${path}'`);
   });
 
   test('the model is pure: no module of Node but for hashing, no clock, no chance, no output', () => {
-    const model = SOURCES.filter((source) => folderOf(source) === 'model');
+    const model = SOURCES.filter((source) => floorOf(source) === 'model');
     const nodeModules = model.flatMap(importsOf).filter((target) => target.startsWith('node:'));
     expect([...new Set(nodeModules)].filter((name) => !PURE_NODE_MODULES.includes(name))).toEqual([]);
     const impure = /\b(Math\.random|Date\.now|new Date|performance|setTimeout|setInterval|console|process|fetch)\b/;
@@ -152,6 +278,18 @@ describe('imports point one way', () => {
 
   test('chance has a seed wherever it shapes results', () => {
     expect(filesWhere(SOURCES, (source) => /\bMath\.random\b/.test(codeOf(source)))).toEqual([]);
+  });
+});
+
+describe('folders', () => {
+  test(`hold at most ${FILES_MAX} source files of their own`, () => {
+    const counts = new Map<string, number>();
+    for (const { file } of SOURCES) {
+      const folder = path.posix.dirname(file);
+      counts.set(folder, (counts.get(folder) ?? 0) + 1);
+    }
+    expect([...counts].filter(([, count]) => count > FILES_MAX)).toEqual([]);
+    expect(counts.get('src/workers/store')).toBeGreaterThan(10);
   });
 });
 
@@ -166,7 +304,7 @@ describe('files', () => {
   });
 
   test('are named in kebab-case after what they hold, never `utils`, `helpers`, `types` or `index`', () => {
-    expect(filesWhere(SOURCES, ({ file }) => !/^src\/[a-z]+\/[a-z0-9]+(-[a-z0-9]+)*\.ts$/.test(file))).toEqual([]);
+    expect(filesWhere(SOURCES, ({ file }) => !/^src(\/[a-z]+)+\/[a-z0-9]+(-[a-z0-9]+)*\.ts$/.test(file))).toEqual([]);
     expect(filesWhere(SOURCES, ({ file }) => /\/(utils?|helpers?|types|index|common|misc)\.ts$/.test(file))).toEqual(
       [],
     );

@@ -7,7 +7,7 @@ import Database from 'better-sqlite3';
 import { SCHEMA_VERSION } from '../../src/workers/store/migrations.ts';
 import { databasePath, migrationBackupPath } from '../../src/workers/store/schema.ts';
 import type { DataHome } from '../e2e/daemon-fixture.ts';
-import { schemaOf, writeFirstVersion } from '../workers/first-version.ts';
+import { schemaOf, writeFirstVersion } from '../workers/store/first-version.ts';
 import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 import { TRACED_START_NEEDS } from './strace.ts';

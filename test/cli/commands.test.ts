@@ -6,7 +6,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { runCli, startCli } from './run-cli.ts';
-import { PEER_TOKEN, startPeer, type PeerConnection, type PeerRequest, type ScriptedPeer } from './scripted-peer.ts';
+import {
+  PEER_TOKEN,
+  startPeer,
+  type PeerConnection,
+  type PeerRequest,
+  type ScriptedPeer,
+} from './client/scripted-peer.ts';
 
 let folder: string;
 beforeAll(async () => {

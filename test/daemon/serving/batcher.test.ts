@@ -1,0 +1,317 @@
+// Who is served when: a real stage on the calling thread, whose steps are noted. Running streams never wait for more than one chunk
+// of other people's prompts, and prompts go in at full chunks, in the order in which they came.
+
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS, type Generation } from '../../../src/daemon/serving/batcher.ts';
+import type { StageCaller } from '../../../src/daemon/training/pipeline.ts';
+import { planStages } from '../../../src/daemon/threads/plan.ts';
+import { generateSpec } from '../../../src/daemon/protocol/protocol.ts';
+import type { GptConfig } from '../../../src/model/config.ts';
+import { initialTensors } from '../../../src/model/init.ts';
+import { loadEngine } from '../../../src/workers/engines/choice.ts';
+import type { SampledToken, StageRequest } from '../../../src/workers/messages.ts';
+import { ServeStage } from '../../../src/workers/serving/stage.ts';
+
+const CONFIG: GptConfig = {
+  ...{ vocab_size: 97, context_length: 512, emb_dim: 32, n_heads: 2, n_layers: 1 },
+  ...{ drop_rate: 0, qkv_bias: true, tie_weights: true },
+};
+const [PLAN] = planStages(CONFIG, 1);
+
+let stage: ServeStage;
+/** What a step took of one sequence. */
+interface Row {
+  readonly sequence: string;
+  readonly position: number;
+  readonly rowCount: number;
+  readonly samples: boolean;
+  /** Asked for while the step before it was under way. */
+  readonly follows: boolean;
+}
+const steps: (readonly Row[])[] = [];
+let isWanted = false;
+beforeEach(() => {
+  steps.length = 0;
+  isWanted = false;
+});
+
+beforeAll(async () => {
+  const tensors = new Map(
+    [...initialTensors(CONFIG, { seed: 1, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
+  );
+  const setup = { config: CONFIG, stage: PLAN, tokenizer: null, quantization: null };
+  stage = await ServeStage.load(await loadEngine('onnx'), setup, tensors);
+});
+afterAll(() => stage.close());
+
+/** The stage without a thread around it: one request after the other. */
+let turn: Promise<unknown> = Promise.resolve();
+const caller: StageCaller = {
+  isWanted: () => isWanted,
+  call: async (type, input) => {
+    const reply = turn.then(() => answer({ type, ...input } as StageRequest));
+    turn = reply.catch(() => undefined);
+    return (await reply) as never;
+  },
+};
+
+async function answer(request: StageRequest): Promise<object> {
+  switch (request.type) {
+    case 'serveBegin':
+      return stage.begin(request);
+    case 'serveStep':
+      steps.push(request.parts.map((part) => ({ ...part, samples: part.sample !== null, follows: false })));
+      return await stage.step(request);
+    case 'serveFollow': {
+      const reply = await stage.follow(request);
+      const row = { position: Infinity, rowCount: 1, samples: true, follows: true };
+      for (const sampled of reply.steps) {
+        const going = request.follows.filter((_, i) => sampled[i] !== null);
+        if (going.length > 0) steps.push(going.map(({ sequence }) => ({ sequence, ...row })));
+      }
+      return reply;
+    }
+    case 'serveEnd':
+      stage.end(request);
+      return {};
+    default:
+      throw new Error(`a batch does not ask for ${request.type}`);
+  }
+}
+
+const newBatcher = (lease: string, thread = caller): Batcher =>
+  new Batcher({ lease, config: CONFIG, stages: [{ thread, plan: PLAN }] }, { sequencesMax: 16, cachedTokensMax: 1e6 });
+
+/** `onToken` hears of every token. Prompts of different names share no beginning. */
+function generate(
+  batcher: Batcher,
+  {
+    name,
+    promptLength,
+    maxTokens,
+    onToken,
+  }: { name: string; promptLength: number; maxTokens: number; onToken?: () => void },
+): Promise<Generation> {
+  const salt = name.charCodeAt(0);
+  const promptIds = Array.from({ length: promptLength }, (_, i) => (salt + i * (salt + 1)) % CONFIG.vocab_size);
+  const never = new AbortController().signal;
+  return batcher.generate({
+    spec: generateSpec.parse({ model: 'm', promptIds, maxTokens, temperature: 1 }),
+    ...{ sequence: name, sample: 0, continued: [], cancelled: never, halted: never },
+    onToken: () => onToken?.(),
+    onWait: () => undefined,
+  });
+}
+
+test('streams are in every step, beside at most one chunk of prompts, which go in in order', async () => {
+  const batcher = newBatcher('batch');
+  const prompts = [
+    { name: 'k', promptLength: 300 },
+    { name: 'l', promptLength: 5 },
+    { name: 'm', promptLength: 200 },
+  ];
+  const later: Promise<Generation>[] = [];
+  let tokenCount = 0;
+  const onToken = (): void => {
+    tokenCount += 1;
+    // While three streams run, long prompts come.
+    if (tokenCount === 15) for (const prompt of prompts) later.push(generate(batcher, { ...prompt, maxTokens: 20 }));
+  };
+  const streams = ['a', 'b', 'c'].map((name) => generate(batcher, { name, promptLength: 9, maxTokens: 200, onToken }));
+  await Promise.all(streams);
+  await Promise.all(later);
+
+  // From its first token to its last, a sequence is in every step.
+  for (const name of ['a', 'b', 'c', ...prompts.map((prompt) => prompt.name)]) {
+    const all = steps.map((parts) => parts.find(({ sequence }) => sequence === name));
+    const [first, last] = [all.findIndex((part) => part?.samples), all.findLastIndex((part) => part !== undefined)];
+    expect(last - first).toBeGreaterThan(10);
+    expect(all.slice(first, last + 1)).not.toContain(undefined);
+  }
+  const chunks = steps.map((parts) =>
+    parts.filter(
+      ({ sequence, position }) => position < (prompts.find(({ name }) => name === sequence)?.promptLength ?? 0),
+    ),
+  );
+  // Full chunks from the second step after they came on at the latest, in order of arrival: so many steps until the last prompt's first token.
+  const rows = chunks.map((parts) => parts.reduce((sum, { rowCount }) => sum + rowCount, 0)).filter((sum) => sum > 0);
+  expect(PREFILL_ROWS.shared).toBe(64);
+  expect(rows).toEqual([64, 64, 64, 64, 64, 64, 64, 505 - 7 * 64]);
+  const order = chunks.flat().map(({ sequence }) => sequence);
+  expect(order).toEqual(order.toSorted());
+});
+
+test('the first step of a prompt of ids is sent behind its beginning, without waiting for the answer', async () => {
+  const calls: string[] = [];
+  const noting: StageCaller = {
+    ...caller,
+    call: async (type, input) => {
+      calls.push(type);
+      const reply = await caller.call(type, input);
+      calls.push(`${type} answered`);
+      return reply;
+    },
+  };
+  const batcher = newBatcher('n', noting);
+  await generate(batcher, { name: 'n', promptLength: 5, maxTokens: 1 });
+  expect(calls.slice(0, 3)).toEqual(['serveBegin', 'serveStep', 'serveBegin answered']);
+});
+
+test('a prompt with an id outside the vocabulary is refused before any step', async () => {
+  const batcher = newBatcher('o');
+  const never = new AbortController().signal;
+  const refused = batcher.generate({
+    spec: generateSpec.parse({ model: 'm', promptIds: [3, 97], maxTokens: 1 }),
+    ...{ sequence: 'o', sample: 0, continued: [], cancelled: never, halted: never },
+    ...{ onToken: () => undefined, onWait: () => undefined },
+  });
+  await expect(refused).rejects.toThrow("The prompt has token 97: the model's ids go from 0 to 96.");
+  expect(steps).toEqual([]);
+});
+
+const SPECS = [
+  { model: 'm', promptIds: [3, 1, 4, 1, 5, 9, 2, 6], maxTokens: 60 },
+  { model: 'm', promptIds: [2, 7, 1, 8, 2, 8], maxTokens: 90, temperature: 1.2, seed: 4, logprobs: 2 },
+  { model: 'm', promptIds: [1, 2, 3], maxTokens: 300, temperature: 0.8, stopIds: [11, 12, 13], speculate: false },
+  { model: 'm', promptIds: Array.from({ length: 480 }, (_, i) => (i * 7) % 97), maxTokens: 200, temperature: 1 },
+  {
+    model: 'm',
+    promptIds: Array.from({ length: 500 }, (_, i) => (i * 5) % 97),
+    maxTokens: 300,
+    onContextFull: 'slide',
+  },
+];
+
+/** Everything that the specs' sequences yield, all at once or one after the other. */
+async function yieldOf(lease: string, { together }: { together: boolean }): Promise<unknown> {
+  const batcher = newBatcher(lease);
+  const never = new AbortController().signal;
+  const one = async (spec: object, i: number): Promise<unknown> => {
+    const tokens: (SampledToken & { index: number })[] = [];
+    const { ids, reason } = await batcher.generate({
+      spec: generateSpec.parse({ temperature: 0, ...spec }),
+      ...{ sequence: `${lease} ${i}`, sample: 0, continued: [], cancelled: never, halted: never },
+      onToken: (token, index) => tokens.push({ ...token, index }),
+      onWait: () => undefined,
+    });
+    return { ids, reason, tokens };
+  };
+  if (together) return await Promise.all(SPECS.map(one));
+  const all: unknown[] = [];
+  for (const [i, spec] of SPECS.entries()) all.push(await one(spec, i));
+  return all;
+}
+
+const followed = (): number => steps.filter(([row]) => row.follows).length;
+
+test.each([true, false])('steps that are asked for ahead yield the very same, together: %s', async (together) => {
+  isWanted = true;
+  const expected = await yieldOf(`waiting ${together}`, { together });
+  expect(followed()).toBe(0);
+  steps.length = 0;
+  isWanted = false;
+  expect(await yieldOf(`ahead ${together}`, { together })).toEqual(expected);
+  // But for those behind which there is none, a context that may slide and a prompt that goes in.
+  expect(followed()).toBeGreaterThan(steps.length / 2);
+});
+
+test('a stage goes on by itself until it has so many tokens, is interrupted, its time is over or a sequence ends', async () => {
+  const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
+  stage.begin({
+    ...{ lease: 'f', sequence, prompt, continued: [], stop: [], stopIds: [] },
+    ...{ sampling: { temperature: 0, seed: 1 }, sample: 0 },
+  });
+  const sample = { index: 0, lastIndex, drafts: [], draftMax: 0 };
+  await stage.step({ input: prompt, parts: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
+  const interrupt = new Int32Array(new SharedArrayBuffer(4));
+  const follows = [{ sequence, left: 0, lastIndex, draftMax: 0, guessMax: 0 }];
+  const yields = async (more: { tokensMax?: number; spanMs?: number }): Promise<(number | undefined)[]> => {
+    const { steps } = await stage.follow({ follows, tokensMax: 16, spanMs: 1e6, interrupt, ...more });
+    return steps.map(([sampled]) => sampled?.tokens.length);
+  };
+  expect(await yields({ tokensMax: 4 })).toEqual([1, 1, 1, 1]);
+  interrupt[0] = 1;
+  expect(await yields({})).toEqual([1]);
+  interrupt[0] = 0;
+  expect(await yields({ spanMs: 0 })).toEqual([1]);
+  expect(await yields({})).toEqual([1, 1, 1]);
+  expect(await yields({})).toEqual([undefined]);
+  stage.end({ sequences: [sequence], keepCaches: false });
+});
+
+test('a sequence that is cancelled between two steps leaves no trace in the others', async () => {
+  const batcher = newBatcher('l');
+  const alone = await generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
+  const cancel = new AbortController();
+  const never = new AbortController().signal;
+  const gone = batcher.generate({
+    spec: generateSpec.parse({ model: 'm', promptIds: [5, 6, 7], maxTokens: 400, temperature: 1 }),
+    ...{ sequence: 'gone', sample: 0, continued: [], cancelled: cancel.signal, halted: never },
+    onToken: (_, index) => {
+      if (index === 9) cancel.abort(new Error('cancelled'));
+    },
+    onWait: () => undefined,
+  });
+  const beside = generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
+  await expect(gone).rejects.toThrow('cancelled');
+  expect((await beside).ids).toEqual(alone.ids);
+  // Those that the stage had gone on with by itself, and those that had begun behind them.
+  const stepsMax = 10 + 2 * FOLLOW_TOKENS_MAX;
+  expect(steps.flat().filter(({ sequence }) => sequence === 'gone').length).toBeLessThanOrEqual(stepsMax);
+});
+
+test.each(['slides', 'is cancelled'])(
+  'a beginning is not taken from a cache that %s before it was taken',
+  async (fate) => {
+    const shared = Array.from({ length: 40 }, (_, i) => (i * 31) % 97);
+    const filler = Array.from({ length: 400 }, (_, i) => (i * 13 + 5) % 97);
+    const run = async (lease: string, { beside }: { beside: boolean }): Promise<readonly number[]> => {
+      const batcher = newBatcher(lease);
+      const cancel = new AbortController();
+      const logprobs: number[] = [];
+      const start = (
+        name: string,
+        spec: object,
+        {
+          onToken = () => undefined,
+          signal = new AbortController().signal,
+        }: { onToken?: (token: SampledToken, index: number) => void; signal?: AbortSignal } = {},
+      ): Promise<Generation> =>
+        batcher.generate({
+          spec: generateSpec.parse({ model: 'm', temperature: 0, speculate: false, ...spec }),
+          ...{ sequence: `${lease} ${name}`, sample: 0, continued: [], cancelled: signal, halted: signal },
+          ...{ onToken, onWait: () => undefined },
+        });
+      const last = (): Promise<Generation> =>
+        start(
+          'last',
+          { promptIds: [...shared, 1, 2, 3], maxTokens: 20 },
+          { onToken: ({ logprob }) => logprobs.push(logprob) },
+        );
+      if (beside) {
+        const source = { promptIds: [...shared, ...filler], maxTokens: 100, onContextFull: 'slide' };
+        // Long prompts take up the steps' room, and one behind them shares the source's beginning; then the source slides or goes.
+        const atToken = CONFIG.context_length - shared.length - filler.length - 4;
+        const others: Promise<unknown>[] = [];
+        const onToken = (_: SampledToken, index: number): void => {
+          if (index === atToken) {
+            others.push(
+              ...['long', 'longer'].map((name) => start(name, { promptIds: filler.toReversed(), maxTokens: 5 })),
+            );
+            others.push(last());
+          } else if (index === atToken + 3 && fate === 'is cancelled') {
+            cancel.abort(new Error('cancelled'));
+          }
+        };
+        await start('source', source, { onToken, signal: cancel.signal }).catch((error: unknown) => {
+          expect((error as Error).message).toBe('cancelled');
+        });
+        await Promise.all(others);
+      } else {
+        await last();
+      }
+      return logprobs;
+    };
+    expect(await run(`beside ${fate}`, { beside: true })).toEqual(await run(`alone ${fate}`, { beside: false }));
+  },
+);

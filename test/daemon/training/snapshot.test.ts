@@ -1,0 +1,106 @@
+// In which order a snapshot is read: everything once, weights as their digest wants them, groups no larger than they may be.
+
+import { expect, test } from 'vitest';
+import { PRESETS, resolveConfig } from '../../../src/model/config.ts';
+import { tensorTable } from '../../../src/model/tensors.ts';
+import { checkpointDue } from '../../../src/daemon/models/checkpoints.ts';
+import { planStages } from '../../../src/daemon/threads/plan.ts';
+import { chunksIn, GroupBuffers, readGroups, snapshotGroups } from '../../../src/daemon/training/snapshot.ts';
+
+test.each([1, 2, 4])('with %i stages every element is read once, weights in table order', (workers) => {
+  const config = resolveConfig('GPT_CONFIG_124M');
+  expect(config).toEqual(PRESETS.GPT_CONFIG_124M);
+  const groups = snapshotGroups(config, planStages(config, workers));
+  const addresses = groups.flatMap((group) => group.addresses);
+  for (const part of ['w', 'm', 'v'] as const) {
+    const ends = new Map<string, number>();
+    const order: string[] = [];
+    for (const { tensor, start, count } of addresses.filter((address) => address.part === part)) {
+      expect(start).toBe(ends.get(tensor) ?? 0);
+      if (start === 0) order.push(tensor);
+      ends.set(tensor, start + count);
+    }
+    const table = tensorTable(config);
+    expect(ends).toEqual(new Map(table.map(({ name, size }) => [name, size])));
+    const names = table.map(({ name }) => name);
+    expect(order).toEqual(part === 'w' ? names : names.toReversed());
+  }
+  for (const group of groups) {
+    expect(group.addresses.reduce((sum, { count }) => sum + 4 * count, 0)).toBeLessThanOrEqual(16 << 20);
+  }
+});
+
+test('groups come in order through a few buffers, which are used again as they come back', async () => {
+  const config = resolveConfig('GPT_CONFIG_124M');
+  const groups = snapshotGroups(config, planStages(config, 2));
+  const buffers = new GroupBuffers(groups);
+  const reads: SharedArrayBuffer[] = [];
+  const read = readGroups(groups, async (group) => {
+    const buffer = await buffers.take();
+    reads.push(buffer);
+    return chunksIn(buffer, group);
+  });
+  let count = 0;
+  for await (const chunks of read) {
+    const ends = chunks.map(({ bytes }) => bytes.byteOffset + bytes.length);
+    expect(chunks.map(({ bytes }) => bytes.byteOffset)).toEqual([0, ...ends.slice(0, -1)]);
+    const told = chunks.map(({ tensor, part, offsetBytes, bytes }) => {
+      return { tensor, part, start: offsetBytes / 4, count: bytes.length / 4 };
+    });
+    expect(told).toEqual(groups[count].addresses);
+    expect(chunks.every(({ bytes }) => bytes.buffer === reads[count])).toBe(true);
+    count += 1;
+    buffers.give(reads[count - 1]);
+  }
+  expect(count).toBe(groups.length);
+  expect(new Set(reads).size).toBeLessThanOrEqual(6);
+});
+
+test('whoever waits for a buffer gets the next one, and all come back at once when nobody needs them', async () => {
+  const config = resolveConfig('GPT_CONFIG_124M');
+  const buffers = new GroupBuffers(snapshotGroups(config, planStages(config, 2)));
+  const taken = new Set<SharedArrayBuffer>();
+  const take = async (): Promise<SharedArrayBuffer | null> =>
+    await Promise.race([buffers.take(), new Promise<null>((resolve) => setImmediate(resolve, null))]);
+  // The last of these waits, in vain at first.
+  for (let next = await take(); next !== null; next = await take()) taken.add(next);
+  const [first] = taken;
+  const waiting = buffers.take();
+  for (let i = 0; i < 2; i++) buffers.give(first);
+  expect(await waiting).toBe(first);
+  buffers.reclaim();
+  const again = await Promise.all([...taken].map(() => buffers.take()));
+  expect(new Set(again)).toEqual(taken);
+});
+
+test('the buffers of a small model are no larger than its groups, and no more', async () => {
+  const config = {
+    ...resolveConfig('GPT_CONFIG_124M'),
+    vocab_size: 64,
+    context_length: 8,
+    emb_dim: 8,
+    n_heads: 2,
+    n_layers: 2,
+  };
+  const groups = snapshotGroups(config, planStages(config, 2));
+  expect(groups.length).toBeLessThan(6);
+  const buffers = new GroupBuffers(groups);
+  const taken = await Promise.all(groups.map(() => buffers.take()));
+  const largest = Math.max(...groups.map(({ addresses }) => addresses.reduce((sum, { count }) => sum + 4 * count, 0)));
+  expect(taken.map(({ byteLength }) => byteLength)).toEqual(groups.map(() => largest));
+  const more = await Promise.race([buffers.take(), new Promise((resolve) => setImmediate(resolve, null))]);
+  expect(more).toBeNull();
+});
+
+test('a checkpoint is due by steps or by the clock, and by the clock only while none is being written', () => {
+  const now = { done: 6, sinceMs: 59_999, busy: false };
+  expect(checkpointDue(3, now)).toBe(true);
+  expect(checkpointDue(3, { ...now, busy: true })).toBe(true);
+  expect(checkpointDue(4, now)).toBe(false);
+  expect(checkpointDue(0, { ...now, sinceMs: 1e9 })).toBe(false);
+  expect(checkpointDue(undefined, now)).toBe(false);
+  expect(checkpointDue(undefined, { ...now, sinceMs: 60_000 })).toBe(true);
+  expect(checkpointDue('59s', now)).toBe(true);
+  expect(checkpointDue('59s', { ...now, busy: true })).toBe(false);
+  expect(checkpointDue('61s', now)).toBe(false);
+});

@@ -1,0 +1,39 @@
+// Arrays that move between two stages under a name.
+
+import { MessageChannel } from 'node:worker_threads';
+import { afterEach, expect, test } from 'vitest';
+import { Loans } from '../../../src/workers/training/loans.ts';
+
+const opened: Loans[] = [];
+afterEach(() => {
+  for (const loans of opened.splice(0)) loans.close();
+});
+
+function two(): [Loans, Loans] {
+  const { port1, port2 } = new MessageChannel();
+  const ends: [Loans, Loans] = [new Loans([null, port1]), new Loans([port2, null])];
+  opened.push(...ends);
+  return ends;
+}
+
+const loan = (...values: number[]): { rows: { bytes: Float32Array }[] } => ({
+  rows: [{ bytes: Float32Array.from(values) }],
+});
+
+test('what was sent is there at once, and gone where it came from', () => {
+  const [a, b] = two();
+  const sent = loan(1, 2);
+  a.send(1, 'x', sent);
+  expect(sent.rows[0].bytes).toHaveLength(0);
+  expect(b.take(0, 'x')).toEqual(loan(1, 2));
+  b.send(0, 'x', loan(3));
+  expect(a.take(1, 'x')).toEqual(loan(3));
+});
+
+test('what an abandoned step has left behind is passed over', () => {
+  const [a, b] = two();
+  a.send(1, 'old', loan(1));
+  a.send(1, 'new', loan(2));
+  expect(b.take(0, 'new')).toEqual(loan(2));
+  expect(() => b.take(0, 'new')).toThrow('stage 0 has sent no new');
+});
