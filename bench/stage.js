@@ -1,6 +1,6 @@
 // One stage with a whole model in training, for benchmarks of what it runs: no daemon, no pipeline.
 
-import { updateParts } from '../dist/workers/messages.js';
+import { updateParts } from '../dist/workers/training/messages.js';
 import { sumOfSquares } from '../dist/workers/training/parameters.js';
 import { TrainStage } from '../dist/workers/training/stage.js';
 

@@ -31,7 +31,8 @@ type Floor = (typeof FLOORS)[number];
  * all that is below them, or single files. A room is a folder of `src`; the longest name that a file's path begins with is its room.
  */
 const CONTRACTS = [
-  'src/workers/messages.ts',
+  'src/workers/settings.ts',
+  'src/workers/stage-messages.ts',
   'src/workers/reply.ts',
   'src/workers/ending.ts',
   'src/workers/store/messages.ts',
@@ -91,25 +92,18 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'src/daemon/training/': [...DOMAIN, 'src/daemon/models/'],
   'src/daemon/evaluation/': [...DOMAIN, 'src/daemon/training/', 'src/daemon/serving/'],
   'src/workers/': ['src/workers/', 'src/model/'],
-  'src/workers/engines/': ['src/workers/ending.ts', 'src/workers/messages.ts', 'src/model/'],
-  'src/workers/store/': ['src/workers/messages.ts', 'src/workers/reply.ts', 'src/model/'],
-  'src/workers/training/': [
-    'src/workers/engines/',
-    'src/workers/messages.ts',
-    'src/workers/reply.ts',
-    'src/workers/store/reader.ts',
-    'src/model/',
-  ],
+  'src/workers/engines/': ['src/workers/ending.ts', 'src/workers/settings.ts', 'src/model/'],
+  'src/workers/store/': [...CONTRACTS, 'src/model/'],
+  'src/workers/training/': ['src/workers/engines/', ...CONTRACTS, 'src/workers/store/reader.ts', 'src/model/'],
   'src/workers/serving/': [
     'src/workers/engines/',
-    'src/workers/messages.ts',
+    ...CONTRACTS,
     'src/workers/store/reader.ts',
     'src/workers/store/tensor-chunks.ts',
     'src/model/',
   ],
   'src/workers/data/': [
-    'src/workers/messages.ts',
-    'src/workers/reply.ts',
+    ...CONTRACTS,
     'src/workers/store/reader.ts',
     'src/workers/store/tensor-chunks.ts',
     'src/model/',
@@ -132,8 +126,8 @@ const PURE_NODE_MODULES = ['node:crypto'];
 
 /** Entries that piscina calls through their default export. */
 const WORKER_ENTRIES = [
-  'src/workers/data/thread.ts',
   'src/offline/selftest-thread.ts',
+  'src/workers/data/thread.ts',
   'src/workers/stage.ts',
   'src/workers/store/thread.ts',
 ];

@@ -2,7 +2,8 @@
 // with single fields replaced. The presets and the checks are the model's own, reached through the wire contract.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_PRESET, GptdError, PRESET_NAMES, resolveConfig, type GptConfig } from '../daemon/protocol/protocol.ts';
+import { DEFAULT_PRESET, PRESET_NAMES, resolveConfig, type GptConfig } from '../daemon/protocol/models.ts';
+import { GptdError } from '../daemon/protocol/errors.ts';
 import { usageError } from './exit-codes.ts';
 import { flagOf, parseNumber, without } from './flags.ts';
 

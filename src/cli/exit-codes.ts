@@ -2,7 +2,8 @@
 // ended; only main.ts exits. The codes themselves are in the wire contract.
 
 import { CommanderError } from 'commander';
-import { EXIT, GptdError, RPC_ERROR } from '../daemon/protocol/protocol.ts';
+import { EXIT } from '../daemon/protocol/daemon.ts';
+import { GptdError, RPC_ERROR } from '../daemon/protocol/errors.ts';
 
 /** A fault with an exit code of its own and one sentence for the user. */
 export class CliError extends Error {

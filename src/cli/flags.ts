@@ -2,14 +2,10 @@
 // what a schema refuses is told with the flag's name, because that is what the user typed.
 
 import { InvalidArgumentError, type Command } from 'commander';
-import {
-  type describeIssue,
-  JOB_SPECS,
-  type JobKind,
-  LIMITS,
-  METHODS,
-  type MethodName,
-} from '../daemon/protocol/protocol.ts';
+import type { describeIssue } from '../daemon/protocol/errors.ts';
+import { JOB_SPECS, type JobKind } from '../daemon/protocol/kinds.ts';
+import { LIMITS } from '../daemon/protocol/fields.ts';
+import { METHODS, type MethodName } from '../daemon/protocol/methods.ts';
 import { usageError } from './exit-codes.ts';
 
 type SchemaError = Parameters<typeof describeIssue>[0];

@@ -2,7 +2,7 @@
 // The `gptd` command. It alone reads argv and the environment, prints what went wrong, and exits.
 
 import { CommanderError } from 'commander';
-import { EXIT } from '../daemon/protocol/protocol.ts';
+import { EXIT } from '../daemon/protocol/daemon.ts';
 import type { CliContext } from './context.ts';
 import { errorLine, exitCodeOf } from './exit-codes.ts';
 import { buildProgram } from './program.ts';

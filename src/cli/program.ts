@@ -2,7 +2,7 @@
 // that main.ts is the one place that does.
 
 import { Command } from 'commander';
-import { VERSION } from '../daemon/protocol/protocol.ts';
+import { VERSION } from '../daemon/protocol/daemon.ts';
 import { addBackupCommand } from './commands/backup.ts';
 import type { CliContext } from './context.ts';
 import { addDataCommand } from './commands/data.ts';

@@ -2,7 +2,8 @@
 // line that says where it listens.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, LIMITS, LOG_LEVELS, type LogLevel } from '../daemon/protocol/protocol.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, LOG_LEVELS, type LogLevel } from '../daemon/protocol/daemon.ts';
+import { LIMITS } from '../daemon/protocol/fields.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { collect, integerBetween, type ConnectionFlags } from './flags.ts';
 

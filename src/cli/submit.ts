@@ -2,7 +2,8 @@
 // that breaks between the request and its answer does not make two jobs of one command.
 
 import { randomUUID } from 'node:crypto';
-import { EXIT, type JobKind } from '../daemon/protocol/protocol.ts';
+import { EXIT } from '../daemon/protocol/daemon.ts';
+import type { JobKind } from '../daemon/protocol/kinds.ts';
 import { locate } from './client/address.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import type { ConnectionFlags, SubmitFlags } from './flags.ts';

@@ -7,23 +7,9 @@ import process from 'node:process';
 import { GptdError } from '../model/errors.ts';
 import { lockDirectory } from '../workers/store/lock.ts';
 import { checkAccess } from './edge/access.ts';
-import { EXIT, LIMITS, type DaemonFile, type LogLevel } from './protocol/protocol.ts';
-
-export interface DaemonOptions {
-  readonly dataDir: string;
-  readonly host: string;
-  readonly port: number;
-  /** Worker threads for stages; by default one a core. */
-  readonly workers: number | undefined;
-  readonly engine: 'auto' | 'onnx' | 'tensorflow';
-  readonly allowOrigins: readonly string[];
-  readonly queueLimit: number;
-  readonly keepJobs: number;
-  readonly logLevel: LogLevel;
-  /** Replaces the token of the data directory. */
-  readonly token: string | undefined;
-  readonly onReady?: (info: DaemonFile) => void;
-}
+import type { DaemonOptions } from './options.ts';
+import { EXIT } from './protocol/daemon.ts';
+import { LIMITS } from './protocol/fields.ts';
 
 /** Runs a daemon until it is told to stop; resolves to the process's exit code. */
 export async function runDaemon(options: DaemonOptions): Promise<number> {

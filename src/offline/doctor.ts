@@ -9,7 +9,7 @@ import process from 'node:process';
 import Database from 'better-sqlite3';
 import { GraphBuilder } from '../model/programs/graph.ts';
 import { loadEngine } from '../workers/engines/choice.ts';
-import type { EngineChoice } from '../workers/messages.ts';
+import type { EngineChoice } from '../workers/settings.ts';
 import { MIGRATIONS } from '../workers/store/migrations.ts';
 import { schemaFault, SQLITE_VERSION_MIN } from '../workers/store/schema.ts';
 

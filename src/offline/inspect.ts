@@ -9,7 +9,7 @@ import { configFromHuggingFace } from '../model/formats/hf-config.ts';
 import { parseSafetensorsHeader, SAFETENSORS_HEADER_BYTES_MAX } from '../model/formats/safetensors.ts';
 import { LLMC_HEADER_BYTES, readTokenFile } from '../model/formats/token-files.ts';
 import { readGgufHeader, readOnnxHeader, type HeaderTensor } from '../model/formats/weights-header.ts';
-import type { InspectedFile, Inspection } from '../daemon/protocol/protocol.ts';
+import type { InspectedFile, Inspection } from '../daemon/protocol/interchange.ts';
 
 const EXTENSIONS = ['.safetensors', '.gguf', '.onnx', '.bin'];
 

@@ -1,7 +1,7 @@
 // The model of the self-test as a checkpoint: the reference run's first weights.
 
 import { initialTensors } from '../model/init.ts';
-import type { TensorChunk } from '../workers/messages.ts';
+import type { TensorChunk } from '../workers/store/messages.ts';
 import type { NewCheckpoint } from '../daemon/models/checkpoints.ts';
 import { REFERENCE_CONFIG, REFERENCE_SEED } from './selftest-reference.ts';
 

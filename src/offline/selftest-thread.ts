@@ -8,7 +8,9 @@ import { GraphBuilder } from '../model/programs/graph.ts';
 import { initialTensors } from '../model/init.ts';
 import { PURPOSE, uniform } from '../model/random/philox.ts';
 import { loadThreadEngine } from '../workers/engines/choice.ts';
-import type { MicroBatch, SelftestCalls, SelftestRequest, WorkerSettings } from '../workers/messages.ts';
+import type { MicroBatch } from '../workers/training/messages.ts';
+import type { SelftestCalls, SelftestRequest } from './selftest-messages.ts';
+import type { WorkerSettings } from '../workers/settings.ts';
 import { replying } from '../workers/reply.ts';
 import { TrainStage } from '../workers/training/stage.ts';
 

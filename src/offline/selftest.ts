@@ -9,11 +9,12 @@ import path from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { weightsDigest } from '../model/digest.ts';
-import type { EngineInfo, SelftestCalls } from '../workers/messages.ts';
+import type { EngineInfo } from '../workers/settings.ts';
+import type { SelftestCalls } from './selftest-messages.ts';
 import { writeCheckpoint } from '../daemon/models/checkpoints.ts';
 import { Pipeline, type StepResult } from '../daemon/training/pipeline.ts';
 import { planStages } from '../daemon/threads/plan.ts';
-import { EXIT, VERSION } from '../daemon/protocol/protocol.ts';
+import { EXIT, VERSION } from '../daemon/protocol/daemon.ts';
 import { inTurn, referenceChunks, referenceModel } from './selftest-model.ts';
 import {
   REFERENCE_ADAMW,
@@ -24,7 +25,7 @@ import {
   REFERENCE_TOKENS,
 } from './selftest-reference.ts';
 import type { WriterNews, WriterOrder } from './selftest-writer.ts';
-import { startStages, type Stages } from '../daemon/threads/start-stages.ts';
+import { startStages, type Stages } from '../daemon/threads/stages.ts';
 import { StoreClient } from '../daemon/threads/store-client.ts';
 import { WorkerThread } from '../daemon/threads/worker-thread.ts';
 

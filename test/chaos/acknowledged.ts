@@ -3,7 +3,7 @@
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
-import type { JobState } from '../../src/daemon/protocol/protocol.ts';
+import type { JobState } from '../../src/daemon/protocol/jobs.ts';
 import type { DataHome } from '../e2e/daemon-fixture.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 import { Strace } from './strace.ts';

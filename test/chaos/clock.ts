@@ -3,7 +3,7 @@
 
 import { existsSync, readdirSync, renameSync } from 'node:fs';
 import path from 'node:path';
-import type { JobEvent, JobRecord } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent, JobRecord } from '../../src/daemon/protocol/jobs.ts';
 import { generateResult, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
 import { TINY } from './probe.ts';
 import type { Random } from './random.ts';

@@ -5,7 +5,7 @@ import { spawnSync } from 'node:child_process';
 import { rmSync, statfsSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
-import type { JobRecord } from '../../src/daemon/protocol/protocol.ts';
+import type { JobRecord } from '../../src/daemon/protocol/jobs.ts';
 import type { DataHome } from '../e2e/daemon-fixture.ts';
 import { check, type Row } from './row.ts';
 import { checkSame, essence, makeModel, submit, wholeLog } from './training.ts';

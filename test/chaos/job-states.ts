@@ -7,11 +7,11 @@ import {
   isTerminal,
   JOB_STATES,
   JOB_TRANSITIONS,
-  type DaemonStatus,
   type JobEvent,
   type JobRecord,
   type JobState,
-} from '../../src/daemon/protocol/protocol.ts';
+} from '../../src/daemon/protocol/jobs.ts';
+import type { DaemonStatus } from '../../src/daemon/protocol/daemon.ts';
 import { RpcRefusal, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
 import { makeModel, TINY } from './probe.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';

@@ -2,7 +2,7 @@
 // to themselves. Ten that only listen are set against resident memory; ten that ask on and on, against what is held of it.
 
 import { readFileSync } from 'node:fs';
-import type { JobEvent } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
 import type { Daemon, DataHome, RawClient } from '../e2e/daemon-fixture.ts';
 import { HELD, MemoryGrowth, RESIDENT } from './memory-growth.ts';
 import { countedHeap, descriptorCount, makeModel, percentile, waitUntil } from './probe.ts';

@@ -2,9 +2,9 @@
 // same work and gives the same bits; what the daemon holds when it rests is the same after each.
 
 import { isDeepStrictEqual } from 'node:util';
-import { isTerminal, type EvaluateResult, type JobEvent } from '../../src/daemon/protocol/protocol.ts';
-import type { RawClient } from '../e2e/daemon-fixture.ts';
-import { generateResult, RpcRefusal, trainResult, type DataHome } from '../e2e/daemon-fixture.ts';
+import { isTerminal, type JobEvent } from '../../src/daemon/protocol/jobs.ts';
+import type { EvaluateResult } from '../../src/daemon/protocol/evaluation.ts';
+import { type RawClient, generateResult, RpcRefusal, trainResult, type DataHome } from '../e2e/daemon-fixture.ts';
 import { descriptorCount, fileBytes, MIB, residentBytes, waitUntil } from './probe.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 import { checkGapless, MODEL, trainSpec, uploadText } from './training.ts';

@@ -5,7 +5,8 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
-import type { JobEvent, VerifyResult } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
+import type { VerifyResult } from '../../src/daemon/protocol/history.ts';
 import { generateResult, RpcRefusal, trainResult, type DataHome, type StartOptions } from '../e2e/daemon-fixture.ts';
 import { makeModel, queried, TINY } from './probe.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';

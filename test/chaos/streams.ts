@@ -1,7 +1,7 @@
 // Streams of events: many readers of one job, connections cut in the middle of a byte sequence. (slow-readers.ts has those that stop.)
 // Every one of them ends with each event once, in order, whatever happened to it.
 
-import type { JobEvent } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
 import { ofType, RawClient, type DataHome } from '../e2e/daemon-fixture.ts';
 import { CuttingProxy } from './cutting-proxy.ts';
 import { makeModel, percentile } from './probe.ts';

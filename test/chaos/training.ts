@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto';
 import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { JobEvent } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
 import { flagsOf, ofType, RpcRefusal, trainResult, type DataHome } from '../e2e/daemon-fixture.ts';
 import { check } from './row.ts';
 

@@ -5,7 +5,7 @@
 import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
-import type { JobEvent } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
 import { ofType, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts';
 import { check, type Row } from './row.ts';
 import { checkGapless, checkSame, essence, hookEnv, MODEL, trainSpec, uploadText } from './training.ts';

@@ -3,7 +3,7 @@
 import { CommanderError } from 'commander';
 import { describe, expect, it } from 'vitest';
 import { CliError, errorLine, exitCodeOf, RpcFault } from '../../src/cli/exit-codes.ts';
-import { ERROR_CODES, GptdError } from '../../src/daemon/protocol/protocol.ts';
+import { ERROR_CODES, GptdError } from '../../src/daemon/protocol/errors.ts';
 
 describe('exit codes', () => {
   it('are 2 for a spec or parameters that the daemon refuses, and 1 for every other answer', () => {

@@ -7,7 +7,8 @@ import { generateSpecOf } from '../../src/cli/commands/generate.ts';
 import { createSpecOf, paramsSpecOf } from '../../src/cli/commands/models.ts';
 import { startArguments } from '../../src/cli/start-flags.ts';
 import { dataSpecOf } from '../../src/cli/data-jobs.ts';
-import { JOB_SPECS, PRESETS } from '../../src/daemon/protocol/protocol.ts';
+import { JOB_SPECS } from '../../src/daemon/protocol/kinds.ts';
+import { PRESETS } from '../../src/daemon/protocol/models.ts';
 
 const DIGEST = 'ab'.repeat(32);
 

@@ -4,7 +4,8 @@ import { createHash } from 'node:crypto';
 import { copyFileSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { beforeAll, afterAll, expect, test } from 'vitest';
-import type { JobRecord, ModelRecord } from '../../src/daemon/protocol/protocol.ts';
+import type { JobRecord } from '../../src/daemon/protocol/jobs.ts';
+import type { ModelRecord } from '../../src/daemon/protocol/models.ts';
 import { DataHome, ofType, startedHome, trainResult } from './daemon-fixture.ts';
 
 const TINY = { vocab_size: 256, context_length: 32, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0.1 };

@@ -1,7 +1,7 @@
 // Checkpoints as a user sees them: written while training goes on, listed, kept and pruned.
 
 import { afterEach, expect, test } from 'vitest';
-import type { CheckpointRecord } from '../../src/daemon/protocol/protocol.ts';
+import type { CheckpointRecord } from '../../src/daemon/protocol/models.ts';
 import { flagsOf, generateResult, ofType, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 32, emb_dim: 48, n_heads: 3, n_layers: 2, drop_rate: 0.1, seed: 5 };

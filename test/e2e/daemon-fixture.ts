@@ -5,15 +5,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { WebSocket } from 'ws';
-import type {
-  DaemonFile,
-  GenerateResult,
-  JobEvent,
-  JobEventNotification,
-  RpcError,
-  RpcResponse,
-  TrainResult,
-} from '../../src/daemon/protocol/protocol.ts';
+import type { DaemonFile } from '../../src/daemon/protocol/daemon.ts';
+import type { GenerateResult } from '../../src/daemon/protocol/generation.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
+import type { JobEventNotification, RpcResponse } from '../../src/daemon/protocol/methods.ts';
+import type { RpcError } from '../../src/daemon/protocol/errors.ts';
+import type { TrainResult } from '../../src/daemon/protocol/training.ts';
 import { startCli, type CliRun, type RunningCli } from '../cli/run-cli.ts';
 
 /** The engine of daemons whose test does not choose one: all that is promised is promised for each of them. */

@@ -2,7 +2,8 @@
 // announced and close.
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { DaemonStatus, JobEvent } from '../../src/daemon/protocol/protocol.ts';
+import type { DaemonStatus } from '../../src/daemon/protocol/daemon.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
 import { relative } from '../golden/golden.ts';
 import { generateResult, ofType, startedHome, type DataHome } from './daemon-fixture.ts';
 

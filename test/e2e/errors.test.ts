@@ -3,7 +3,8 @@
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { EXIT, type CreateResult } from '../../src/daemon/protocol/protocol.ts';
+import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import type { CreateResult } from '../../src/daemon/protocol/models.ts';
 import type { CliRun } from '../cli/run-cli.ts';
 import { DataHome, flagsOf, generateResult, ofType, parseEvents, startedHome } from './daemon-fixture.ts';
 

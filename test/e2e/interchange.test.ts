@@ -5,7 +5,9 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import ort from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { EXIT, type CreateResult, type ExportResult, type ModelRecord } from '../../src/daemon/protocol/protocol.ts';
+import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import type { CreateResult, ModelRecord } from '../../src/daemon/protocol/models.ts';
+import type { ExportResult } from '../../src/daemon/protocol/interchange.ts';
 import { parseSafetensorsHeader } from '../../src/model/formats/safetensors.ts';
 import { flagsOf, generateResult, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 

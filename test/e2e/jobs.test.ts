@@ -1,8 +1,9 @@
 // The job queue as its users meet it: cancelling, repeating, waiting, refusing, and two generations side by side.
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import type { CheckpointRecord, CreateResult, JobRecord } from '../../src/daemon/protocol/protocol.ts';
-import { EXIT } from '../../src/daemon/protocol/protocol.ts';
+import type { CheckpointRecord, CreateResult } from '../../src/daemon/protocol/models.ts';
+import type { JobRecord } from '../../src/daemon/protocol/jobs.ts';
+import { EXIT } from '../../src/daemon/protocol/daemon.ts';
 import {
   flagsOf,
   generateResult,

@@ -2,7 +2,8 @@
 
 import OpenAI, { APIError, AuthenticationError, BadRequestError, NotFoundError } from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { GenerateSpec, JobRecord } from '../../src/daemon/protocol/protocol.ts';
+import type { GenerateSpec } from '../../src/daemon/protocol/kinds.ts';
+import type { JobRecord } from '../../src/daemon/protocol/jobs.ts';
 import { flagsOf, generateResult, ofType, startedHome, type DataHome, type RawClient } from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 2048, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0 };

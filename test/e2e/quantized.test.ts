@@ -4,7 +4,7 @@
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { EvaluateResult } from '../../src/daemon/protocol/protocol.ts';
+import type { EvaluateResult } from '../../src/daemon/protocol/evaluation.ts';
 import { flagsOf, generateResult, ofType, startedHome, type DataHome } from './daemon-fixture.ts';
 
 const T = 64;

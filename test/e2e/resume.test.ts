@@ -2,7 +2,8 @@
 // disturbed, and whoever listens hears every event exactly once.
 
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
-import type { JobEvent, TrainResult } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
+import type { TrainResult } from '../../src/daemon/protocol/training.ts';
 import {
   flagsOf,
   ofType,

@@ -3,7 +3,7 @@
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { expect, onTestFinished, test } from 'vitest';
-import type { JobRecord } from '../../src/daemon/protocol/protocol.ts';
+import type { JobRecord } from '../../src/daemon/protocol/jobs.ts';
 import { startedHome, type DataHome, type StartOptions } from './daemon-fixture.ts';
 
 /** 11 MB of weights. */

@@ -1,7 +1,7 @@
 // The options of a generation, asked for as a user does and read from its events.
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { TokenData } from '../../src/daemon/protocol/protocol.ts';
+import type { TokenData } from '../../src/daemon/protocol/generation.ts';
 import { flagsOf, generateResult, ofType, startedHome, type DataHome } from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 128, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0, seed: 5 };

@@ -2,7 +2,7 @@
 // its batch, the number of workers, what is cached, guesses, a training of the same model, or a restart in the middle.
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { JobEvent } from '../../src/daemon/protocol/protocol.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
 import { flagsOf, generateResult, ofType, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 64, emb_dim: 64, n_heads: 4, n_layers: 4, drop_rate: 0, seed: 5 };

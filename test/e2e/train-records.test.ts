@@ -4,8 +4,10 @@
 import Database from 'better-sqlite3';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { EvaluateResult, HistoryPoint, JobEvent, VerifyResult } from '../../src/daemon/protocol/protocol.ts';
-import { EXIT } from '../../src/daemon/protocol/protocol.ts';
+import type { EvaluateResult } from '../../src/daemon/protocol/evaluation.ts';
+import type { HistoryPoint, VerifyResult } from '../../src/daemon/protocol/history.ts';
+import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
+import { EXIT } from '../../src/daemon/protocol/daemon.ts';
 import { flagsOf, ofType, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 
 const T = 32;

@@ -5,7 +5,7 @@ import { request as httpRequest } from 'node:http';
 import net from 'node:net';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { WebSocket } from 'ws';
-import { VERSION } from '../../src/daemon/protocol/protocol.ts';
+import { VERSION } from '../../src/daemon/protocol/daemon.ts';
 import { flagsOf, startedHome, type DataHome, type RawClient } from './daemon-fixture.ts';
 
 const CONFIG = { vocab_size: 256, context_length: 16, emb_dim: 16, n_heads: 2, n_layers: 1, drop_rate: 0 };

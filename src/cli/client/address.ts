@@ -4,7 +4,7 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { daemonFile, EXIT, type DaemonFile } from '../../daemon/protocol/protocol.ts';
+import { daemonFile, EXIT, type DaemonFile } from '../../daemon/protocol/daemon.ts';
 import type { CliContext } from '../context.ts';
 import { CliError, usageError } from '../exit-codes.ts';
 import type { ConnectionFlags } from '../flags.ts';

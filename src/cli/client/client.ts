@@ -2,17 +2,16 @@
 // dies every one of them rejects with the cause, and so does every listener. Connecting again is session.ts's matter.
 
 import { WebSocket } from 'ws';
-import {
-  LIMITS,
-  SUBPROTOCOL,
-  WEBSOCKET_PATH,
-  type JobEvent,
-  type JobEventNotification,
-  type MethodInputs,
-  type MethodName,
-  type MethodResults,
-  type RpcResponse,
-} from '../../daemon/protocol/protocol.ts';
+import { LIMITS } from '../../daemon/protocol/fields.ts';
+import { SUBPROTOCOL, WEBSOCKET_PATH } from '../../daemon/protocol/daemon.ts';
+import type { JobEvent } from '../../daemon/protocol/jobs.ts';
+import type {
+  JobEventNotification,
+  MethodInputs,
+  MethodName,
+  MethodResults,
+  RpcResponse,
+} from '../../daemon/protocol/methods.ts';
 import { noDaemonAt, refusal, type Address } from './address.ts';
 import { RpcFault, usageError } from '../exit-codes.ts';
 

@@ -2,14 +2,9 @@
 // with back-off. Job events go on after the last one seen, so a restart of the daemon repeats and misses nothing.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import {
-  EXIT,
-  isTerminal,
-  type JobEvent,
-  type MethodInputs,
-  type MethodName,
-  type MethodResults,
-} from '../../daemon/protocol/protocol.ts';
+import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { isTerminal, type JobEvent } from '../../daemon/protocol/jobs.ts';
+import type { MethodInputs, MethodName, MethodResults } from '../../daemon/protocol/methods.ts';
 import { type Client, connect, ConnectionLost, type EventListener } from './client.ts';
 import type { Address } from './address.ts';
 import { CliError, RpcFault } from '../exit-codes.ts';

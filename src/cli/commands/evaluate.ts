@@ -1,7 +1,7 @@
 // `gptd evaluate`: how well a checkpoint predicts a text.
 
 import { Option, type Command } from 'commander';
-import { TOKENIZERS } from '../../daemon/protocol/protocol.ts';
+import { TOKENIZERS } from '../../daemon/protocol/fields.ts';
 import type { CliContext } from '../context.ts';
 import { submitWithData, type DataFlags } from '../data-jobs.ts';
 import { addSubmitFlags, parseNumber } from '../flags.ts';

@@ -2,7 +2,12 @@
 // weights alone into a file.
 
 import { Option, type Command } from 'commander';
-import { EXPORT_FORMATS, EXPORT_TYPES, type ExportFormat, type ExportResult } from '../../daemon/protocol/protocol.ts';
+import {
+  EXPORT_FORMATS,
+  EXPORT_TYPES,
+  type ExportFormat,
+  type ExportResult,
+} from '../../daemon/protocol/interchange.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import { checkTarget, downloadFiles } from '../client/download.ts';
 import { addSubmitFlags, checkSpec, type SubmitFlags } from '../flags.ts';

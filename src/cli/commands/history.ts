@@ -2,7 +2,8 @@
 // `gptd verify`, which compares what is stored with what was told.
 
 import type { Command } from 'commander';
-import { EXIT, type HistoryPoint, type HistoryResult } from '../../daemon/protocol/protocol.ts';
+import { EXIT } from '../../daemon/protocol/daemon.ts';
+import type { HistoryPoint, HistoryResult } from '../../daemon/protocol/history.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import { addConnectionFlags, checkParams, type ConnectionFlags } from '../flags.ts';
 import { drawLosses, type LossRun } from '../render/loss-chart.ts';

@@ -1,7 +1,9 @@
 // Commands about jobs that exist: list them, watch one, cancel, pause or resume one.
 
 import type { Command } from 'commander';
-import { EXIT, isTerminal, LIMITS, type JobRecord, type JobState } from '../../daemon/protocol/protocol.ts';
+import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { isTerminal, type JobRecord, type JobState } from '../../daemon/protocol/jobs.ts';
+import { LIMITS } from '../../daemon/protocol/fields.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import { addConnectionFlags, checkParams, parseNumber, type ConnectionFlags } from '../flags.ts';
 import { followJob } from '../follow.ts';

@@ -2,7 +2,8 @@
 // Training and generating have files of their own.
 
 import { Option, type Command } from 'commander';
-import { EXIT, TOKENIZERS } from '../../daemon/protocol/protocol.ts';
+import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { TOKENIZERS } from '../../daemon/protocol/fields.ts';
 import { addConfigFlags, configOf, withoutConfigFlags, type ConfigFlags } from '../config-flags.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import {

@@ -3,7 +3,7 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/protocol.ts';
+import { EXIT } from '../../daemon/protocol/daemon.ts';
 import { announcedDaemon, dataDirOf } from '../client/address.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import { CliError } from '../exit-codes.ts';

@@ -2,7 +2,8 @@
 // in the spec.
 
 import { Option, type Command } from 'commander';
-import { SCHEDULES, TOKENIZERS } from '../../daemon/protocol/protocol.ts';
+import { SCHEDULES } from '../../daemon/protocol/training.ts';
+import { TOKENIZERS } from '../../daemon/protocol/fields.ts';
 import type { CliContext } from '../context.ts';
 import { submitWithData, type DataFlags } from '../data-jobs.ts';
 import { addSubmitFlags, parseNumber } from '../flags.ts';

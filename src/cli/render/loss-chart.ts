@@ -2,7 +2,7 @@
 // simple-ascii-chart; here they are thinned to what a terminal can show. Pure: points in, text out.
 
 import { plot } from 'simple-ascii-chart';
-import type { HistoryPoint } from '../../daemon/protocol/protocol.ts';
+import type { HistoryPoint } from '../../daemon/protocol/history.ts';
 import { formatCount } from './records.ts';
 
 const HEIGHT = 16;

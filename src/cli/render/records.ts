@@ -4,17 +4,15 @@
 import type {
   CheckpointRecord,
   CreateResult,
-  DaemonStatus,
-  ExportResult,
-  GenerateResult,
-  JobEvent,
-  JobRecord,
   ModelRecord,
   ParamsResult,
   PlanStage,
-  TokenData,
-  TrainResult,
-} from '../../daemon/protocol/protocol.ts';
+} from '../../daemon/protocol/models.ts';
+import type { DaemonStatus } from '../../daemon/protocol/daemon.ts';
+import type { ExportResult } from '../../daemon/protocol/interchange.ts';
+import type { GenerateResult, TokenData } from '../../daemon/protocol/generation.ts';
+import type { JobEvent, JobRecord } from '../../daemon/protocol/jobs.ts';
+import type { TrainResult } from '../../daemon/protocol/training.ts';
 
 type EventData<T extends JobEvent['type']> = Extract<JobEvent, { type: T }>['data'];
 

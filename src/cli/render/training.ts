@@ -1,12 +1,8 @@
 // Text for people about trainings that are over: evaluations, histories, verifications. Pure, like render/records.ts.
 
-import type {
-  EvaluateResult,
-  Evaluation,
-  HistoryPoint,
-  JobEvent,
-  VerifyResult,
-} from '../../daemon/protocol/protocol.ts';
+import type { EvaluateResult, Evaluation } from '../../daemon/protocol/evaluation.ts';
+import type { HistoryPoint, VerifyResult } from '../../daemon/protocol/history.ts';
+import type { JobEvent } from '../../daemon/protocol/jobs.ts';
 import { formatCount, formatTable } from './records.ts';
 
 /** One line, whatever the text holds. */

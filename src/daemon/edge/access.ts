@@ -7,7 +7,8 @@ import type { IncomingMessage } from 'node:http';
 import { isIPv6 } from 'node:net';
 import path from 'node:path';
 import { GptdError } from '../../model/errors.ts';
-import { BEARER_SUBPROTOCOL_PREFIX, LIMITS } from '../protocol/protocol.ts';
+import { BEARER_SUBPROTOCOL_PREFIX } from '../protocol/daemon.ts';
+import { LIMITS } from '../protocol/fields.ts';
 
 const TOKEN_BYTES = 32;
 const LOOPBACK_NAMES: ReadonlySet<string> = new Set(['localhost', '127.0.0.1', '[::1]']);

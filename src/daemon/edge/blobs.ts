@@ -5,8 +5,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { GptdError } from '../../model/errors.ts';
-import { CHUNK_BYTES_MAX } from '../../workers/messages.ts';
-import { LIMITS } from '../protocol/protocol.ts';
+import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
+import { LIMITS } from '../protocol/fields.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
 /** HEAD and GET: 404 when there is no such blob. */

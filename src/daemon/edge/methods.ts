@@ -3,12 +3,12 @@
 import process from 'node:process';
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
-import type { StoredCheckpoint, StoredModel } from '../../workers/messages.ts';
-import type { Services } from '../jobs/context.ts';
-import { tokenizerName } from '../jobs/context.ts';
+import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
+import { type Services, tokenizerName } from '../jobs/context.ts';
 import type { Jobs } from '../jobs/queue.ts';
 import { resolveModel } from '../threads/model-reference.ts';
-import { VERSION, type CheckpointRecord, type ModelRecord } from '../protocol/protocol.ts';
+import { VERSION } from '../protocol/daemon.ts';
+import type { CheckpointRecord, ModelRecord } from '../protocol/models.ts';
 import { parseSpec, type Handlers } from './rpc.ts';
 import { verifyModel } from '../models/verify.ts';
 

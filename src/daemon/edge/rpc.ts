@@ -3,19 +3,16 @@
 
 import type { z } from 'zod';
 import { errorData, GptdError } from '../../model/errors.ts';
+import { describeIssue, RPC_ERROR } from '../protocol/errors.ts';
+import { JOB_SPECS, type JobKind, type JobSpecs } from '../protocol/kinds.ts';
 import {
-  describeIssue,
-  JOB_SPECS,
   METHODS,
-  RPC_ERROR,
   rpcRequest,
-  type JobKind,
-  type JobSpecs,
   type MethodName,
   type MethodParams,
   type MethodResults,
   type RpcResponse,
-} from '../protocol/protocol.ts';
+} from '../protocol/methods.ts';
 
 /** One handler a method. */
 export type Handlers = { readonly [M in MethodName]: (params: MethodParams[M]) => Promise<MethodResults[M]> };

@@ -14,7 +14,10 @@ import { HttpTurns } from './http-turns.ts';
 import type { Logger } from '../operations/log.ts';
 import type { Metrics } from '../operations/metrics.ts';
 import type { Exchange } from './openai/completions.ts';
-import { LIMITS, METHODS, SUBPROTOCOL, VERSION, WEBSOCKET_PATH, type ModelRecord } from '../protocol/protocol.ts';
+import { LIMITS } from '../protocol/fields.ts';
+import { METHODS } from '../protocol/methods.ts';
+import { SUBPROTOCOL, VERSION, WEBSOCKET_PATH } from '../protocol/daemon.ts';
+import type { ModelRecord } from '../protocol/models.ts';
 
 /** Bounds of a connection; all documented in README. */
 const HEADERS_TIMEOUT_MS = 5_000;

@@ -1,9 +1,9 @@
 // One client's view of the event logs: for each job a cursor that moves over contiguous seqs. Events come from the store until
 // the cursor has caught up, then live; a socket that does not drain is left behind and fed from the store when it does.
 
-import type { StoredEvent } from '../../workers/messages.ts';
+import type { StoredEvent } from '../../workers/store/messages.ts';
 import type { EventLog } from '../jobs/event-log.ts';
-import { isTerminal, type JobEvent } from '../protocol/protocol.ts';
+import { isTerminal, type JobEvent } from '../protocol/jobs.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
 /** Bytes that may wait in a socket before its cursors stop; the kernel holds megabytes more. */

@@ -3,7 +3,7 @@
 // again by the programs that serve the quantized weights. An interrupted evaluation begins again, with the same checkpoint.
 
 import type { Quantization } from '../../model/programs/quantize.ts';
-import type { StoredCheckpoint, StoredModel } from '../../workers/messages.ts';
+import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
 import type { Dataset } from '../training/dataset.ts';
 import { planEvaluation, type EvaluationWindow, type EvaluationWindows } from './windows.ts';
 import type { JobContext } from '../jobs/context.ts';
@@ -11,7 +11,7 @@ import { admit, evaluationBytes } from '../threads/memory.ts';
 import { holdModel } from '../threads/model-reference.ts';
 import { Pipeline } from '../training/pipeline.ts';
 import { planStages } from '../threads/plan.ts';
-import type { EvaluateResult, Evaluation } from '../protocol/protocol.ts';
+import type { EvaluateResult, Evaluation } from '../protocol/evaluation.ts';
 import { servedLossSums } from './served-loss.ts';
 import { prepareData, stopIfAsked } from '../training/data.ts';
 import { trainingShape } from '../training/shape.ts';

@@ -3,8 +3,7 @@
 
 import { PREFILL_ROWS } from '../serving/batcher.ts';
 import type { EvaluationWindow } from './windows.ts';
-import { serveRows } from '../serving/serve-rows.ts';
-import type { LoadedModel } from '../serving/served-models.ts';
+import { serveRows, type LoadedModel } from '../serving/serve-rows.ts';
 import { PRIORITY } from '../threads/worker-thread.ts';
 
 /** Rows of one step, as of a prompt: streams that wait for a token come before the next step, not before the end of this one. */

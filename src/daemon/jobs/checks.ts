@@ -4,13 +4,13 @@
 import { checkTokenIds, resolveConfig, type GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
 import { tokenCountMin, type TokenizerSpec } from '../../model/text/tokenizer.ts';
-import type { StoredModel } from '../../workers/messages.ts';
+import type { StoredModel } from '../../workers/store/messages.ts';
 import { describeParameters } from '../models/create.ts';
 import type { Services } from './context.ts';
 import { admit, admitTraining, servingPeakBytes, weightsBytes } from '../threads/memory.ts';
 import { modelOf, resolveModel } from '../threads/model-reference.ts';
 import { planStages } from '../threads/plan.ts';
-import type { GenerateSpec, JobKind, JobSpecs, TrainSpec } from '../protocol/protocol.ts';
+import type { GenerateSpec, JobKind, JobSpecs, TrainSpec } from '../protocol/kinds.ts';
 import { checkSchedule, trainingShape } from '../training/shape.ts';
 
 interface Submission {

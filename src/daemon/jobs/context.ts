@@ -2,16 +2,19 @@
 // takes effect between micro-batches or tokens; a halt (pause or shutdown) lets it save its work first.
 
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
-import type { EngineInfo, PreparerCalls } from '../../workers/messages.ts';
+import type { EngineInfo } from '../../workers/settings.ts';
+import type { PreparerCalls } from '../../workers/data/messages.ts';
 import type { EmitOptions, EventLog } from './event-log.ts';
 import type { Metrics } from '../operations/metrics.ts';
-import type { StageThread } from '../training/pipeline.ts';
-import type { JobEventBody, JobKind, JobSpecs, ModelTokenizerName } from '../protocol/protocol.ts';
+import type { StageThread } from '../threads/stages.ts';
+import type { JobEventBody } from '../protocol/jobs.ts';
+import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
+import type { ModelTokenizerName } from '../protocol/fields.ts';
 import type { ServedModels } from '../serving/served-models.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import type { Tidying } from './tidying.ts';
 import type { WorkerThread } from '../threads/worker-thread.ts';
-import type { StoredEvent } from '../../workers/messages.ts';
+import type { StoredEvent } from '../../workers/store/messages.ts';
 
 /** The long-lived parts of the daemon, made and closed in main.ts. */
 export interface Services {

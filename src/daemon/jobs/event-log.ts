@@ -3,8 +3,8 @@
 // runs again after a crash may say everything again and is heard once.
 
 import { DiskFull } from '../../model/errors.ts';
-import type { StoredEvent } from '../../workers/messages.ts';
-import type { JobEventBody, JobState } from '../protocol/protocol.ts';
+import type { StoredEvent } from '../../workers/store/messages.ts';
+import type { JobEventBody, JobState } from '../protocol/jobs.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
 /** Time between two attempts to write to a full disk. */

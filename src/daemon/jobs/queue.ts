@@ -5,7 +5,7 @@
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { assert, DiskFull, errorData, GptdError, type ErrorData } from '../../model/errors.ts';
-import type { StoredJob } from '../../workers/messages.ts';
+import type { StoredJob } from '../../workers/store/messages.ts';
 import { runCreate, runImport, runParams } from '../models/create.ts';
 import { withOffer } from '../models/damage.ts';
 import { DiskWatch } from './disk-watch.ts';
@@ -16,18 +16,10 @@ import { JobHalted, type JobContext, type JobRunner, type Services } from './con
 import { checkSubmission } from './checks.ts';
 import type { JobTransition } from '../operations/metrics.ts';
 import { modelOf } from '../threads/model-reference.ts';
-import {
-  isTerminal,
-  JOB_TRANSITIONS,
-  type JobEventBody,
-  type JobKind,
-  type JobRecord,
-  type JobSpecs,
-  type JobState,
-  LIMITS,
-  type MethodParams,
-  type MethodResults,
-} from '../protocol/protocol.ts';
+import { isTerminal, JOB_TRANSITIONS, type JobEventBody, type JobRecord, type JobState } from '../protocol/jobs.ts';
+import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
+import { LIMITS } from '../protocol/fields.ts';
+import type { MethodParams, MethodResults } from '../protocol/methods.ts';
 import { runTrain } from '../training/job.ts';
 import { WorkerDied } from '../threads/worker-thread.ts';
 

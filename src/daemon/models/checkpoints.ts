@@ -2,7 +2,7 @@
 // next are made, and nothing is visible before the store's last small one.
 
 import type { GptConfig } from '../../model/config.ts';
-import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk } from '../../workers/messages.ts';
+import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk } from '../../workers/store/messages.ts';
 import { optimizerBytes, weightsBytes } from '../threads/memory.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 

@@ -5,12 +5,14 @@ import { resolveConfig, type GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
-import type { ModelFile, TensorChunk } from '../../workers/messages.ts';
+import type { ModelFile, TensorChunk } from '../../workers/store/messages.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 import { JobHalted, type JobContext, type Services } from '../jobs/context.ts';
 import { optimizerBytes, servingBytes, trainingBytes, weightsBytes } from '../threads/memory.ts';
 import { planStages } from '../threads/plan.ts';
-import { TOKENIZER_FILES, type CreateResult, type ParamsResult, type TokenizerName } from '../protocol/protocol.ts';
+import { TOKENIZER_FILES } from '../protocol/interchange.ts';
+import type { CreateResult, ParamsResult } from '../protocol/models.ts';
+import type { TokenizerName } from '../protocol/fields.ts';
 
 const GPT2_VOCABULARY = 50257;
 const BYTE_VOCABULARY = 256;

@@ -3,10 +3,11 @@
 
 import { randomUUID } from 'node:crypto';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
-import { CHUNK_BYTES_MAX, type ExportPiece } from '../../workers/messages.ts';
+import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
+import type { ExportPiece } from '../../workers/data/messages.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
 import { holdModel } from '../threads/model-reference.ts';
-import type { ExportedFile, ExportResult } from '../protocol/protocol.ts';
+import type { ExportedFile, ExportResult } from '../protocol/interchange.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
 export async function runExport({

@@ -3,10 +3,10 @@
 
 import { randomUUID } from 'node:crypto';
 import { GptdError } from '../../model/errors.ts';
-import type { StoredCheckpoint, StoredModel } from '../../workers/messages.ts';
+import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
 import type { Services } from '../jobs/context.ts';
 import { resolveModel } from '../threads/model-reference.ts';
-import type { VerifyResult } from '../protocol/protocol.ts';
+import type { VerifyResult } from '../protocol/history.ts';
 
 /** Throws `not_found` for an unknown model or checkpoint; what does not match is told in the result. */
 export async function verifyModel(services: Services, reference: string): Promise<VerifyResult> {

@@ -6,7 +6,7 @@ import path from 'node:path';
 import process from 'node:process';
 import { pino } from 'pino';
 import { errorData, GptdError } from '../../model/errors.ts';
-import type { LogLevel } from '../protocol/protocol.ts';
+import type { LogLevel } from '../protocol/daemon.ts';
 
 const STDERR = 2;
 /** Of the file that `--detach` writes; as much again is kept in `daemon.log.1`. */

@@ -5,15 +5,11 @@ import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import process from 'node:process';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
-import type { StoredEvent } from '../../workers/messages.ts';
-import {
-  isTerminal,
-  JOB_KINDS,
-  type ErrorData,
-  type GenerateResult,
-  type JobKind,
-  type JobState,
-} from '../protocol/protocol.ts';
+import type { StoredEvent } from '../../workers/store/messages.ts';
+import { isTerminal, type JobState } from '../protocol/jobs.ts';
+import { JOB_KINDS, type JobKind } from '../protocol/kinds.ts';
+import type { ErrorData } from '../protocol/errors.ts';
+import type { GenerateResult } from '../protocol/generation.ts';
 
 /** A job's change of state. */
 export interface JobTransition {

@@ -1,9 +1,9 @@
-// The part of the wire contract that is about generation: the spec of a generating job, its `token` events and what it results
-// in. Clients import it from protocol.ts like everything else; docs/guide/serving.md says how sampling reads the fields.
+// Generation on the wire: the spec of a generating job, its `token` events and what it results in. docs/guide/serving.md says how
+// sampling reads the fields.
 
 import { z } from 'zod';
 import { CONFIG_MAX } from '../../model/config.ts';
-import { integer, LIMITS, modelReference, probability, seed } from './spec-fields.ts';
+import { integer, LIMITS, modelReference, probability, seed } from './fields.ts';
 
 const penalty = z.number().min(-2).max(2);
 const tokenIds = z.array(integer(0, CONFIG_MAX.vocab_size - 1)).max(LIMITS.listedIdsMax);

@@ -1,9 +1,9 @@
-// The part of the wire contract that is about weights coming in and going out. The daemon opens no path that a client
+// Weights that come in and go out, on the wire. The daemon opens no path that a client
 // names: an import is made of blobs, and an export makes blobs that the client fetches by the digests in its result.
 
 import { z } from 'zod';
 import { CONFIG_MAX } from '../../model/config.ts';
-import { digest, integer, LIMITS, modelName, modelReference, TOKENIZERS } from './spec-fields.ts';
+import { digest, integer, LIMITS, modelName, modelReference, TOKENIZERS } from './fields.ts';
 
 /** Files of a tokenizer that an import keeps with its model and an export gives back. */
 export const TOKENIZER_FILES = [

@@ -1,11 +1,11 @@
-// The part of the wire contract that is about training: the spec of a training job and what it results in. Clients import
-// it from protocol.ts like everything else.
+// Training on the wire: the spec of a training job and what it results in.
 
 import { z } from 'zod';
 import { CONFIG_MAX } from '../../model/config.ts';
-import { QUANTIZATIONS, type Quantization } from '../../model/programs/quantize.ts';
 import { SCHEDULES } from '../../model/schedule.ts';
-import { dataFile, integer, LIMITS, modelName, modelReference, seed, TOKENIZERS } from './spec-fields.ts';
+import { dataFile, integer, LIMITS, modelReference, seed, TOKENIZERS } from './fields.ts';
+
+export { SCHEDULES, type ScheduleName } from '../../model/schedule.ts';
 
 export const trainSpec = z.strictObject({
   /** NAME@STEP or NAME@best trains on from that checkpoint. */
@@ -87,84 +87,4 @@ export interface DatasetReport {
   readonly validationWindows: number;
   /** Validation windows that occur, at any position, in the training part too. */
   readonly duplicateWindows: number;
-}
-
-export const evaluateSpec = z.strictObject({
-  model: modelReference,
-  data: z.array(dataFile).min(1).max(LIMITS.dataFilesMax),
-  tokenizer: z.enum([...TOKENIZERS, 'none']).optional(),
-  contextLength: integer(1, CONFIG_MAX.context_length).optional(),
-  /** Tokens between the starts of windows, at most the context: smaller gives every token more context, and costs more. */
-  stride: integer(1, CONFIG_MAX.context_length).optional(),
-  batchSize: integer(1, LIMITS.batchSizeMax).default(8),
-  /** Evaluate only the first batches. */
-  maxBatches: integer(1, 1e9).optional(),
-  /** Evaluate the weights as they are served with this too. */
-  quantize: z.enum(QUANTIZATIONS).optional(),
-});
-
-/** How well a text is predicted: `loss` is a mean, in nats. */
-export interface Evaluation {
-  readonly loss: number;
-  readonly perplexity: number;
-  /** null for files of token ids. */
-  readonly bitsPerByte: number | null;
-}
-
-/** Of the float32 weights, and of the quantized ones beside them. */
-export interface EvaluateResult extends Evaluation {
-  readonly model: string;
-  readonly step: number;
-  readonly digest: string;
-  /** Tokens that were predicted: each but the first once. */
-  readonly tokens: number;
-  readonly windows: number;
-  readonly contextLength: number;
-  readonly stride: number;
-  /** With `quantize`; `ratio` is its perplexity divided by that of the float32 weights. */
-  readonly quantized?: Evaluation & { readonly quantize: Quantization; readonly ratio: number };
-}
-
-/** One step of a model's training, an evaluation, or both; what was not measured is null. Times are milliseconds since 1970. */
-export interface HistoryPoint {
-  readonly jobId: string;
-  readonly step: number;
-  readonly at: number;
-  readonly loss: number | null;
-  readonly lr: number | null;
-  readonly gradNorm: number | null;
-  readonly tokens: number | null;
-  readonly tokensPerSecond: number | null;
-  readonly trainLoss: number | null;
-  readonly valLoss: number | null;
-}
-
-export const historyParams = z.strictObject({
-  model: modelName,
-  /** The last point that is known: `next` of the answer before. */
-  after: z
-    .strictObject({ jobId: z.string().max(64), step: integer(0, 2 ** 53 - 1) })
-    .nullable()
-    .default(null),
-  limit: integer(1, LIMITS.listMax).default(LIMITS.listMax),
-});
-
-export interface HistoryResult {
-  readonly points: readonly HistoryPoint[];
-  readonly next: { readonly jobId: string; readonly step: number } | null;
-}
-
-export interface VerifyResult {
-  readonly model: string;
-  readonly step: number;
-  /** As stored with the checkpoint, and as computed again from its chunks; null when a chunk is damaged. */
-  readonly digest: string;
-  readonly recomputedDigest: string | null;
-  /** The last link of the hash chain; null for a checkpoint that no training made. */
-  readonly chain: string | null;
-  /** Computed again from the stored steps of the job that made the checkpoint; null when there are none. */
-  readonly recomputedChain: string | null;
-  /** What is wrong, null when all is well. */
-  readonly problem: string | null;
-  readonly ok: boolean;
 }

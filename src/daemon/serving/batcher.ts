@@ -4,13 +4,12 @@
 
 import { checkTokenIds, type GptConfig } from '../../model/config.ts';
 import { assert, GptdError } from '../../model/errors.ts';
-import type { SampledRows, SampledToken, SamplingOptions, ServeFollow } from '../../workers/messages.ts';
+import type { SampledRows, SamplingOptions, ServeFollow } from '../../workers/serving/messages.ts';
 import { JobHalted } from '../jobs/context.ts';
-import type { GenerateSpec } from '../protocol/protocol.ts';
+import type { GenerateSpec } from '../protocol/kinds.ts';
 import { commonLength, Retained } from './retained.ts';
-import { Sequence } from './sequence.ts';
-import { serveRows } from './serve-rows.ts';
-import type { LoadedModel } from './served-models.ts';
+import { Sequence, type Generation, type GenerationRequest } from './sequence.ts';
+import { serveRows, type LoadedModel } from './serve-rows.ts';
 import { PRIORITY } from '../threads/worker-thread.ts';
 
 /** Rows of prompts in one step while other sequences wait for their next token, and when none does: docs/guide/serving.md promises it. */
@@ -28,35 +27,6 @@ export interface BatchLimits {
   readonly sequencesMax: number;
   /** Positions that the caches of running and kept sequences may have together. */
   readonly cachedTokensMax: number;
-}
-
-export interface GenerationRequest {
-  /** Names the sequence on the stages. */
-  readonly sequence: string;
-  readonly spec: GenerateSpec;
-  /** Which of the spec's samples this is. */
-  readonly sample: number;
-  /** Ids that were generated before an interruption. */
-  readonly continued: readonly number[];
-  readonly cancelled: AbortSignal;
-  readonly halted: AbortSignal;
-  readonly onToken: (token: SampledToken, index: number) => void;
-  /** Called while the sequence waits, with its place in the queue from 1, when that changes. */
-  readonly onWait: (place: number) => void;
-}
-
-export interface Generation {
-  readonly ids: readonly number[];
-  readonly reason: 'stop' | 'length' | 'context';
-  readonly promptTokens: number;
-  /** Prompt tokens that were taken from another sequence's cache. */
-  readonly reusedTokens: number;
-  readonly drafted: number;
-  readonly accepted: number;
-  readonly queueMs: number;
-  readonly prefillMs: number;
-  readonly firstTokenMs: number;
-  readonly tokensPerSecond: number;
 }
 
 /** What a step does for one sequence. */

@@ -1,9 +1,9 @@
 // The `generate` job: each of its samples is a sequence in the batch of its model (batcher.ts). A token's bits do not depend on
 // how it got there, so a job that was interrupted continues behind its last logged token.
 
-import type { Generation } from './batcher.ts';
+import type { Generation } from './sequence.ts';
 import type { JobContext } from '../jobs/context.ts';
-import type { GenerateResult } from '../protocol/protocol.ts';
+import type { GenerateResult } from '../protocol/generation.ts';
 import type { ServedModel } from './served-models.ts';
 import { holdModel } from '../threads/model-reference.ts';
 

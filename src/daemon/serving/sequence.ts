@@ -3,11 +3,40 @@
 // sequence that was interrupted finds itself where it was.
 
 import { capacityFor } from '../../model/programs/serving.ts';
-import type { SampledRows, ServeFollow, ServePart } from '../../workers/messages.ts';
-import type { Generation, GenerationRequest } from './batcher.ts';
+import type { SampledRows, SampledToken, ServeFollow, ServePart } from '../../workers/serving/messages.ts';
+import type { GenerateSpec } from '../protocol/kinds.ts';
 
 /** Guesses of a step. */
 const DRAFT_MAX = 15;
+
+export interface GenerationRequest {
+  /** Names the sequence on the stages. */
+  readonly sequence: string;
+  readonly spec: GenerateSpec;
+  /** Which of the spec's samples this is. */
+  readonly sample: number;
+  /** Ids that were generated before an interruption. */
+  readonly continued: readonly number[];
+  readonly cancelled: AbortSignal;
+  readonly halted: AbortSignal;
+  readonly onToken: (token: SampledToken, index: number) => void;
+  /** Called while the sequence waits, with its place in the queue from 1, when that changes. */
+  readonly onWait: (place: number) => void;
+}
+
+export interface Generation {
+  readonly ids: readonly number[];
+  readonly reason: 'stop' | 'length' | 'context';
+  readonly promptTokens: number;
+  /** Prompt tokens that were taken from another sequence's cache. */
+  readonly reusedTokens: number;
+  readonly drafted: number;
+  readonly accepted: number;
+  readonly queueMs: number;
+  readonly prefillMs: number;
+  readonly firstTokenMs: number;
+  readonly tokensPerSecond: number;
+}
 
 interface SequenceOptions {
   readonly request: GenerationRequest;

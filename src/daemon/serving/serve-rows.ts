@@ -2,9 +2,19 @@
 // it decides whose rows they are (batcher.ts, served-loss.ts); rows do not know their neighbours.
 
 import { assert } from '../../model/errors.ts';
-import type { ServePart, StageCalls } from '../../workers/messages.ts';
-import type { LoadedModel } from './served-models.ts';
+import type { ServePart } from '../../workers/serving/messages.ts';
+import type { StageCalls } from '../../workers/stage-messages.ts';
+import type { GptConfig } from '../../model/config.ts';
+import type { PlanStage } from '../protocol/models.ts';
+import type { StageCaller } from '../threads/stages.ts';
 import type { Priority } from '../threads/worker-thread.ts';
+
+/** A checkpoint whose blocks are on the stages. */
+export interface LoadedModel {
+  readonly lease: string;
+  readonly config: GptConfig;
+  readonly stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
+}
 
 export interface ServedRows {
   /** Of all parts' rows. */

@@ -4,25 +4,18 @@
 import type { GptConfig } from '../../model/config.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import { assert, GptdError } from '../../model/errors.ts';
-import type { StoredCheckpoint, StoredModel, TensorChunk } from '../../workers/messages.ts';
+import type { StoredCheckpoint, StoredModel, TensorChunk } from '../../workers/store/messages.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
 import { SERVING_THREADS } from '../../model/programs/serving.ts';
 import { Batcher } from './batcher.ts';
+import type { LoadedModel } from './serve-rows.ts';
 import { admit, cachedTokensMax, servingBytes, servingPeakBytes } from '../threads/memory.ts';
-import type { StageCaller, StageThread } from '../training/pipeline.ts';
+import type { StageThread } from '../threads/stages.ts';
 import { planStages } from '../threads/plan.ts';
-import type { PlanStage } from '../protocol/protocol.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
 /** Sequences of one model that run at once. */
 const SEQUENCES_MAX = 64;
-
-/** A checkpoint whose blocks are on the stages. */
-export interface LoadedModel {
-  readonly lease: string;
-  readonly config: GptConfig;
-  readonly stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
-}
 
 export interface ServedModel extends LoadedModel {
   readonly batcher: Batcher;

@@ -4,7 +4,6 @@
 import type { GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
-import { SNAPSHOT_BYTES_MAX } from '../training/snapshot.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
 import { CACHE_STEP, capacityFor, formatBytes, matrixSize, passesAtOnce } from '../../model/programs/serving.ts';
 
@@ -12,6 +11,11 @@ const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
 export const FLIGHTS_PER_STAGE = 2;
 
+/**
+ * Bytes of a model that all stages together may set aside while a checkpoint is written and training goes on; beyond that the
+ * optimizer waits for the store. Enough for the whole state of 124M that a store of 50 MB/s has left after the first step.
+ */
+export const SNAPSHOT_BYTES_MAX = 7 * 2 ** 28;
 export interface TrainingShape {
   readonly batchSize: number;
   readonly microBatchSize: number;

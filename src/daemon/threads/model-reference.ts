@@ -1,6 +1,6 @@
 // NAME, NAME@STEP and NAME@best: from what a client writes to a stored checkpoint.
 
-import type { StoredCheckpoint, StoredModel } from '../../workers/messages.ts';
+import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
 import type { StoreClient } from './store-client.ts';
 
 /** Throws `not_found` for an unknown model or checkpoint. */

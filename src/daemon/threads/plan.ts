@@ -4,7 +4,7 @@
 import type { GptConfig } from '../../model/config.ts';
 import { assert, GptdError } from '../../model/errors.ts';
 import { ownsTensor, tensorTable } from '../../model/tensors.ts';
-import type { PlanStage } from '../protocol/protocol.ts';
+import type { PlanStage } from '../protocol/models.ts';
 
 /** Multiply-adds of one row: 12 D^2 in a block's four matrices, V D in the head. */
 const blockCost = ({ emb_dim: D }: GptConfig): number => 12 * D * D;

@@ -2,7 +2,7 @@
 // One request at a time, in order. The thread's death ends the daemon, which loses nothing.
 
 import { GptdError } from '../../model/errors.ts';
-import type { StoreCalls, StoreReply } from '../../workers/messages.ts';
+import type { StoreCalls, StoreReply } from '../../workers/store/messages.ts';
 import { WorkerThread } from './worker-thread.ts';
 
 export class StoreClient {

@@ -1,11 +1,10 @@
 // One worker thread behind a piscina pool of exactly one: whoever sends it work reaches exactly the thread that owns the
 // blocks. Requests run one at a time, the more urgent first, equals in order. Typed arrays in requests and replies move.
 
-import { Piscina, queueOptionsSymbol } from 'piscina';
-import type { PiscinaTask, TaskQueue } from 'piscina';
+import { Piscina, queueOptionsSymbol, type PiscinaTask, type TaskQueue } from 'piscina';
 import { GptdError } from '../../model/errors.ts';
 import { endWithProcess, markEnded, noNativeRuns, untilIdle, type NativeRuns } from '../../workers/ending.ts';
-import type { WorkerSettings } from '../../workers/messages.ts';
+import type { WorkerSettings } from '../../workers/settings.ts';
 import { arraysOf, portsOf, transferableBuffers, unwrap, type Reply } from '../../workers/reply.ts';
 
 /** Urgency of a request, smallest first. Backward passes come before forward ones: they free memory and feed upstream. */

@@ -1,7 +1,7 @@
 // Checkpoints that are written while training goes on. One is in flight at a time: whoever wants the next one waits for it.
 // A failed write is thrown at the next call, so that no step goes on as if it were saved.
 
-import type { StoredCheckpoint } from '../../workers/messages.ts';
+import type { StoredCheckpoint } from '../../workers/store/messages.ts';
 
 export class BackgroundCheckpoint {
   /** Newest committed checkpoint. */

@@ -3,10 +3,10 @@
 
 import { GptdError } from '../../model/errors.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
-import type { StoredModel } from '../../workers/messages.ts';
+import type { StoredModel } from '../../workers/store/messages.ts';
 import { openDataset, type Dataset } from './dataset.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
-import type { DatasetReport } from '../protocol/protocol.ts';
+import type { DatasetReport } from '../protocol/training.ts';
 import type { Windows } from './windows.ts';
 
 type DataContext = JobContext<'train'> | JobContext<'evaluate'>;

@@ -4,12 +4,8 @@
 
 import { createHash, randomUUID } from 'node:crypto';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
-import {
-  CHUNK_BYTES_MAX,
-  type PreparerCalls,
-  type TokenizedData,
-  type TokenizeRequest,
-} from '../../workers/messages.ts';
+import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
+import type { PreparerCalls, TokenizedData, TokenizeRequest } from '../../workers/data/messages.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import type { WorkerThread } from '../threads/worker-thread.ts';
 

@@ -1,8 +1,9 @@
 // The optimizer's part of a training step: AdamW on every stage, a part at a time, in the order in which the next forward pass
 // needs them. The next step may begin meanwhile: it waits for a stage's own parts before it enters the stage.
 
-import { updateParts, type StageCalls, type UpdatePart, type UpdateRequest } from '../../workers/messages.ts';
-import type { PlanStage } from '../protocol/protocol.ts';
+import { updateParts, type UpdatePart, type UpdateRequest } from '../../workers/training/messages.ts';
+import type { StageCalls } from '../../workers/stage-messages.ts';
+import type { PlanStage } from '../protocol/models.ts';
 import type { Caller } from '../threads/worker-thread.ts';
 
 export interface ModelUpdateOptions extends UpdateRequest {

@@ -7,17 +7,15 @@ import type { AdamwStep } from '../../model/programs/adamw.ts';
 import type { GptConfig } from '../../model/config.ts';
 import { assert, GptdError } from '../../model/errors.ts';
 import { tensorTable } from '../../model/tensors.ts';
-import type { MicroBatch, StageCalls, TensorChunk, TrainSetup } from '../../workers/messages.ts';
-import { FLIGHTS_PER_STAGE } from '../threads/memory.ts';
+import type { MicroBatch, TrainSetup } from '../../workers/training/messages.ts';
+import type { TensorChunk } from '../../workers/store/messages.ts';
+import { FLIGHTS_PER_STAGE, SNAPSHOT_BYTES_MAX } from '../threads/memory.ts';
 import { ModelUpdate, Room } from './model-update.ts';
-import type { PlanStage } from '../protocol/protocol.ts';
-import { chunksIn, groupElements, GroupBuffers, readGroups, SNAPSHOT_BYTES_MAX, snapshotGroups } from './snapshot.ts';
+import type { PlanStage } from '../protocol/models.ts';
+import { chunksIn, groupElements, GroupBuffers, readGroups, snapshotGroups } from './snapshot.ts';
 import { WeightPasses } from './weight-passes.ts';
-import { PRIORITY, WorkerDied, type Caller, type WorkerThread } from '../threads/worker-thread.ts';
-
-export type StageThread = WorkerThread<StageCalls>;
-/** A stage's thread for as long as it lives: whoever has put something there calls this and not its successor. */
-export type StageCaller = Caller<StageCalls>;
+import type { StageCaller, StageThread } from '../threads/stages.ts';
+import { PRIORITY, WorkerDied } from '../threads/worker-thread.ts';
 
 export interface StepResult {
   /** Mean over the step's tokens. */

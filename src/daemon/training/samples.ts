@@ -3,7 +3,7 @@
 
 import { GptdError } from '../../model/errors.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
-import type { StoredModel } from '../../workers/messages.ts';
+import type { StoredModel } from '../../workers/store/messages.ts';
 import type { Dataset } from './dataset.ts';
 import type { JobContext } from '../jobs/context.ts';
 import type { Pipeline } from './pipeline.ts';

@@ -3,7 +3,7 @@
 
 import { GptdError } from '../../model/errors.ts';
 import { decayStepsOf } from '../../model/schedule.ts';
-import type { TrainSpec } from '../protocol/protocol.ts';
+import type { TrainSpec } from '../protocol/kinds.ts';
 
 /** Throws `invalid_spec` for a micro-batch or context that does not fit. */
 export function trainingShape(

@@ -3,19 +3,9 @@
 
 import type { GptConfig } from '../../model/config.ts';
 import { ownsTensor, tensorTable } from '../../model/tensors.ts';
-import {
-  CHUNK_SIZE,
-  type ChunkAddress,
-  type StageRange,
-  type TensorChunk,
-  type TensorPart,
-} from '../../workers/messages.ts';
+import { CHUNK_SIZE, type ChunkAddress, type TensorChunk, type TensorPart } from '../../workers/store/messages.ts';
+import type { StageRange } from '../../workers/training/messages.ts';
 
-/**
- * Bytes of a model that all stages together may set aside while a checkpoint is written and training goes on; beyond that the
- * optimizer waits for the store. Enough for the whole state of 124M that a store of 50 MB/s has left after the first step.
- */
-export const SNAPSHOT_BYTES_MAX = 7 * 2 ** 28;
 /** Bytes and chunks that one request to a stage reads at the most. */
 const GROUP_BYTES = 16 << 20;
 const GROUP_CHUNKS_MAX = 256;

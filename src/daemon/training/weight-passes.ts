@@ -3,14 +3,9 @@
 // blocks over from the others: their arrays move there and back. Passes of a part run in micro-batch order, so the bits do
 // not depend on who does them.
 
-import {
-  weightParts,
-  type MicroBatch,
-  type StageCalls,
-  type WeightPart,
-  type WeightsPass,
-} from '../../workers/messages.ts';
-import type { PlanStage } from '../protocol/protocol.ts';
+import { weightParts, type MicroBatch, type WeightPart, type WeightsPass } from '../../workers/training/messages.ts';
+import type { StageCalls } from '../../workers/stage-messages.ts';
+import type { PlanStage } from '../protocol/models.ts';
 import { PRIORITY, type Caller } from '../threads/worker-thread.ts';
 
 const SENT_MAX = 2;

@@ -3,7 +3,7 @@
 
 import { GptdError } from '../../model/errors.ts';
 import { permute } from '../../model/random/permutation.ts';
-import type { TrainSpec } from '../protocol/protocol.ts';
+import type { TrainSpec } from '../protocol/kinds.ts';
 
 export interface Windows {
   readonly trainWindows: number;

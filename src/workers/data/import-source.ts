@@ -15,8 +15,9 @@ import {
 import { tensorTable } from '../../model/tensors.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ChunkReader } from '../store/reader.ts';
-import { readTokenizer } from './import-tokenizer.ts';
-import { CHUNK_BYTES_MAX, type PreparerCalls, type TensorChunk } from '../messages.ts';
+import { parseJson, readTokenizer } from './import-tokenizer.ts';
+import { CHUNK_BYTES_MAX, type TensorChunk } from '../store/messages.ts';
+import type { PreparerCalls } from './messages.ts';
 
 /** JSON beside the weights: configurations and the index of shards. */
 const JSON_BYTES_MAX = 4 << 20;
@@ -124,14 +125,6 @@ export function readJson(reader: ChunkReader, { files, name }: { files: Files; n
     throw new GptdError('limit_exceeded', `${name} has ${size} bytes: it may have ${JSON_BYTES_MAX}.`);
   }
   return parseJson(new TextDecoder().decode(reader.readBlob(files[name])), name);
-}
-
-export function parseJson(text: string, what: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new GptdError('corrupt', `${what} is not JSON.`, { cause: error });
-  }
 }
 
 // ---- Checks of values --------------------------------------------------------------------------------------------------

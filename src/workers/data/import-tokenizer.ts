@@ -6,7 +6,6 @@ import type { GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
 import { charAlphabet, type TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ChunkReader } from '../store/reader.ts';
-import { parseJson } from './import-source.ts';
 
 /** A longer file of a tokenizer is refused; GPT-2's longest has 2 MB. */
 export const TOKENIZER_FILE_BYTES_MAX = 16 << 20;
@@ -63,4 +62,13 @@ function ownTokenizer(json: unknown): TokenizerSpec | null {
     throw new GptdError('corrupt', 'config.json gives an alphabet that is not in code point order.');
   }
   return { type, alphabet };
+}
+
+/** `what` names the text in the error. Throws `corrupt` for what is not JSON. */
+export function parseJson(text: string, what: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new GptdError('corrupt', `${what} is not JSON.`, { cause: error });
+  }
 }

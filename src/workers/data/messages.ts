@@ -5,7 +5,7 @@ import type { GgmlType } from '../../model/formats/gguf.ts';
 import type { ExportedModel } from '../../model/formats/hf-export.ts';
 import type { InitScheme } from '../../model/init.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
-import type { ModelFile, TensorChunk } from '../messages.ts';
+import type { ModelFile, TensorChunk } from '../store/messages.ts';
 
 /** A list of chunks that a thread makes piece by piece: `next` until `done`. */
 export interface SourceProgress {

@@ -3,7 +3,7 @@
 
 import { GptdError } from '../../model/errors.ts';
 import type { ChunkReader } from '../store/reader.ts';
-import type { TokenizeRequest } from '../messages.ts';
+import type { TokenizeRequest } from './messages.ts';
 
 /** Bytes that are decoded at a time; a piece is longer only where no white space comes. */
 const PIECE_BYTES = 1 << 20;

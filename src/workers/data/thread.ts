@@ -9,15 +9,9 @@ import { countDuplicateWindows } from '../../model/text/window-duplicates.ts';
 import { openReader, type ChunkReader } from '../store/reader.ts';
 import { exportedBytes, openExport } from './export-source.ts';
 import { openImport } from './import-source.ts';
-import {
-  type ExportPiece,
-  type PreparerCalls,
-  type PreparerRequest,
-  type SourceProgress,
-  type TensorChunk,
-  type TokenizeProgress,
-  type WorkerSettings,
-} from '../messages.ts';
+import type { ExportPiece, PreparerCalls, PreparerRequest, SourceProgress, TokenizeProgress } from './messages.ts';
+import type { TensorChunk } from '../store/messages.ts';
+import type { WorkerSettings } from '../settings.ts';
 import { arraysOf, replying, transferableBuffers } from '../reply.ts';
 import { chunksOf } from '../store/tensor-chunks.ts';
 import { loadTokens, tokenize } from './tokenize.ts';

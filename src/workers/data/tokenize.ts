@@ -6,7 +6,7 @@ import { GptdError } from '../../model/errors.ts';
 import { LLMC_HEADER_BYTES, readTokenFile } from '../../model/formats/token-files.ts';
 import { charAlphabet, createTokenizer, type TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ChunkReader } from '../store/reader.ts';
-import type { TokenizedData, TokenizeProgress, TokenizeRequest } from '../messages.ts';
+import type { TokenizedData, TokenizeProgress, TokenizeRequest } from './messages.ts';
 import { textPieces } from './text-pieces.ts';
 
 const UINT16_IDS_MAX = 65536;

@@ -6,7 +6,7 @@ import type { GptConfig } from '../../model/config.ts';
 import { weightsDigest } from '../../model/digest.ts';
 import { tensorTable } from '../../model/tensors.ts';
 import type { ChunkReader } from '../store/reader.ts';
-import type { PreparerCalls } from '../messages.ts';
+import type { PreparerCalls } from './messages.ts';
 
 const STEPS_AT_ONCE = 4096;
 

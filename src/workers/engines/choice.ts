@@ -4,7 +4,7 @@
 import { GptdError } from '../../model/errors.ts';
 import { natively } from '../ending.ts';
 import type { Engine } from './engine.ts';
-import type { EngineChoice, WorkerSettings } from '../messages.ts';
+import type { EngineChoice, WorkerSettings } from '../settings.ts';
 
 /** Throws `engine_failed` when the choice cannot be had, and says what can. */
 export async function loadEngine(choice: EngineChoice): Promise<Engine> {

@@ -6,7 +6,8 @@ import { sample, type LogitRow } from '../../model/sampling.ts';
 import { stopFilter, type StopFilter } from '../../model/text/stop.ts';
 import type { StreamDecoder, Tokenizer } from '../../model/text/tokenizer.ts';
 import { GuessLength } from './guess-length.ts';
-import type { SampledToken, ServeSample, StageCalls } from '../messages.ts';
+import type { SampledToken, ServeSample } from './messages.ts';
+import type { StageCalls } from '../stage-messages.ts';
 
 /** Ids that a guess must match, tried from the longest on. */
 const DRAFT_MATCH_LENGTHS = [3, 2];

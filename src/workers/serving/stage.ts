@@ -36,7 +36,9 @@ import {
 } from './attend-groups.ts';
 import type { Engine, Program, Tensor } from '../engines/engine.ts';
 import { CacheRoom, KvCache } from './kv-cache.ts';
-import type { FollowRequest, SampledRows, ServeFollow, ServePart, StageCalls, StageRange } from '../messages.ts';
+import type { FollowRequest, SampledRows, ServeFollow, ServePart } from './messages.ts';
+import type { StageCalls } from '../stage-messages.ts';
+import type { StageRange } from '../training/messages.ts';
 import { Scratch } from './scratch.ts';
 import { SequenceOutput } from './sequence-output.ts';
 

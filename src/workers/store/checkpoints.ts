@@ -8,7 +8,7 @@ import type { GptConfig } from '../../model/config.ts';
 import { weightsDigest, type WeightsDigest } from '../../model/digest.ts';
 import { assert, GptdError } from '../../model/errors.ts';
 import { tensorTable } from '../../model/tensors.ts';
-import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from '../messages.ts';
+import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
 import { chunkTable, hashFromHex } from './chunks.ts';
 import { holdTable } from './holds.ts';
 import { withoutSync, type Calls } from './schema.ts';

@@ -4,7 +4,7 @@
 import { createHash } from 'node:crypto';
 import type Database from 'better-sqlite3';
 import { assert, GptdError } from '../../model/errors.ts';
-import { CHUNK_BYTES_MAX } from '../messages.ts';
+import { CHUNK_BYTES_MAX } from './messages.ts';
 
 export const sha256 = (bytes: Uint8Array): Buffer => createHash('sha256').update(bytes).digest();
 

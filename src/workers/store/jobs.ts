@@ -4,7 +4,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import type Database from 'better-sqlite3';
 import { assert, GptdError, type ErrorData } from '../../model/errors.ts';
-import type { NewEvent, StoredEvent, StoredJob } from '../messages.ts';
+import type { NewEvent, StoredEvent, StoredJob } from './messages.ts';
 import { metricsWriter } from './metrics.ts';
 import type { Calls } from './schema.ts';
 

@@ -3,7 +3,7 @@
 
 import type Database from 'better-sqlite3';
 import { assert } from '../../model/errors.ts';
-import type { MetricsPoint, StoredEvent } from '../messages.ts';
+import type { MetricsPoint, StoredEvent } from './messages.ts';
 import type { Calls } from './schema.ts';
 
 const COLUMNS = `job_id AS jobId, step, at, loss, lr, grad_norm AS gradNorm, tokens, tokens_per_second AS tokensPerSecond,

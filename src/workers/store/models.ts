@@ -4,7 +4,7 @@
 import type Database from 'better-sqlite3';
 import type { GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
-import type { StoredModel } from '../messages.ts';
+import type { StoredModel } from './messages.ts';
 import { checkpointOf, type CheckpointRow } from './checkpoints.ts';
 import { hashFromHex } from './chunks.ts';
 import type { Calls } from './schema.ts';

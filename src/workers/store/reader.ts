@@ -5,7 +5,7 @@ import Database from 'better-sqlite3';
 import type { ChainStep } from '../../model/chain.ts';
 import { assert, GptdError } from '../../model/errors.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
-import type { StoredPart, TensorPart } from '../messages.ts';
+import type { StoredPart, TensorPart } from './messages.ts';
 import { hashFromHex, selectChunk, verified } from './chunks.ts';
 import { databasePath, distrustFile } from './schema.ts';
 

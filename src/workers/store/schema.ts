@@ -17,7 +17,7 @@ import {
 import path from 'node:path';
 import Database from 'better-sqlite3';
 import { assert, GptdError } from '../../model/errors.ts';
-import type { StoreCalls } from '../messages.ts';
+import type { StoreCalls } from './messages.ts';
 import { MIGRATIONS, SCHEMA_VERSION } from './migrations.ts';
 
 /** The implementations of some of the store's calls, by name. */

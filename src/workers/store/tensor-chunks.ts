@@ -1,6 +1,6 @@
 // A tensor's bytes cut into what the store takes at once.
 
-import { CHUNK_BYTES_MAX, type StoredPart, type TensorChunk } from '../messages.ts';
+import { CHUNK_BYTES_MAX, type StoredPart, type TensorChunk } from './messages.ts';
 
 /** In order, each in a buffer of its own; `bytes` are only read. */
 export function* chunksOf<Part extends StoredPart>(

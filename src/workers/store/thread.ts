@@ -3,7 +3,7 @@
 
 import Database from 'better-sqlite3';
 import { assert, GptdError, type DiskFull } from '../../model/errors.ts';
-import type { StoreCalls, StoreRequest } from '../messages.ts';
+import type { StoreCalls, StoreRequest } from './messages.ts';
 import { arraysOf, replying, transferableBuffers, type Reply } from '../reply.ts';
 import { blobCalls } from './blobs.ts';
 import { checkpointCalls } from './checkpoints.ts';

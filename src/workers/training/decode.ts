@@ -10,7 +10,8 @@ import { headLogitsProgram, headTensorNames } from '../../model/programs/head.ts
 import { PURPOSE, uniform } from '../../model/random/philox.ts';
 import { logitRows, sample } from '../../model/sampling.ts';
 import type { Program, Tensor } from '../engines/engine.ts';
-import type { StageCalls, StageRange } from '../messages.ts';
+import type { StageCalls } from '../stage-messages.ts';
+import type { StageRange } from './messages.ts';
 
 /** What a stage lends: its programs, compiled once a name, and its weights as they are now. */
 export interface DecodingStage {

@@ -14,7 +14,7 @@ import {
 } from '../../model/programs/head.ts';
 import type { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Program, Tensor, Tensors } from '../engines/engine.ts';
-import type { TrainSetup } from '../messages.ts';
+import type { TrainSetup } from './messages.ts';
 import type { HeadActivations } from './flight.ts';
 import { gradientTensors, type Parameter } from './parameters.ts';
 

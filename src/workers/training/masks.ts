@@ -3,7 +3,7 @@
 
 import { dropoutMask, PURPOSE, type Purpose } from '../../model/random/philox.ts';
 import type { Tensors } from '../engines/engine.ts';
-import type { MicroBatch, TrainSetup } from '../messages.ts';
+import type { MicroBatch, TrainSetup } from './messages.ts';
 
 /** One draw an element: the stream of a purpose runs over blocks, sequences of the batch, then the sequence's elements. */
 function draw(

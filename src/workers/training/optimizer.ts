@@ -5,7 +5,8 @@ import { adamwScalars } from '../../model/programs/adamw.ts';
 import { assert } from '../../model/errors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { FusedProgram } from '../engines/fused-program.ts';
-import { CHUNK_SIZE, type ChunkAddress, type UpdatePart, type UpdateRequest } from '../messages.ts';
+import { CHUNK_SIZE, type ChunkAddress } from '../store/messages.ts';
+import type { UpdatePart, UpdateRequest } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
 import type { Parameter } from './parameters.ts';
 

@@ -4,7 +4,7 @@
 // Copies go into arrays of earlier ones that were read: the first write to new memory costs several times what a copy does.
 
 import type { ArrayPool } from './array-pool.ts';
-import type { ChunkAddress } from '../messages.ts';
+import type { ChunkAddress } from '../store/messages.ts';
 
 const keyOf = ({ tensor, part, start }: ChunkAddress): string => `${part} ${start} ${tensor}`;
 

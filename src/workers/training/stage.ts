@@ -20,9 +20,9 @@ import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../../mo
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from '../engines/engine.ts';
 import { FusedProgram } from '../engines/fused-program.ts';
-import { weightParts, type MicroBatch, type WeightPart, type WeightsLoan } from '../messages.ts';
+import { weightParts, type MicroBatch, type WeightPart, type WeightsLoan, type TrainSetup } from './messages.ts';
 import type { DecodingStage } from './decode.ts';
-import type { TensorPart, TrainSetup } from '../messages.ts';
+import type { TensorPart } from '../store/messages.ts';
 import { blockMasks, embeddingMask, maskTensors } from './masks.ts';
 import type { Flight } from './flight.ts';
 import { headLosses, headWeights, trainHead, type HeadStage } from './head.ts';

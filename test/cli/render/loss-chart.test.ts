@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from 'vitest';
 import { drawLosses } from '../../../src/cli/render/loss-chart.ts';
-import type { HistoryPoint } from '../../../src/daemon/protocol/protocol.ts';
+import type { HistoryPoint } from '../../../src/daemon/protocol/history.ts';
 
 const NOTHING = { lr: null, gradNorm: null, tokens: null, tokensPerSecond: null, trainLoss: null } as const;
 

@@ -13,7 +13,7 @@ import {
   formatTrained,
   formatTrainLine,
 } from '../../../src/cli/render/records.ts';
-import { PRESETS, type ParamsResult } from '../../../src/daemon/protocol/protocol.ts';
+import { PRESETS, type ParamsResult } from '../../../src/daemon/protocol/models.ts';
 
 const SMALL: ParamsResult = {
   config: PRESETS.GPT_CONFIG_124M,

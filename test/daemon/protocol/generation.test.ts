@@ -1,7 +1,7 @@
 // The bounds of a generating job's spec: what is refused, what is taken, and what is filled in.
 
 import { expect, test } from 'vitest';
-import { LIMITS } from '../../../src/daemon/protocol/protocol.ts';
+import { LIMITS } from '../../../src/daemon/protocol/fields.ts';
 import { parseSpec } from '../../../src/daemon/edge/rpc.ts';
 
 const ASKED = { model: 'm', prompt: 'x' };

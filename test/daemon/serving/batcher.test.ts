@@ -2,14 +2,16 @@
 // of other people's prompts, and prompts go in at full chunks, in the order in which they came.
 
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS, type Generation } from '../../../src/daemon/serving/batcher.ts';
-import type { StageCaller } from '../../../src/daemon/training/pipeline.ts';
+import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS } from '../../../src/daemon/serving/batcher.ts';
+import type { Generation } from '../../../src/daemon/serving/sequence.ts';
+import type { StageCaller } from '../../../src/daemon/threads/stages.ts';
 import { planStages } from '../../../src/daemon/threads/plan.ts';
-import { generateSpec } from '../../../src/daemon/protocol/protocol.ts';
+import { generateSpec } from '../../../src/daemon/protocol/generation.ts';
 import type { GptConfig } from '../../../src/model/config.ts';
 import { initialTensors } from '../../../src/model/init.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
-import type { SampledToken, StageRequest } from '../../../src/workers/messages.ts';
+import type { SampledToken } from '../../../src/workers/serving/messages.ts';
+import type { StageRequest } from '../../../src/workers/stage-messages.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
 
 const CONFIG: GptConfig = {

@@ -3,13 +3,13 @@
 
 import { afterEach, beforeAll, expect, test } from 'vitest';
 import { ModelUpdate, Room } from '../../../src/daemon/training/model-update.ts';
-import type { StageCaller } from '../../../src/daemon/training/pipeline.ts';
+import type { StageCaller } from '../../../src/daemon/threads/stages.ts';
 import { planStages } from '../../../src/daemon/threads/plan.ts';
 import type { GptConfig } from '../../../src/model/config.ts';
 import { initialTensors } from '../../../src/model/init.ts';
 import type { Engine } from '../../../src/workers/engines/engine.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
-import type { StageCalls } from '../../../src/workers/messages.ts';
+import type { StageCalls } from '../../../src/workers/stage-messages.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 
 const T = 8;

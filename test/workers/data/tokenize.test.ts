@@ -3,7 +3,7 @@
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { createTokenizer, type TokenizerSpec } from '../../../src/model/text/tokenizer.ts';
 import { openReader } from '../../../src/workers/store/reader.ts';
-import type { TokenizedData, TokenizeProgress, TokenizeRequest } from '../../../src/workers/messages.ts';
+import type { TokenizedData, TokenizeProgress, TokenizeRequest } from '../../../src/workers/data/messages.ts';
 import type { Store } from '../../../src/workers/store/thread.ts';
 import { tokenize } from '../../../src/workers/data/tokenize.ts';
 import { openedStore } from '../store/fixture.ts';

@@ -7,7 +7,7 @@ import type { GptConfig } from '../../../src/model/config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from '../../../src/model/programs/graph.ts';
 import { initialTensors } from '../../../src/model/init.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
-import { updateParts, type MicroBatch } from '../../../src/workers/messages.ts';
+import { updateParts, type MicroBatch } from '../../../src/workers/training/messages.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 import { difference, noise, randomInputs } from './random-inputs.ts';
 

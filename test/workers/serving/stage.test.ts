@@ -12,7 +12,8 @@ import {
 } from '../../../src/model/programs/quantize.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
-import type { SampledToken, SamplingOptions, ServePart, StageRange } from '../../../src/workers/messages.ts';
+import type { SampledToken, SamplingOptions, ServePart } from '../../../src/workers/serving/messages.ts';
+import type { StageRange } from '../../../src/workers/training/messages.ts';
 
 const GREEDY: SamplingOptions = { temperature: 0, seed: 1 };
 const PROMPT = Array.from({ length: 70 }, (_, i) => (i * 37 + 11) % 61);

@@ -7,7 +7,7 @@ import Database from 'better-sqlite3';
 import { onTestFinished } from 'vitest';
 import type { GptConfig } from '../../../src/model/config.ts';
 import { tensorTable } from '../../../src/model/tensors.ts';
-import type { StoredCheckpoint, TensorChunk, TensorPart } from '../../../src/workers/messages.ts';
+import type { StoredCheckpoint, TensorChunk, TensorPart } from '../../../src/workers/store/messages.ts';
 import { openStore, type Store } from '../../../src/workers/store/thread.ts';
 
 export const TINY: GptConfig = {

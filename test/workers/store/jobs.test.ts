@@ -1,7 +1,7 @@
 import { statSync } from 'node:fs';
 import path from 'node:path';
 import { describe, expect, it } from 'vitest';
-import type { NewEvent, NewJob } from '../../../src/workers/messages.ts';
+import type { NewEvent, NewJob } from '../../../src/workers/store/messages.ts';
 import { countRows, openedStore, temporaryDirectory } from './fixture.ts';
 
 const job = (jobId: string, more: Partial<NewJob> = {}): NewJob => ({

@@ -1,7 +1,7 @@
 // A model's history: what led to its newest weights, read in pages, and kept when its jobs are not.
 
 import { expect, test } from 'vitest';
-import type { HistoryCursor, MetricsPoint } from '../../../src/workers/messages.ts';
+import type { HistoryCursor, MetricsPoint } from '../../../src/workers/store/messages.ts';
 import type { Store } from '../../../src/workers/store/thread.ts';
 import { openedStore } from './fixture.ts';
 

@@ -3,13 +3,8 @@
 import { expect, test } from 'vitest';
 import { initialTensors } from '../../../src/model/init.ts';
 import { onnxEngine } from '../../../src/workers/engines/onnx.ts';
-import {
-  CHUNK_SIZE,
-  updateParts,
-  type ChunkAddress,
-  type TensorPart,
-  type UpdatePart,
-} from '../../../src/workers/messages.ts';
+import { CHUNK_SIZE, type ChunkAddress, type TensorPart } from '../../../src/workers/store/messages.ts';
+import { updateParts, type UpdatePart } from '../../../src/workers/training/messages.ts';
 import { ArrayPool } from '../../../src/workers/training/array-pool.ts';
 import { Snapshot } from '../../../src/workers/training/snapshot.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';

@@ -12,7 +12,7 @@ import {
   type MicroBatch,
   type StageRange,
   type TrainSetup,
-} from '../../../src/workers/messages.ts';
+} from '../../../src/workers/training/messages.ts';
 import { arraysOf, transferableBuffers } from '../../../src/workers/reply.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 import { flatTokens, golden, GOLDEN_NAMES, l2, relative, type Golden } from '../../golden/golden.ts';

@@ -2,7 +2,7 @@
 // together, the pieces are the choice that a client gets who does not stream.
 
 import type { CompletionChoice, CompletionLogprobs } from './protocol.ts';
-import type { GeneratedSample, GenerateResult, TokenData } from '../../protocol/protocol.ts';
+import type { GeneratedSample, GenerateResult, TokenData } from '../../protocol/generation.ts';
 
 export interface ChoiceOptions {
   /** Index of the job's first sample among all choices of the request. */

@@ -11,7 +11,8 @@ import { resolveModel } from '../../threads/model-reference.ts';
 import { joinPieces, JobChoices } from './choices.ts';
 import type { Completion, CompletionChoice, CompletionRequest, CompletionUsage } from './protocol.ts';
 import { completionSpecs, promptsOf, readCompletionRequest } from './request.ts';
-import type { GenerateResult, JobEvent } from '../../protocol/protocol.ts';
+import type { GenerateResult } from '../../protocol/generation.ts';
+import type { JobEvent } from '../../protocol/jobs.ts';
 import type { Handlers } from '../rpc.ts';
 import { Subscriptions } from '../subscriptions.ts';
 

@@ -5,7 +5,7 @@
 import { z } from 'zod';
 import { GptdError } from '../../../model/errors.ts';
 import { generateSpec, stopText } from '../../protocol/generation.ts';
-import { integer, LIMITS, modelReference } from '../../protocol/spec-fields.ts';
+import { integer, LIMITS, modelReference } from '../../protocol/fields.ts';
 
 const { shape } = generateSpec;
 const promptText = z.string().max(LIMITS.promptCharactersMax);

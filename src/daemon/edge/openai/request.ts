@@ -4,7 +4,9 @@
 import type { IncomingMessage } from 'node:http';
 import { GptdError } from '../../../model/errors.ts';
 import { completionRequest, FieldError, type CompletionRequest } from './protocol.ts';
-import { describeIssue, LIMITS, type JobSpecInputs } from '../../protocol/protocol.ts';
+import { describeIssue } from '../../protocol/errors.ts';
+import { LIMITS } from '../../protocol/fields.ts';
+import type { JobSpecInputs } from '../../protocol/kinds.ts';
 
 const MAX_TOKENS_DEFAULT = 16;
 const TEMPERATURE_DEFAULT = 1;

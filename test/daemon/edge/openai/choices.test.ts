@@ -3,7 +3,7 @@
 import { expect, test } from 'vitest';
 import { joinPieces, JobChoices } from '../../../../src/daemon/edge/openai/choices.ts';
 import type { CompletionChoice } from '../../../../src/daemon/edge/openai/protocol.ts';
-import type { GeneratedSample, TokenData } from '../../../../src/daemon/protocol/protocol.ts';
+import type { GeneratedSample, TokenData } from '../../../../src/daemon/protocol/generation.ts';
 
 const token = (sample: number | undefined, index: number, text: string): TokenData => ({
   ...(sample === undefined ? {} : { sample }),

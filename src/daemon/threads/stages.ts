@@ -2,9 +2,13 @@
 // must not depend on the thread.
 
 import { assert } from '../../model/errors.ts';
-import type { EngineChoice, EngineInfo, StageCalls } from '../../workers/messages.ts';
-import type { StageThread } from '../training/pipeline.ts';
-import { WorkerThread } from './worker-thread.ts';
+import type { EngineChoice, EngineInfo } from '../../workers/settings.ts';
+import type { StageCalls } from '../../workers/stage-messages.ts';
+import { WorkerThread, type Caller } from './worker-thread.ts';
+
+export type StageThread = WorkerThread<StageCalls>;
+/** A stage's thread for as long as it lives: whoever has put something there calls this and not its successor. */
+export type StageCaller = Caller<StageCalls>;
 
 /** Steps leave much behind: with half of it, generation with guesses is a tenth slower, see bench/LOG.md. */
 const YOUNG_GENERATION_MB = 48;

@@ -1,5 +1,5 @@
 // What the specs of several job kinds are made of: names, digests, numbers within bounds, data files. The limits are here
-// because the bounds are; protocol.ts hands both on to whoever speaks the protocol.
+// because the bounds are.
 
 import { z } from 'zod';
 

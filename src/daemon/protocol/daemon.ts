@@ -1,0 +1,59 @@
+// How a daemon is reached and what it says of itself: the port, the WebSocket's path and subprotocols, the file that announces a
+// ready daemon, and its status.
+
+import { z } from 'zod';
+
+export const VERSION = '0.1.0';
+
+export const SUBPROTOCOL = 'gptd.v1';
+
+/** A browser cannot set headers on a WebSocket: it offers `bearer.<token>` as a second subprotocol. */
+export const BEARER_SUBPROTOCOL_PREFIX = 'bearer.';
+
+export const DEFAULT_HOST = '127.0.0.1';
+
+export const DEFAULT_PORT = 7433;
+
+export const WEBSOCKET_PATH = '/v1/ws';
+
+/** `DATA/daemon.json`, written when the daemon is ready and removed when it stops. */
+export const daemonFile = z.object({ pid: z.number().int(), url: z.string(), version: z.string() });
+
+export type DaemonFile = z.infer<typeof daemonFile>;
+
+export interface DaemonStatus {
+  readonly version: string;
+  readonly pid: number;
+  readonly engine: {
+    readonly name: string;
+    /** What it computes with: `cpu`, `node` or `wasm`. */
+    readonly backend: string;
+    readonly version: string;
+    readonly fingerprint: string;
+  };
+  readonly workers: number;
+  readonly uptimeMs: number;
+  readonly queue: {
+    readonly queued: number;
+    readonly running: number;
+    readonly paused: number;
+    readonly limit: number;
+  };
+  readonly memory: { readonly rssBytes: number; readonly budgetBytes: number };
+}
+
+/** How much the daemon's log tells: everything from this level up. */
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** Exit codes of the CLI and of the daemon. */
+export const EXIT = {
+  ok: 0,
+  jobFailed: 1,
+  usage: 2,
+  noDaemon: 69,
+  dataDirInUse: 75,
+  unsafeConfiguration: 78,
+  cancelled: 130,
+} as const;

@@ -1,0 +1,28 @@
+// Errors on the wire: JSON-RPC's codes for faults of the envelope, one closed union of codes for all others, and sentences.
+
+import type { z } from 'zod';
+
+export { ERROR_CODES, errorData, GptdError, type ErrorCode, type ErrorData } from '../../model/errors.ts';
+
+/** Codes of JSON-RPC 2.0 for faults of the envelope; every other fault is `application` with `data.code`. */
+export const RPC_ERROR = {
+  parse: -32700,
+  invalidRequest: -32600,
+  methodNotFound: -32601,
+  invalidParams: -32602,
+  application: -32000,
+} as const;
+
+export interface RpcError {
+  readonly code: number;
+  readonly message: string;
+  readonly data?: { readonly code: string };
+}
+
+/** One sentence for the first thing that a schema refused. */
+export function describeIssue(error: z.ZodError): string {
+  const issue = error.issues.at(0);
+  if (issue === undefined) return 'the value is invalid';
+  const path = issue.path.map(String).join('.');
+  return path === '' ? issue.message : `${path}: ${issue.message}`;
+}

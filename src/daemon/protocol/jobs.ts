@@ -1,0 +1,102 @@
+// Jobs on the wire: their states, what may follow each of them, their records, and what they say while they live.
+
+import type { ErrorData } from '../../model/errors.ts';
+import type { TokenData } from './generation.ts';
+import type { JobKind } from './kinds.ts';
+import type { DatasetReport } from './training.ts';
+
+export const JOB_STATES = ['queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled'] as const;
+
+export type JobState = (typeof JOB_STATES)[number];
+
+export type TerminalState = 'succeeded' | 'failed' | 'cancelled';
+
+export const isTerminal = (state: string): state is TerminalState =>
+  state === 'succeeded' || state === 'failed' || state === 'cancelled';
+
+/** What may follow a state. A job whose daemon ended while it ran is queued again by the next one; nothing follows an end. */
+export const JOB_TRANSITIONS: Readonly<Record<JobState, readonly JobState[]>> = {
+  queued: ['running', 'paused', 'cancelled'],
+  running: ['queued', 'paused', 'succeeded', 'failed', 'cancelled'],
+  paused: ['queued', 'cancelled'],
+  succeeded: [],
+  failed: [],
+  cancelled: [],
+};
+
+/** A job as `job.get` and `job.list` show it. Times are milliseconds since 1970. */
+export interface JobRecord {
+  readonly jobId: string;
+  readonly kind: JobKind;
+  readonly state: JobState;
+  readonly spec: unknown;
+  readonly priority: number;
+  readonly createdAt: number;
+  readonly startedAt: number | null;
+  readonly endedAt: number | null;
+  readonly lastSeq: number;
+  readonly result: unknown;
+  readonly error: ErrorData | null;
+}
+
+/** What a job says while it lives. Exactly one of `succeeded`, `failed`, `cancelled` ends it. */
+export type JobEventBody =
+  | { readonly type: 'queued'; readonly data: { readonly kind: JobKind } }
+  | { readonly type: 'started'; readonly data: { readonly workers: number; readonly engine: string } }
+  | {
+      readonly type: 'progress';
+      readonly data: { readonly phase: string; readonly done: number; readonly total: number; readonly unit: string };
+    }
+  | {
+      readonly type: 'step';
+      readonly data: {
+        readonly step: number;
+        readonly steps: number;
+        readonly loss: number;
+        readonly lr: number;
+        readonly gradNorm: number;
+        /** Tokens trained on so far in this job. */
+        readonly tokens: number;
+        readonly tokensPerSecond: number;
+        readonly etaMs: number;
+      };
+    }
+  | {
+      readonly type: 'eval';
+      readonly data: {
+        readonly step: number;
+        readonly trainLoss: number;
+        /** null without a validation split. */
+        readonly valLoss: number | null;
+        readonly perplexity: number | null;
+      };
+    }
+  | {
+      readonly type: 'sample';
+      readonly data: {
+        readonly step: number;
+        readonly prompt: string;
+        /** What the model wrote behind the prompt; without a tokenizer its ids. */
+        readonly text: string;
+        readonly ids: readonly number[];
+      };
+    }
+  | { readonly type: 'checkpoint'; readonly data: { readonly step: number; readonly digest: string } }
+  | { readonly type: 'token'; readonly data: TokenData }
+  | {
+      readonly type: 'log';
+      /** `step` and `digest` name the checkpoint that a generation works with. */
+      readonly data: {
+        readonly message: string;
+        readonly step?: number;
+        readonly digest?: string;
+        /** What a training says of its data. */
+        readonly dataset?: DatasetReport;
+      };
+    }
+  | { readonly type: 'succeeded'; readonly data: { readonly result: unknown } }
+  | { readonly type: 'failed'; readonly data: { readonly error: ErrorData } }
+  | { readonly type: 'cancelled'; readonly data: Record<string, never> };
+
+/** One stored event. `seq` is contiguous from 1 within its job; `at` is milliseconds since 1970. */
+export type JobEvent = JobEventBody & { readonly jobId: string; readonly seq: number; readonly at: number };

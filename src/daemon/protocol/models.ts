@@ -1,0 +1,106 @@
+// Models on the wire: the specs of `params` and `create`, what they result in, and the records of models and checkpoints.
+
+import { z } from 'zod';
+import { CONFIG_MAX, PRESET_NAMES, type GptConfig, type PresetName } from '../../model/config.ts';
+import { integer, modelName, seed, TOKENIZERS, type ModelTokenizerName } from './fields.ts';
+
+export {
+  CONFIG_MAX,
+  DEFAULT_PRESET,
+  PRESET_NAMES,
+  PRESETS,
+  resolveConfig,
+  type GptConfig,
+} from '../../model/config.ts';
+
+const configField = (name: keyof typeof CONFIG_MAX): z.ZodOptional<z.ZodNumber> =>
+  integer(1, CONFIG_MAX[name]).optional();
+
+/** A preset's name, or fields over those of GPT_CONFIG_124M. */
+const config = z.union([
+  z.enum(PRESET_NAMES as readonly [PresetName, ...PresetName[]]),
+  z.strictObject({
+    vocab_size: configField('vocab_size'),
+    context_length: configField('context_length'),
+    emb_dim: configField('emb_dim'),
+    n_heads: configField('n_heads'),
+    n_layers: configField('n_layers'),
+    drop_rate: z.number().min(0).lt(1).optional(),
+    qkv_bias: z.boolean().optional(),
+    tie_weights: z.boolean().optional(),
+  }),
+]);
+
+export const paramsSpec = z.strictObject({ config: config.default('GPT_CONFIG_124M') });
+
+export const createSpec = z.strictObject({
+  model: modelName,
+  config: config.default('GPT_CONFIG_124M'),
+  seed,
+  init: z.enum(['torch', 'gpt2']).default('torch'),
+  tokenizer: z.enum(TOKENIZERS).optional(),
+});
+
+/** Exact counts of parameters; bytes under `memory`; the stages that the daemon's workers would get under `plan`. */
+export interface ParamsResult {
+  readonly config: GptConfig;
+  readonly token_embeddings: number;
+  readonly position_embeddings: number;
+  readonly embedding_total: number;
+  readonly mha_per_block: number;
+  readonly ff_per_block: number;
+  readonly layernorm_per_block: number;
+  readonly params_per_block: number;
+  readonly transformer_blocks_total: number;
+  readonly final_layernorm: number;
+  /** 0 when tied: the matrix is counted once, as token_embeddings. */
+  readonly output_projection: number;
+  readonly total_params: number;
+  readonly memory: {
+    readonly weightsBytes: number;
+    readonly optimizerBytes: number;
+    readonly servingBytes: number;
+    readonly trainingBytes: number;
+  };
+  readonly plan: readonly PlanStage[];
+}
+
+/** A contiguous range of blocks [firstBlock, endBlock) on one worker thread. */
+export interface PlanStage {
+  readonly worker: number;
+  readonly firstBlock: number;
+  readonly endBlock: number;
+  readonly embeds: boolean;
+  readonly head: boolean;
+  readonly params: number;
+}
+
+export interface ModelRecord {
+  readonly name: string;
+  readonly config: GptConfig;
+  readonly parameters: number;
+  readonly tokenizer: ModelTokenizerName | null;
+  /** Step and digest of the newest checkpoint. */
+  readonly step: number;
+  readonly digest: string;
+  readonly createdAt: number;
+}
+
+export interface CheckpointRecord {
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
+  readonly bytes: number;
+  readonly optimizer: boolean;
+  readonly loss: number | null;
+  readonly valLoss: number | null;
+  readonly createdAt: number;
+}
+
+/** Of `create` and `import`. */
+export interface CreateResult {
+  readonly model: string;
+  readonly step: number;
+  readonly digest: string;
+  readonly parameters: number;
+}

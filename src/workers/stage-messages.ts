@@ -1,0 +1,146 @@
+// The stages' part of the thread contract: one thread each, the owner of a contiguous range of blocks. Requests are unions on a string
+// `type`, each is answered exactly once, and big arrays travel by transfer. Nothing here knows sockets or JSON-RPC.
+
+import type { MessagePort } from 'node:worker_threads';
+import type { GptConfig } from '../model/config.ts';
+import type { Quantization } from '../model/programs/quantize.ts';
+import type { TokenizerSpec } from '../model/text/tokenizer.ts';
+import type { FollowRequest, SampledRows, SamplingOptions, ServePart } from './serving/messages.ts';
+import type { EngineChoice, EngineInfo } from './settings.ts';
+import type { ChunkAddress, TensorChunk } from './store/messages.ts';
+import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training/messages.ts';
+
+/** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
+export interface StageCalls extends UpdateCalls, LoanCalls {
+  trainLoad: [
+    {
+      readonly lease: string;
+      readonly checkpointId: number;
+      readonly setup: TrainSetup;
+      /** To each stage of the training, by its number; null is this one. They move. */
+      readonly ports: readonly (MessagePort | null)[];
+    },
+    Record<string, never>,
+  ];
+  trainEmbed: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly train: boolean },
+    { readonly x: Float32Array },
+  ];
+  /** The stage with the head goes on to its backward pass at once: the stages before it wait for `dx`. */
+  trainForward: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
+    { readonly y: Float32Array } | { readonly losses: Float32Array; readonly dx: Float32Array },
+  ];
+  trainBackward: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array },
+    { readonly dx: Float32Array },
+  ];
+  /** Passes of one part come in micro-batch order. */
+  trainWeights: [{ readonly lease: string } & WeightsPass, Record<string, never>];
+  trainEmbedBackward: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly dx: Float32Array },
+    Record<string, never>,
+  ];
+  /** Sums of squares of the gradients, in table order. */
+  trainFinish: [
+    { readonly lease: string },
+    { readonly squares: readonly { readonly tensor: string; readonly sumOfSquares: number }[] },
+  ];
+  trainReset: [{ readonly lease: string }, Record<string, never>];
+  trainEvaluate: [
+    { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
+    { readonly y: Float32Array | null; readonly losses: Float32Array | null },
+  ];
+  /** ids of one sequence -> x (R, D), without dropout. */
+  trainDecodeEmbed: [{ readonly lease: string; readonly ids: readonly number[] }, { readonly x: Float32Array }];
+  /** x (R, D) of one sequence -> x for the next stage, or the token that follows row `last`; `index` counts what is generated. */
+  trainDecode: [
+    {
+      readonly lease: string;
+      readonly x: Float32Array;
+      readonly last: number;
+      readonly temperature: number;
+      readonly seed: number;
+      readonly index: number;
+    },
+    { readonly x: Float32Array | null; readonly id: number | null },
+  ];
+  /** Between two steps: from now on `trainRead` reads the stage's arrays as they are now, whatever is updated meanwhile. */
+  trainSnapshot: [{ readonly lease: string; readonly keptBytesMax: number }, Record<string, never>];
+  /** Copies chunks of the snapshot, each of which is read once, to shared memory of their size together. */
+  trainRead: [
+    { readonly lease: string; readonly addresses: readonly ChunkAddress[]; readonly into: Float32Array },
+    Record<string, never>,
+  ];
+  trainSnapshotEnd: [{ readonly lease: string }, Record<string, never>];
+
+  serveLoad: [
+    {
+      readonly lease: string;
+      readonly checkpointId: number;
+      readonly config: GptConfig;
+      readonly stage: StageRange;
+      readonly tokenizer: TokenizerSpec | null;
+      readonly quantization: Quantization | null;
+    },
+    /** Quantized matrices that the store did not have: to be kept there. */
+    { readonly made: readonly TensorChunk<Quantization>[] },
+  ];
+  /** On the head's stage: token ids of a prompt; the stream decoder starts behind them. */
+  serveBegin: [
+    {
+      readonly lease: string;
+      readonly sequence: string;
+      readonly prompt: string | readonly number[];
+      /** Ids that were generated before an interruption: they follow the prompt. */
+      readonly continued: readonly number[];
+      readonly stop: readonly string[];
+      readonly stopIds: readonly number[];
+      readonly sampling: SamplingOptions;
+      /** Which of several samples of one prompt this is: it keys the draws. */
+      readonly sample: number;
+    },
+    /** `stopped` says that the continued ids have reached a stop already. */
+    { readonly ids: readonly number[]; readonly stopped: boolean },
+  ];
+  /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */
+  serveEmbed: [
+    { readonly lease: string; readonly ids: readonly number[]; readonly parts: readonly ServePart[] },
+    { readonly x: Float32Array },
+  ];
+  /**
+   * The ids of all parts' rows, or x (rows, D) from the stage before -> x for the next stage, or what the head's stage says: an
+   * entry a part, and of the last rows, as many as there are `targets`, the loss of these as next tokens, in nats.
+   */
+  serveStep: [
+    {
+      readonly lease: string;
+      readonly input: readonly number[] | Float32Array;
+      readonly parts: readonly ServePart[];
+      readonly targets?: readonly number[] | undefined;
+    },
+    {
+      readonly x: Float32Array | null;
+      readonly sampled: readonly (SampledRows | null)[] | null;
+      readonly losses: readonly number[] | null;
+    },
+  ];
+  /**
+   * On a stage that is the whole model: a row of each sequence with the token that the step before this one has sampled, so that it can
+   * be asked for while that step is under way; then further steps, see FollowRequest.
+   */
+  serveFollow: [FollowRequest, { readonly steps: readonly (readonly (SampledRows | null)[])[] }];
+  /** Frees sequences. With `keepCaches` others can still fork from them, until they are ended without it. */
+  serveEnd: [
+    { readonly lease: string; readonly sequences: readonly string[]; readonly keepCaches: boolean },
+    Record<string, never>,
+  ];
+
+  unload: [{ readonly lease: string }, Record<string, never>];
+  /** The thread's engine, and the choice that gives another thread the same one. */
+  engine: [Record<string, never>, EngineInfo & { readonly choice: EngineChoice }];
+}
+
+export type StageRequest = {
+  readonly [K in keyof StageCalls]: { readonly type: K } & StageCalls[K][0];
+}[keyof StageCalls];
