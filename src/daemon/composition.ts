@@ -12,10 +12,20 @@ import { EventLog } from './jobs/event-log.ts';
 import type { Services } from './jobs/context.ts';
 import { Jobs } from './jobs/queue.ts';
 import { logError, openLog, type Logger } from './operations/log.ts';
-import { makeHandlers } from './edge/methods.ts';
+import { jobHandlers } from './edge/methods.ts';
 import { Metrics, type JobTransition } from './operations/metrics.ts';
 import type { DaemonOptions } from './options.ts';
-import { complete } from './edge/openai/completions.ts';
+import { openaiRoutes } from './edge/openai/routes.ts';
+import { evaluateKind } from './evaluation/kind.ts';
+import type { Kinds } from './jobs/kind.ts';
+import { createKind } from './models/create.ts';
+import { withOffer } from './models/damage.ts';
+import { exportKind } from './models/export.ts';
+import { importKind } from './models/import.ts';
+import { modelHandlers } from './models/methods.ts';
+import { paramsKind } from './models/params.ts';
+import { generateKind } from './serving/kind.ts';
+import { trainKind } from './training/kind.ts';
 import { EXIT, VERSION, type DaemonFile } from './protocol/daemon.ts';
 import { ServedModels } from './serving/served-models.ts';
 import { Server } from './edge/server.ts';
@@ -71,18 +81,40 @@ export async function run(options: DaemonOptions & { readonly workers: number })
       });
     }
     const tidying = keep(new Tidying(store, { keepJobs: options.keepJobs, onError: report }));
-    const services: Services = { store, events, metrics, stages, preparer, served, tidying, engine, memoryBudgetBytes };
+    const services: Services = { store, events, metrics, stages, preparer, tidying, engine, memoryBudgetBytes };
     const onMoved = (transition: JobTransition): void => {
       metrics.jobMoved(transition);
       logTransition(logger, transition);
     };
-    const jobs = keep(new Jobs(services, { queueLimit: options.queueLimit, onFatal, onMoved }));
-    const handlers = makeHandlers(services, jobs, { queueLimit: options.queueLimit, startedAt });
+    const kinds: Kinds = {
+      params: paramsKind,
+      create: createKind,
+      train: trainKind,
+      generate: generateKind(served),
+      evaluate: evaluateKind(served),
+      import: importKind,
+      export: exportKind,
+    };
+    const { queueLimit } = options;
+    const onDamage = (error: GptdError, reference: string): Promise<GptdError> =>
+      withOffer(services, { error, reference });
+    const jobs = keep(new Jobs(services, { kinds, queueLimit, onFatal, onMoved, onDamage }));
+    const handlers = {
+      ...jobHandlers(services, jobs, { queueLimit, startedAt }),
+      ...modelHandlers(services, {
+        isUsed: (model) => jobs.uses(model),
+        onDeleted: (model) => served.drop(model),
+      }),
+    };
     const server = keep(
       new Server(
         {
-          ...{ store, events, handlers, metrics, logger },
-          complete: (exchange) => complete({ services, handlers }, exchange),
+          store,
+          events,
+          handlers,
+          metrics,
+          logger,
+          openai: openaiRoutes({ services, handlers }),
           onError: report,
         },
         { token, host: urlHost, allowOrigins: options.allowOrigins },

@@ -6,7 +6,8 @@ import type { WebSocket } from 'ws';
 import type { EventLog } from '../jobs/event-log.ts';
 import type { JobEvent } from '../protocol/jobs.ts';
 import type { JobEventNotification, MethodName, RpcResponse } from '../protocol/methods.ts';
-import { answer, readFrame, type Handlers, type Question } from './rpc.ts';
+import type { Handlers } from '../protocol/methods.ts';
+import { answer, readFrame, type Question } from './rpc.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import { BUFFERED_BYTES_MAX, Subscriptions } from './subscriptions.ts';
 

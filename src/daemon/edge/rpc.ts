@@ -5,17 +5,7 @@ import type { z } from 'zod';
 import { errorData, GptdError } from '../../model/errors.ts';
 import { describeIssue, RPC_ERROR } from '../protocol/errors.ts';
 import { JOB_SPECS, type JobKind, type JobSpecs } from '../protocol/kinds.ts';
-import {
-  METHODS,
-  rpcRequest,
-  type MethodName,
-  type MethodParams,
-  type MethodResults,
-  type RpcResponse,
-} from '../protocol/methods.ts';
-
-/** One handler a method. */
-export type Handlers = { readonly [M in MethodName]: (params: MethodParams[M]) => Promise<MethodResults[M]> };
+import { METHODS, rpcRequest, type Handlers, type MethodName, type RpcResponse } from '../protocol/methods.ts';
 
 type Id = string | number | null;
 

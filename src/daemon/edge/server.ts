@@ -13,11 +13,9 @@ import { errorBody, HTTP_STATUS } from './http-errors.ts';
 import { HttpTurns } from './http-turns.ts';
 import type { Logger } from '../operations/log.ts';
 import type { Metrics } from '../operations/metrics.ts';
-import type { Exchange } from './openai/completions.ts';
+import { replyJson, type HttpRoutes } from './exchange.ts';
 import { LIMITS } from '../protocol/fields.ts';
-import { METHODS } from '../protocol/methods.ts';
 import { SUBPROTOCOL, VERSION, WEBSOCKET_PATH } from '../protocol/daemon.ts';
-import type { ModelRecord } from '../protocol/models.ts';
 
 /** Bounds of a connection; all documented in README. */
 const HEADERS_TIMEOUT_MS = 5_000;
@@ -42,8 +40,8 @@ const WEBSOCKET_OPTIONS = {
 };
 
 export interface ServerParts extends ConnectionParts {
-  /** Answers POST /v1/completions. */
-  readonly complete: (exchange: Exchange) => Promise<void>;
+  /** What OpenAI's clients ask for. */
+  readonly openai: HttpRoutes;
   readonly metrics: Metrics;
   readonly logger: Logger;
 }
@@ -128,7 +126,7 @@ export class Server {
       this.#refused(request, refusal);
       // Whatever else a stranger sends is not read: Node ends the connection with the reply.
       response.setHeader('connection', 'close');
-      this.#reply(response, refusal.status, errorBody(new GptdError('unauthorized', refusal.message)));
+      replyJson(response, refusal.status, errorBody(new GptdError('unauthorized', refusal.message)));
       return;
     }
     if (isPreflight) {
@@ -141,41 +139,26 @@ export class Server {
       const body = errorBody(error);
       if (!(error instanceof GptdError)) this.#parts.onError(error);
       if (response.headersSent) response.destroy();
-      else this.#reply(response, HTTP_STATUS[body.error.code], body);
+      else replyJson(response, HTTP_STATUS[body.error.code], body);
     }
   }
 
   async #route(pathname: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { method } = request;
     const reading = method === 'GET' || method === 'HEAD';
+    const exchange = { request, response, stopping: this.#stopping.signal };
     const blob = /^\/v1\/blobs\/sha256:([0-9a-f]{64})$/.exec(pathname)?.[1];
     if (blob !== undefined && reading) await sendBlob(this.#parts.store, blob, { request, response });
     else if (blob !== undefined && method === 'PUT') await receiveBlob(this.#parts.store, blob, { request, response });
-    else if (pathname === '/healthz' && reading) this.#reply(response, 200, { status: 'ok', version: VERSION });
+    else if (pathname === '/healthz' && reading) replyJson(response, 200, { status: 'ok', version: VERSION });
     else if (pathname === '/readyz' && reading) {
-      this.#reply(response, this.#ready ? 200 : 503, { status: this.#ready ? 'ready' : 'not ready' });
+      replyJson(response, this.#ready ? 200 : 503, { status: this.#ready ? 'ready' : 'not ready' });
     } else if (pathname === '/metrics' && reading) {
       const { metrics } = this.#parts;
       response.writeHead(200, { 'content-type': metrics.contentType }).end(await metrics.render());
-    } else if (pathname === '/v1/models' && reading) {
-      const { models } = await this.#parts.handlers['model.list']({});
-      this.#reply(response, 200, { object: 'list', data: models.map((model) => openaiModel(model, model.name)) });
-    } else if (pathname.startsWith('/v1/models/') && reading) {
-      const asked = METHODS['model.get'].safeParse({ model: decoded(pathname.slice('/v1/models/'.length)) });
-      if (!asked.success) throw new GptdError('not_found', `There is no model at ${pathname}.`);
-      const model = await this.#parts.handlers['model.get'](asked.data);
-      this.#reply(response, 200, openaiModel(model, asked.data.model));
-    } else if (pathname === '/v1/completions' && method === 'POST') {
-      await this.#parts.complete({ request, response, stopping: this.#stopping.signal });
-    } else {
+    } else if ((await this.#parts.openai({ method, pathname }, exchange)) === 'not mine') {
       throw new GptdError('not_found', `There is nothing at ${method ?? 'GET'} ${pathname}.`);
     }
-  }
-
-  #reply(response: ServerResponse, status: number, body: unknown): void {
-    // A body that nobody reads, and that may never end, ends with its connection.
-    if (!response.req.complete && hasBody(response.req)) response.setHeader('connection', 'close');
-    response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(body)}\n`);
   }
 
   /** For who watches the door. The path has no query, and a token that a client has put elsewhere is left out. */
@@ -209,27 +192,8 @@ export class Server {
   }
 }
 
-const hasBody = ({ headers }: IncomingMessage): boolean =>
-  headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0;
-
 /** The target without its query. It is compared and never parsed: a target need not be a URL. */
 const pathOf = (request: IncomingMessage): string => (request.url ?? '/').split('?', 1)[0];
-
-/** A part of a path as it was meant; as it is when it was badly encoded. */
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
-}
-
-const openaiModel = ({ createdAt }: ModelRecord, id: string): object => ({
-  id,
-  object: 'model',
-  created: Math.floor(createdAt / 1000),
-  owned_by: 'gptd',
-});
 
 function refuseUpgrade(socket: Duplex, status: number, message: string): void {
   const body = `${JSON.stringify({ error: { code: status === 404 ? 'not_found' : 'unauthorized', message } })}\n`;

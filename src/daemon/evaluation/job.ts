@@ -12,6 +12,7 @@ import { holdModel } from '../threads/model-reference.ts';
 import { Pipeline } from '../training/pipeline.ts';
 import { planStages } from '../threads/plan.ts';
 import type { EvaluateResult, Evaluation } from '../protocol/evaluation.ts';
+import type { ServedModels } from '../serving/served-models.ts';
 import { servedLossSums } from './served-loss.ts';
 import { prepareData, stopIfAsked } from '../training/data.ts';
 import { trainingShape } from '../training/shape.ts';
@@ -26,7 +27,7 @@ interface Subject {
   readonly plan: EvaluationWindows;
 }
 
-export async function runEvaluate(context: EvaluateContext): Promise<EvaluateResult> {
+export async function runEvaluate(context: EvaluateContext, served: ServedModels): Promise<EvaluateResult> {
   const { spec, services, jobId } = context;
   const { model, checkpoint } = await holdModel(services.store, { jobId, reference: spec.model });
   const dataset = await prepareData(context, model);
@@ -39,7 +40,7 @@ export async function runEvaluate(context: EvaluateContext): Promise<EvaluateRes
     ...{ model: model.name, step: checkpoint.step, digest: checkpoint.digest, ...evaluation },
     ...{ tokens: sum.tokens, windows: sum.windows, contextLength: plan.contextLength, stride: plan.stride },
     ...(spec.quantize !== undefined && {
-      quantized: await quantizedEvaluation(context, { ...subject, quantize: spec.quantize, evaluation }),
+      quantized: await quantizedEvaluation(context, { ...subject, served, quantize: spec.quantize, evaluation }),
     }),
   };
 }
@@ -55,7 +56,7 @@ async function float32Loss(context: EvaluateContext, { model, checkpoint, datase
   );
   const stages = planStages(config, services.stages.length);
   const shape = { batchSize, microBatchSize, contextLength, stageCount: stages.length };
-  admit(evaluationBytes(config, shape), { budgetBytes: services.memoryBudgetBytes, what: `Evaluating ${model.name}` });
+  admit({ bytes: evaluationBytes(config, shape), what: `Evaluating ${model.name}` }, services.memoryBudgetBytes);
   stopIfAsked(context);
   const { tokens, wideTokens } = dataset;
   const pipeline = await Pipeline.open(services.stages, {
@@ -84,24 +85,28 @@ async function quantizedEvaluation(
     checkpoint,
     dataset,
     plan,
+    served,
     quantize,
     evaluation,
-  }: Subject & { readonly quantize: Quantization; readonly evaluation: Evaluation },
+  }: Subject & {
+    readonly served: ServedModels;
+    readonly quantize: Quantization;
+    readonly evaluation: Evaluation;
+  },
 ): Promise<NonNullable<EvaluateResult['quantized']>> {
-  const { services, jobId } = context;
   stopIfAsked(context);
-  const served = await services.served.acquire({ model, checkpoint, quantization: quantize });
+  const loaded = await served.acquire({ model, checkpoint, quantization: quantize });
   try {
     const tokens = dataset.wideTokens ? new Uint32Array(dataset.tokens) : new Uint16Array(dataset.tokens);
-    const text = { name: jobId, tokens, contextLength: plan.contextLength };
+    const text = { name: context.jobId, tokens, contextLength: plan.contextLength };
     const sum = await lossOver(context, {
       ...{ plan, phase: `evaluate ${quantize}` },
-      lossSums: (windows) => servedLossSums(served, windows, text),
+      lossSums: (windows) => servedLossSums(loaded, windows, text),
     });
     const quantized = evaluationOf(sum, dataset);
     return { quantize, ...quantized, ratio: quantized.perplexity / evaluation.perplexity };
   } finally {
-    services.served.release(served);
+    served.release(loaded);
   }
 }
 

@@ -1,7 +1,6 @@
 // What a running job may use: the daemon's parts, its own event log, and the two ways in which it is told to stop. A cancel
 // takes effect between micro-batches or tokens; a halt (pause or shutdown) lets it save its work first.
 
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { EngineInfo } from '../../workers/settings.ts';
 import type { PreparerCalls } from '../../workers/data/messages.ts';
 import type { EmitOptions, EventLog } from './event-log.ts';
@@ -9,21 +8,18 @@ import type { Metrics } from '../operations/metrics.ts';
 import type { StageThread } from '../threads/stages.ts';
 import type { JobEventBody } from '../protocol/jobs.ts';
 import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
-import type { ModelTokenizerName } from '../protocol/fields.ts';
-import type { ServedModels } from '../serving/served-models.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import type { Tidying } from './tidying.ts';
 import type { WorkerThread } from '../threads/worker-thread.ts';
 import type { StoredEvent } from '../../workers/store/messages.ts';
 
-/** The long-lived parts of the daemon, made and closed in main.ts. */
+/** The long-lived parts of the daemon, made and closed by composition.ts. */
 export interface Services {
   readonly store: StoreClient;
   readonly events: EventLog;
   readonly metrics: Metrics;
   readonly stages: readonly StageThread[];
   readonly preparer: WorkerThread<PreparerCalls>;
-  readonly served: ServedModels;
   readonly tidying: Tidying;
   readonly engine: EngineInfo;
   readonly memoryBudgetBytes: number;
@@ -42,8 +38,6 @@ export interface JobContext<K extends JobKind = JobKind> {
   readonly emit: (body: JobEventBody, options?: EmitOptions) => Promise<StoredEvent | null>;
 }
 
-export type JobRunner<K extends JobKind> = (context: JobContext<K>) => Promise<unknown>;
-
 /** A job stopped because it was halted; it goes on later from what it has saved. */
 export class JobHalted extends Error {
   constructor() {
@@ -51,6 +45,3 @@ export class JobHalted extends Error {
     this.name = 'JobHalted';
   }
 }
-
-/** What a model's tokenizer is called; null for a model that knows token ids only. */
-export const tokenizerName = (spec: unknown): ModelTokenizerName | null => (spec as TokenizerSpec | null)?.type ?? null;

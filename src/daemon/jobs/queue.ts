@@ -6,43 +6,20 @@ import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { assert, DiskFull, errorData, GptdError, type ErrorData } from '../../model/errors.ts';
 import type { StoredJob } from '../../workers/store/messages.ts';
-import { runCreate, runImport, runParams } from '../models/create.ts';
-import { withOffer } from '../models/damage.ts';
 import { DiskWatch } from './disk-watch.ts';
-import { runEvaluate } from '../evaluation/job.ts';
-import { runExport } from '../models/export.ts';
-import { runGenerate } from '../serving/job.ts';
-import { JobHalted, type JobContext, type JobRunner, type Services } from './context.ts';
-import { checkSubmission } from './checks.ts';
+import { JobHalted, type Services } from './context.ts';
+import type { Kind, Kinds } from './kind.ts';
+import { submissionOf } from './submission.ts';
 import type { JobTransition } from '../operations/metrics.ts';
 import { modelOf } from '../threads/model-reference.ts';
 import { isTerminal, JOB_TRANSITIONS, type JobEventBody, type JobRecord, type JobState } from '../protocol/jobs.ts';
 import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
 import { LIMITS } from '../protocol/fields.ts';
+import { VERSION } from '../protocol/daemon.ts';
 import type { MethodParams, MethodResults } from '../protocol/methods.ts';
-import { runTrain } from '../training/job.ts';
+import { describeIssue } from '../protocol/errors.ts';
+import { admit } from '../threads/memory.ts';
 import { WorkerDied } from '../threads/worker-thread.ts';
-
-const RUNNERS: { readonly [K in JobKind]: JobRunner<K> } = {
-  params: runParams,
-  create: runCreate,
-  train: runTrain,
-  generate: runGenerate,
-  evaluate: runEvaluate,
-  import: runImport,
-  export: runExport,
-};
-
-/** Jobs of a kind that run at once. Training has the stages' memory to itself; creating is bound by the disk. */
-const LANES: Readonly<Record<JobKind, { readonly lane: string; readonly atOnce: number }>> = {
-  params: { lane: 'answer', atOnce: 4 },
-  create: { lane: 'make', atOnce: 1 },
-  import: { lane: 'make', atOnce: 1 },
-  export: { lane: 'export', atOnce: 1 },
-  train: { lane: 'train', atOnce: 1 },
-  generate: { lane: 'generate', atOnce: 256 },
-  evaluate: { lane: 'evaluate', atOnce: 1 },
-};
 
 /** Deaths of a worker thread, with nothing new told between them, after which a job is taken for their cause. */
 const DEATHS_IN_A_ROW_MAX = 3;
@@ -52,8 +29,8 @@ const STOP_GRACE_MS = 8000;
 
 interface Live {
   readonly jobId: string;
-  readonly kind: JobKind;
-  readonly spec: unknown;
+  readonly kind: Kind;
+  readonly spec: JobSpecs[JobKind];
   readonly priority: number;
   /** Ran before, in this daemon or an earlier one. */
   ranBefore: boolean;
@@ -77,10 +54,13 @@ export interface JobCounts {
 }
 
 export interface JobsOptions {
+  readonly kinds: Kinds;
   readonly queueLimit: number;
   readonly onFatal: (error: unknown) => void;
   /** Hears of every change of a job's state. */
   readonly onMoved: (transition: JobTransition) => void;
+  /** The error to tell when what is stored of the model that `reference` names turns out to be damaged. */
+  readonly onDamage: (error: GptdError, reference: string) => Promise<GptdError>;
 }
 
 export class Jobs {
@@ -97,10 +77,17 @@ export class Jobs {
     this.#diskWatch = new DiskWatch(services.store, (jobId) => void this.resume(jobId).catch(options.onFatal));
   }
 
-  /** Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. */
+  /**
+   * Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. A job that another
+   * version stored and this one cannot read fails by itself.
+   */
   async recover(): Promise<void> {
     const { jobs } = await this.#services.store.call('recoverJobs', {});
-    for (const job of jobs) this.#add(job);
+    for (const job of jobs) {
+      const known = readJob(job, this.#options.kinds);
+      if (known instanceof GptdError) await this.#refuse(job, known);
+      else this.#add(job, known);
+    }
   }
 
   start(): void {
@@ -122,15 +109,24 @@ export class Jobs {
     if (this.#closing)
       throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
     const known = key === undefined ? null : (await this.#services.store.call('findJob', { key })).job;
-    if (known === null) await checkSubmission(this.#services, { kind, spec, pending: [...this.#live.values()] });
+    if (known === null) await this.#check(this.#options.kinds[kind], spec);
     const submission = { jobId: randomUUID(), kind, spec, key, priority, queueLimit: this.#options.queueLimit };
     const { job, created, event } = await this.#services.store.call('submitJob', submission);
     if (created) {
       if (event !== null) this.#services.events.publish(event);
-      this.#add(job);
+      this.#add(job, { kind: this.#options.kinds[kind], spec });
       this.#dispatch();
     }
     return recordOf(job);
+  }
+
+  /** Whatever is certain to fail later is refused, with the same sentence. */
+  async #check(kind: Kind, spec: JobSpecs[JobKind]): Promise<void> {
+    const isComing = (model: string): boolean => [...this.#live.values()].some((other) => madeBy(other) === model);
+    const submission = submissionOf(this.#services, { spec, isComing });
+    await kind.check(submission);
+    const need = await kind.needs(submission);
+    if (need !== null) admit(need, this.#services.memoryBudgetBytes);
   }
 
   async get(jobId: string): Promise<JobRecord> {
@@ -212,12 +208,18 @@ export class Jobs {
     return new GptdError('conflict', `The job ${jobId} is ${state}: only a job that has not ended can be ${wish}.`);
   }
 
-  #add(job: StoredJob): void {
+  /** Nothing of the job is known but its identity, so nothing of it is ever run. */
+  async #refuse({ jobId }: StoredJob, error: GptdError): Promise<void> {
+    const data = { error: errorData(error) };
+    await this.#services.events.emit(jobId, { type: 'failed', data }, { key: 'end', state: 'failed' });
+  }
+
+  #add(job: StoredJob, { kind, spec }: Pick<Live, 'kind' | 'spec'>): void {
     const state = job.state === 'paused' ? 'paused' : 'queued';
     const live: Live = {
       jobId: job.jobId,
-      kind: job.kind as JobKind,
-      spec: job.spec,
+      kind,
+      spec,
       priority: job.priority,
       ranBefore: job.startedAt !== null,
       interrupted: job.state === 'running',
@@ -229,19 +231,19 @@ export class Jobs {
       newsCount: 0,
     };
     this.#live.set(job.jobId, live);
-    const { jobId, kind } = live;
-    this.#options.onMoved({ jobId, kind, model: modelOf(job.spec), from: null, to: state, elapsedMs: 0 });
+    const { jobId } = live;
+    this.#options.onMoved({ jobId, kind: kind.name, model: modelOf(spec), from: null, to: state, elapsedMs: 0 });
   }
 
   #dispatch(): void {
     if (this.#closing) return;
     const taken = new Map<string, number>();
     for (const { state, kind } of this.#live.values()) {
-      if (state === 'running') taken.set(LANES[kind].lane, (taken.get(LANES[kind].lane) ?? 0) + 1);
+      if (state === 'running') taken.set(kind.lane, (taken.get(kind.lane) ?? 0) + 1);
     }
     // Sorting is stable: equals stay in order of submission.
     for (const live of [...this.#live.values()].sort(byUrgency)) {
-      const { lane, atOnce } = LANES[live.kind];
+      const { lane, atOnce } = live.kind;
       const busy = taken.get(lane) ?? 0;
       if (live.state !== 'queued' || isCancelled(live)) continue;
       if (busy >= atOnce || this.#waitsForModel(live)) continue;
@@ -258,9 +260,9 @@ export class Jobs {
     for (const other of this.#live.values()) {
       if (other === job) submittedBefore = false;
       else if (modelOf(other.spec) === name) {
-        const makes = other.kind === 'create' || other.kind === 'import';
-        if (makes && submittedBefore) return true;
-        if (other.kind === 'train' && job.kind === 'train' && trainsFirst(other, job, submittedBefore)) return true;
+        if (madeBy(other) === name && submittedBefore) return true;
+        const bothTrain = other.kind.trains === true && job.kind.trains === true;
+        if (bothTrain && trainsFirst(other, job, submittedBefore)) return true;
       }
     }
     return false;
@@ -302,9 +304,9 @@ export class Jobs {
   }
 
   async #explained({ spec }: Live, error: unknown): Promise<unknown> {
-    const { model } = spec as { model?: string };
+    const { model } = spec as { readonly model?: string };
     if (!(error instanceof GptdError) || error.code !== 'corrupt' || model === undefined) return error;
-    return await withOffer(this.#services, { error, reference: model });
+    return await this.#options.onDamage(error, model);
   }
 
   async #pauseForRoom(live: Live, { message, freeBytesNeeded }: DiskFull): Promise<void> {
@@ -340,7 +342,7 @@ export class Jobs {
 
   #runner(live: Live): Promise<unknown> {
     const { jobId, kind } = live;
-    const context = {
+    return kind.run({
       jobId,
       spec: live.spec,
       services: this.#services,
@@ -355,9 +357,7 @@ export class Jobs {
         emitted.then(count, () => undefined);
         return emitted;
       },
-    } satisfies Omit<JobContext, 'spec'> & { spec: unknown };
-    // The spec was parsed by the kind's schema before it was stored.
-    return (RUNNERS[kind] as (context: unknown) => Promise<unknown>)(context);
+    });
   }
 
   /** Says the terminal event; the job is no longer live when that is durable. */
@@ -377,7 +377,7 @@ export class Jobs {
     const { jobId, kind, state: from } = live;
     const model = modelOf(live.spec);
     assert(JOB_TRANSITIONS[from].includes(to), `the job ${jobId} cannot go from ${from} to ${to}`);
-    this.#options.onMoved({ jobId, kind, model, from, to, elapsedMs: nowMs - live.sinceMs, error });
+    this.#options.onMoved({ jobId, kind: kind.name, model, from, to, elapsedMs: nowMs - live.sinceMs, error });
     live.sinceMs = nowMs;
     if (!isTerminal(to)) live.state = to;
   }
@@ -389,6 +389,26 @@ export class Jobs {
 }
 
 const isCancelled = ({ stop: { signal } }: Live): boolean => signal.aborted && !(signal.reason instanceof JobHalted);
+
+/** The name of the model that the job is about to make. */
+const madeBy = ({ kind, spec }: Pick<Live, 'kind' | 'spec'>): string | undefined => kind.makes?.(spec);
+
+/** What a stored job is, or why this version cannot run it. Fields that the spec does not have get their defaults. */
+function readJob({ jobId, kind: name, spec }: StoredJob, kinds: Kinds): Pick<Live, 'kind' | 'spec'> | GptdError {
+  const known: Kind | undefined = Object.values(kinds).find((kind) => kind.name === name);
+  if (known === undefined) {
+    return new GptdError(
+      'incompatible',
+      `The job ${jobId} is of the kind "${name}", which gptd ${VERSION} does not know: start the version that it was submitted to.`,
+    );
+  }
+  const parsed = known.spec.safeParse(spec);
+  if (parsed.success) return { kind: known, spec: parsed.data };
+  return new GptdError(
+    'incompatible',
+    `The stored spec of the job ${jobId} is none that gptd ${VERSION} can read: ${describeIssue(parsed.error)}.`,
+  );
+}
 
 const recordOf = (job: StoredJob): JobRecord => job as JobRecord;
 

@@ -6,18 +6,25 @@ import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
 import type { ExportPiece } from '../../workers/data/messages.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
+import type { Kind } from '../jobs/kind.ts';
 import { holdModel } from '../threads/model-reference.ts';
-import type { ExportedFile, ExportResult } from '../protocol/interchange.ts';
+import { exportSpec, type ExportedFile, type ExportResult } from '../protocol/interchange.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
-export async function runExport({
-  jobId,
-  spec,
-  services,
-  cancelled,
-  halted,
-  emit,
-}: JobContext<'export'>): Promise<ExportResult> {
+export const exportKind: Kind<'export'> = {
+  name: 'export',
+  spec: exportSpec,
+  lane: 'export',
+  atOnce: 1,
+  // Tensors are read and written one after the other.
+  needs: () => Promise.resolve(null),
+  check: async (submission) => {
+    await submission.model();
+  },
+  run,
+};
+
+async function run({ jobId, spec, services, cancelled, halted, emit }: JobContext<'export'>): Promise<ExportResult> {
   const { store, preparer } = services;
   const { model, checkpoint } = await holdModel(store, { jobId, reference: spec.model });
   const { files: kept } = await store.call('modelFiles', { name: model.name });

@@ -1,11 +1,11 @@
 // The kinds of jobs and the schemas of their specs: the one list that a new kind is added to.
 
 import type { z } from 'zod';
-import { evaluateSpec } from './evaluation.ts';
-import { generateSpec } from './generation.ts';
-import { exportSpec, importSpec } from './interchange.ts';
-import { createSpec, paramsSpec } from './models.ts';
-import { trainSpec } from './training.ts';
+import { evaluateSpec, type EvaluateResult } from './evaluation.ts';
+import { generateSpec, type GenerateResult } from './generation.ts';
+import { exportSpec, importSpec, type ExportResult } from './interchange.ts';
+import { createSpec, paramsSpec, type CreateResult, type ParamsResult } from './models.ts';
+import { trainSpec, type TrainResult } from './training.ts';
 
 export const JOB_SPECS = {
   params: paramsSpec,
@@ -30,3 +30,14 @@ export type JobSpecInputs = { readonly [K in JobKind]: z.input<(typeof JOB_SPECS
 export type TrainSpec = JobSpecs['train'];
 
 export type GenerateSpec = JobSpecs['generate'];
+
+/** What a job that has succeeded says. */
+export interface JobResults {
+  readonly params: ParamsResult;
+  readonly create: CreateResult;
+  readonly train: TrainResult;
+  readonly generate: GenerateResult;
+  readonly evaluate: EvaluateResult;
+  readonly import: CreateResult;
+  readonly export: ExportResult;
+}

@@ -75,6 +75,9 @@ export interface MethodResults {
   readonly 'checkpoint.list': { readonly checkpoints: readonly CheckpointRecord[] };
 }
 
+/** One handler a method. */
+export type Handlers = { readonly [M in MethodName]: (params: MethodParams[M]) => Promise<MethodResults[M]> };
+
 export const rpcRequest = z.strictObject({
   jsonrpc: z.literal('2.0'),
   id: z.union([z.string().max(256), z.number(), z.null()]).optional(),

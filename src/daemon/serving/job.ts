@@ -4,7 +4,7 @@
 import type { Generation } from './sequence.ts';
 import type { JobContext } from '../jobs/context.ts';
 import type { GenerateResult } from '../protocol/generation.ts';
-import type { ServedModel } from './served-models.ts';
+import type { ServedModel, ServedModels } from './served-models.ts';
 import { holdModel } from '../threads/model-reference.ts';
 
 const READ_LIMIT = 1000;
@@ -20,11 +20,11 @@ interface SampleResult extends Logged {
   readonly generation: Generation;
 }
 
-export async function runGenerate(context: GenerateContext): Promise<GenerateResult> {
+export async function runGenerate(context: GenerateContext, models: ServedModels): Promise<GenerateResult> {
   const { services, spec, emit, jobId } = context;
   const [pinned, logged] = await Promise.all([pinnedModel(context), loggedTokens(context)]);
   const loading = performance.now();
-  const served = await services.served.acquire({ ...pinned, quantization: spec.quantize ?? null });
+  const served = await models.acquire({ ...pinned, quantization: spec.quantize ?? null });
   try {
     const loadMs = performance.now() - loading;
     void emit({ type: 'progress', data: { phase: 'load', done: 1, total: 1, unit: 'model' } }, { key: 'load' });
@@ -33,7 +33,7 @@ export async function runGenerate(context: GenerateContext): Promise<GenerateRes
     const { createdAt, startedAt } = await services.store.call('getJob', { jobId });
     return resultOf(samples, { loadMs, waitedMs: (startedAt ?? createdAt) - createdAt });
   } finally {
-    services.served.release(served);
+    models.release(served);
   }
 }
 

@@ -79,7 +79,7 @@ export class ServedModels {
     const find = (): Entry | undefined =>
       [...this.#entries.values()].find((entry) => entry.key === key && !entry.isRetired);
     const bytes = servingPeakBytes(config, request.quantization);
-    admit(bytes, { budgetBytes: this.#budgetBytes, what: `Generating with ${model}` });
+    admit({ bytes, what: `Generating with ${model}` }, this.#budgetBytes);
     let entry = find();
     while (entry === undefined && !this.#makeRoom(bytes)) {
       await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));

@@ -96,37 +96,44 @@ export function evaluationBytes(config: GptConfig, shape: TrainingShape): number
   return weightsBytes(config) + (activations + 3 * B * T * V) * FLOAT_BYTES;
 }
 
-/** Throws `out_of_memory`, with both figures, when `bytes` exceed the budget. */
-export function admit(bytes: number, { budgetBytes, what }: { budgetBytes: number; what: string }): void {
+/** What a job or a loaded model is going to take. */
+export interface MemoryNeed {
+  readonly bytes: number;
+  /** Who takes it, as a message begins. */
+  readonly what: string;
+  /** What to do when there is not so much: the end of the message, after both figures. */
+  readonly advice?: () => string;
+}
+
+/** Throws `out_of_memory`, with both figures, when the need exceeds the budget. */
+export function admit({ bytes, what, advice }: MemoryNeed, budgetBytes: number): void {
   if (bytes <= budgetBytes) return;
+  const end = advice?.() ?? ': take a smaller model, micro-batch or context.';
   throw new GptdError(
     'out_of_memory',
-    `${what} needs about ${gigabytes(bytes)} and the daemon may use ${gigabytes(budgetBytes)}: take a smaller model, micro-batch or context.`,
+    `${what} needs about ${gigabytes(bytes)} and the daemon may use ${gigabytes(budgetBytes)}${end}`,
   );
 }
 
-/**
- * Admits a training. Throws `out_of_memory` with the estimate and the largest micro-batch that would fit, or says that none does.
- */
-export function admitTraining(
+/** What a training takes; the advice is the largest micro-batch that fits into the budget, or that none does. */
+export function trainingNeed(
   config: GptConfig,
   shape: TrainingShape,
-  { budgetBytes, what }: { budgetBytes: number; what: string },
-): void {
-  const bytes = trainingBytes(config, shape);
-  if (bytes <= budgetBytes) return;
-  const sizes = Array.from({ length: shape.microBatchSize - 1 }, (_, i) => shape.microBatchSize - 1 - i);
-  const fitting = sizes.find(
-    (size) => shape.batchSize % size === 0 && trainingBytes(config, { ...shape, microBatchSize: size }) <= budgetBytes,
-  );
-  const advice =
-    fitting === undefined
-      ? `Not even micro-batches of one sequence of ${shape.contextLength} tokens fit: take a smaller model or --context-length.`
-      : `The largest micro-batch that fits is ${fitting}: --micro-batch-size ${fitting}.`;
-  throw new GptdError(
-    'out_of_memory',
-    `${what} with micro-batches of ${shape.microBatchSize} needs about ${gigabytes(bytes)} and the daemon may use ${gigabytes(budgetBytes)}. ${advice}`,
-  );
+  { model, budgetBytes }: { readonly model: string; readonly budgetBytes: number },
+): MemoryNeed {
+  const advice = (): string => {
+    const sizes = Array.from({ length: shape.microBatchSize - 1 }, (_, i) => shape.microBatchSize - 1 - i);
+    const fits = (size: number): boolean => trainingBytes(config, { ...shape, microBatchSize: size }) <= budgetBytes;
+    const fitting = sizes.find((size) => shape.batchSize % size === 0 && fits(size));
+    return fitting === undefined
+      ? `. Not even micro-batches of one sequence of ${shape.contextLength} tokens fit: take a smaller model or --context-length.`
+      : `. The largest micro-batch that fits is ${fitting}: --micro-batch-size ${fitting}.`;
+  };
+  return {
+    bytes: trainingBytes(config, shape),
+    what: `Training ${model} with micro-batches of ${shape.microBatchSize}`,
+    advice,
+  };
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -9,7 +9,7 @@ import type { CheckpointMeta, StoredCheckpoint, StoredModel, TrainingMeta } from
 import { BackgroundCheckpoint } from './background-checkpoint.ts';
 import { checkpointDue, writeCheckpoint } from '../models/checkpoints.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
-import { admitTraining, trainingBytes } from '../threads/memory.ts';
+import { admit, trainingBytes, trainingNeed } from '../threads/memory.ts';
 import { resolveModel } from '../threads/model-reference.ts';
 import { NotFinite, Pipeline, type StepResult } from './pipeline.ts';
 import { planStages } from '../threads/plan.ts';
@@ -80,7 +80,8 @@ async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): P
   const { contextLength, microBatchSize } = trainingShape(spec, config.context_length);
   const plan = planStages(config, stages.length);
   const shape = { batchSize: spec.batchSize, microBatchSize, contextLength, stageCount: plan.length };
-  admitTraining(config, shape, { budgetBytes: services.memoryBudgetBytes, what: `Training ${model.name}` });
+  const budgetBytes = services.memoryBudgetBytes;
+  admit(trainingNeed(config, shape, { model: model.name, budgetBytes }), budgetBytes);
 
   const { from, own } = await startingPoint(context, { named: checkpoint, damaged });
   const dataset = await prepareData(context, model);

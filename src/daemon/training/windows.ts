@@ -22,12 +22,11 @@ export interface Windows {
  * short for what the spec asks of it.
  */
 export function planWindows(
-  spec: Pick<TrainSpec, 'batchSize' | 'stride' | 'shuffle' | 'noShuffle' | 'valSplit' | 'seed'>,
+  spec: Pick<TrainSpec, 'batchSize' | 'stride' | 'shuffle' | 'valSplit' | 'seed'>,
   { tokenCount, contextLength: T }: { tokenCount: number; contextLength: number },
 ): Windows {
-  const { batchSize, valSplit, seed } = spec;
+  const { batchSize, shuffle, valSplit, seed } = spec;
   const stride = spec.stride ?? T;
-  const shuffle = spec.shuffle && spec.noShuffle !== true;
   const trainTokens = tokenCount - Math.floor(tokenCount * valSplit);
   const windowsIn = (tokens: number, step: number): number => Math.max(0, Math.floor((tokens - T - 1) / step) + 1);
   const trainWindows = windowsIn(trainTokens, stride);

@@ -6,11 +6,11 @@ import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import {
   admit,
-  admitTraining,
   loadingBytes,
   optimizerBytes,
   servingBytes,
   trainingBytes,
+  trainingNeed,
   weightsBytes,
   type TrainingShape,
 } from '../../../src/daemon/threads/memory.ts';
@@ -58,8 +58,8 @@ describe('training needs more memory', () => {
 });
 
 test('what fits to the byte is admitted, one byte more is refused with both figures', () => {
-  expect(() => admit(4e9, { budgetBytes: 4e9, what: 'Training m' })).not.toThrow();
-  expect(() => admit(4e9 + 1, { budgetBytes: 4e9, what: 'Training m' })).toThrow(
+  expect(() => admit({ bytes: 4e9, what: 'Training m' }, 4e9)).not.toThrow();
+  expect(() => admit({ bytes: 4e9 + 1, what: 'Training m' }, 4e9)).toThrow(
     expect.objectContaining({
       code: 'out_of_memory',
       message: expect.stringMatching(/^Training m needs about 4\.0 GB and the daemon may use 4\.0 GB: /) as string,
@@ -72,7 +72,7 @@ describe('a training that does not fit', () => {
   const bytesOf = (microBatchSize: number): number => trainingBytes(BASE, { ...shape, microBatchSize });
   const refusal = (budgetBytes: number): unknown => {
     try {
-      admitTraining(BASE, shape, { budgetBytes, what: 'Training m' });
+      admit(trainingNeed(BASE, shape, { model: 'm', budgetBytes }), budgetBytes);
     } catch (error) {
       return error;
     }

@@ -2,9 +2,10 @@
 // are told in OpenAI's words as they become durable. A client that goes away takes its jobs with it.
 
 import { randomInt } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ServerResponse } from 'node:http';
 import { GptdError } from '../../../model/errors.ts';
 import type { TokenizerSpec } from '../../../model/text/tokenizer.ts';
+import type { Exchange } from '../exchange.ts';
 import { errorBody } from '../http-errors.ts';
 import type { Services } from '../../jobs/context.ts';
 import { resolveModel } from '../../threads/model-reference.ts';
@@ -13,7 +14,7 @@ import type { Completion, CompletionChoice, CompletionRequest, CompletionUsage }
 import { completionSpecs, promptsOf, readCompletionRequest } from './request.ts';
 import type { GenerateResult } from '../../protocol/generation.ts';
 import type { JobEvent } from '../../protocol/jobs.ts';
-import type { Handlers } from '../rpc.ts';
+import type { Handlers } from '../../protocol/methods.ts';
 import { Subscriptions } from '../subscriptions.ts';
 
 /** A client of which nothing is heard is asked so often whether it is there. */
@@ -23,13 +24,6 @@ const SEED_END = 2 ** 32;
 export interface CompletionParts {
   readonly services: Services;
   readonly handlers: Pick<Handlers, 'job.submit' | 'job.cancel'>;
-}
-
-export interface Exchange {
-  readonly request: IncomingMessage;
-  readonly response: ServerResponse;
-  /** Aborted when the daemon stops. */
-  readonly stopping: AbortSignal;
 }
 
 /** Answers POST /v1/completions; throws what is to be answered as an error, as long as nothing has been sent. */

@@ -1,0 +1,114 @@
+// A new model from a source of weights, which the preparer makes or reads: its first checkpoint, its tokenizer and its files.
+
+import type { GptConfig } from '../../model/config.ts';
+import { countParameters } from '../../model/count.ts';
+import { GptdError } from '../../model/errors.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import type { ModelFile, TensorChunk } from '../../workers/store/messages.ts';
+import { JobHalted, type JobContext, type Services } from '../jobs/context.ts';
+import type { TokenizerName } from '../protocol/fields.ts';
+import type { CreateResult } from '../protocol/models.ts';
+import { weightsBytes } from '../threads/memory.ts';
+import { writeCheckpoint } from './checkpoints.ts';
+
+/** The lane of all jobs that make a model: they are bound by the disk. */
+export const MAKING = { lane: 'make', atOnce: 1 } as const;
+
+export const GPT2_VOCABULARY = 50257;
+const BYTE_VOCABULARY = 256;
+
+/** The named tokenizer, or the one that the vocabulary suggests. A char tokenizer gets its alphabet from the first training text. */
+export function tokenizerFor(
+  { vocab_size: V }: GptConfig,
+  name: TokenizerName | undefined,
+): TokenizerSpec | { type: 'char'; alphabet: null } {
+  const type = name ?? (V >= GPT2_VOCABULARY ? 'gpt2' : V >= BYTE_VOCABULARY ? 'byte' : 'char');
+  if (type === 'char') return { type, alphabet: null };
+  const needed = type === 'gpt2' ? GPT2_VOCABULARY : BYTE_VOCABULARY;
+  if (V < needed) {
+    throw new GptdError(
+      'invalid_spec',
+      `The ${type} tokenizer has ${needed} ids and vocab_size is ${V}: take --vocab-size ${needed} or another tokenizer.`,
+    );
+  }
+  return { type };
+}
+
+/** Throws `conflict` when the name is taken. */
+export async function makeModel(
+  context: JobContext<'create'> | JobContext<'import'>,
+  {
+    config,
+    tokenizer,
+    source,
+    files,
+  }: { config: GptConfig; tokenizer: unknown; source: string; files?: readonly ModelFile[] },
+): Promise<CreateResult> {
+  const { services, spec, jobId, emit, cancelled, halted } = context;
+  const { store, preparer } = services;
+  const parameters = countParameters(config).total_params;
+  const total = weightsBytes(config);
+  try {
+    const { models } = await store.call('listModels', {});
+    const existing = models.find(({ name }) => name === spec.model);
+    // This job's own model, made before the daemon was killed and not yet told.
+    if (existing?.checkpoint.jobId === jobId) return resultOf(existing.checkpoint, parameters);
+    if (existing !== undefined) {
+      throw new GptdError(
+        'conflict',
+        `There is a model ${spec.model} already: take another name, or remove it with "gptd models rm ${spec.model}".`,
+      );
+    }
+    let done = 0;
+    const checkpoint = await writeCheckpoint(
+      store,
+      {
+        model: spec.model,
+        step: 0,
+        jobId,
+        config,
+        meta: { fingerprint: services.engine.fingerprint, loss: null, valLoss: null },
+        newModel: { name: spec.model, config, tokenizer, files },
+      },
+      {
+        chunks: chunksOf(services, source, halted),
+        signal: cancelled,
+        onStored: (stored) => services.metrics.checkpointStored(stored),
+        onBytes: (sizeBytes) => {
+          done += sizeBytes;
+          void emit(
+            { type: 'progress', data: { phase: 'write', done, total, unit: 'bytes' } },
+            { key: `write:${done}` },
+          );
+        },
+      },
+    );
+    return resultOf(checkpoint, parameters);
+  } finally {
+    await preparer.call('sourceEnd', { source });
+  }
+}
+
+const resultOf = (
+  { model, step, digest }: { model: string; step: number; digest: string },
+  parameters: number,
+): CreateResult => ({ model, step, digest, parameters });
+
+/** The preparer's chunks in groups, one request ahead of whoever takes them. */
+async function* chunksOf(
+  { preparer }: Services,
+  source: string,
+  halted: AbortSignal,
+): AsyncGenerator<readonly TensorChunk[]> {
+  let coming = preparer.call('sourceNext', { source });
+  for (;;) {
+    const { chunks, done } = await coming;
+    if (halted.aborted) throw new JobHalted();
+    if (!done) {
+      coming = preparer.call('sourceNext', { source });
+      coming.catch(() => undefined);
+    }
+    if (chunks.length > 0) yield chunks;
+    if (done) return;
+  }
+}
