@@ -64,14 +64,14 @@ interface Fault {
 const FAULTS: readonly Fault[] = [
   {
     what: 'a mask that hides nothing',
-    file: 'model/attention.js',
+    file: 'model/programs/attention.js',
     from: /-Infinity/g,
     to: '0',
     failing: ['attention', 'training'],
   },
   {
     what: 'a wrong derivative',
-    file: 'model/embedding.js',
+    file: 'model/programs/embedding.js',
     from: 'addRow(dwpe, (row % T) * D',
     to: 'addRow(dwpe, 0 * D',
     failing: ['gradients', 'training'],
