@@ -6,7 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { GptdError } from '../model/errors.ts';
-import type { PreparerCalls } from '../workers/data/messages.ts';
+import { PREPARER_THREAD } from '../workers/data/messages.ts';
 import { loadToken } from './edge/access.ts';
 import { EventLog } from './jobs/event-log.ts';
 import type { Services } from './jobs/context.ts';
@@ -62,7 +62,7 @@ export async function run(options: DaemonOptions & { readonly workers: number })
     const store = keep(await StoreClient.open({ dataDir }));
     store.onDeath(onFatal);
     const token = loadToken(options);
-    const preparer = keep(new WorkerThread<PreparerCalls>('workers/data/thread', { dataDir, engine: options.engine }));
+    const preparer = keep(new WorkerThread(PREPARER_THREAD, { dataDir, engine: options.engine }));
     const { stages, engine } = await startStages(workers, { dataDir, choice: options.engine, keep });
     const memoryBudgetBytes = Math.floor(memoryBytes() * MEMORY_SHARE);
     const metrics = new Metrics({ dataDir, version: VERSION, engine, workers, memoryBudgetBytes });

@@ -1,5 +1,7 @@
 // The self-test's part of the thread contract: checks of the model's arithmetic on the engine that was asked for.
 
+import type { RequestOf, ThreadContract } from '../workers/reply.ts';
+
 export interface SelftestCalls {
   /** Attention weights of random rows: how far their sums are from one, and how much a row changes with what lies ahead of it. */
   attention: [
@@ -10,6 +12,10 @@ export interface SelftestCalls {
   gradients: [Record<string, never>, { readonly error: number; readonly tensor: string; readonly count: number }];
 }
 
-export type SelftestRequest = {
-  readonly [K in keyof SelftestCalls]: { readonly type: K } & SelftestCalls[K][0];
-}[keyof SelftestCalls];
+export type SelftestRequest = RequestOf<SelftestCalls>;
+
+export const SELFTEST_THREAD: ThreadContract<SelftestCalls> = {
+  file: 'offline/selftest-thread',
+  requests: {},
+  replies: {},
+};

@@ -9,7 +9,7 @@ import { initialTensors } from '../model/init.ts';
 import { PURPOSE, uniform } from '../model/random/philox.ts';
 import { loadThreadEngine } from '../workers/engines/choice.ts';
 import type { MicroBatch } from '../workers/training/messages.ts';
-import type { SelftestCalls, SelftestRequest } from './selftest-messages.ts';
+import { SELFTEST_THREAD, type SelftestCalls, type SelftestRequest } from './selftest-messages.ts';
 import type { WorkerSettings } from '../workers/settings.ts';
 import { replying } from '../workers/reply.ts';
 import { TrainStage } from '../workers/training/stage.ts';
@@ -128,4 +128,4 @@ async function handle(request: SelftestRequest): Promise<SelftestCalls[keyof Sel
   }
 }
 
-export default replying(handle);
+export default replying(handle, SELFTEST_THREAD);

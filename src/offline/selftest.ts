@@ -10,7 +10,7 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { weightsDigest } from '../model/digest.ts';
 import type { EngineInfo } from '../workers/settings.ts';
-import type { SelftestCalls } from './selftest-messages.ts';
+import { SELFTEST_THREAD, type SelftestCalls } from './selftest-messages.ts';
 import { writeCheckpoint } from '../daemon/models/checkpoints.ts';
 import { Pipeline, type StepResult } from '../daemon/training/pipeline.ts';
 import { planStages } from '../daemon/threads/plan.ts';
@@ -77,7 +77,7 @@ export async function runSelftest({
   };
   try {
     const threads = await startStages(2, { dataDir, choice, keep });
-    const maths = keep(new WorkerThread<SelftestCalls>('offline/selftest-thread', { dataDir, engine: threads.choice }));
+    const maths = keep(new WorkerThread(SELFTEST_THREAD, { dataDir, engine: threads.choice }));
     const checks = [
       await check('attention', () => attention(maths)),
       await check('gradients', () => gradients(maths)),

@@ -1,14 +1,56 @@
-// The envelope in which a worker thread answers. A thrown error loses its `code` on the way between threads, because
-// structured clone keeps only the name, message and stack; so the world's faults travel as data and bugs as thrown errors.
+// The envelopes between threads: which calls a thread answers, what moves with a request and with a reply instead of being
+// copied, and how a thread answers. A thrown error loses its `code` on the way between threads, because structured clone keeps
+// only the name, message and stack; so the world's faults travel as data and bugs as thrown errors.
 
 import { isNativeError } from 'node:util/types';
-import { MessagePort } from 'node:worker_threads';
+import type { MessagePort } from 'node:worker_threads';
 import { move, transferableSymbol, valueSymbol } from 'piscina';
 import { DiskFull, GptdError, type ErrorData } from '../model/errors.ts';
 
+/** The calls of a thread: name -> [request, reply]. */
+export type CallsOf<C> = { [K in keyof C]: readonly [object, object] };
+
+/** The requests of a thread: a union on their `type`. */
+export type RequestOf<C extends CallsOf<C>> = {
+  readonly [K in keyof C]: { readonly type: K } & C[K][0];
+}[keyof C];
+
+/** What a message hands over: arrays, each with the whole buffer behind it, and ports; null stands for nothing. */
+export type Moved = readonly (ArrayBufferView | MessagePort | null)[];
+
+/** The arrays and ports in a message that can move. Arrays that are in shared memory by their type stay where they are. */
+type Movable<T> = T extends MessagePort
+  ? T
+  : T extends ArrayBufferView
+    ? T extends ArrayBufferView<SharedArrayBuffer>
+      ? never
+      : T
+    : T extends readonly (infer Item)[]
+      ? Movable<Item>
+      : T extends (...args: never[]) => unknown
+        ? never
+        : T extends object
+          ? { [K in keyof T]-?: Movable<T[K]> }[keyof T]
+          : never;
+
+/** By call, what its request (side 0) or its reply (side 1) hands over. Every message that holds something movable has an entry. */
+export type Moves<C extends CallsOf<C>, Side extends 0 | 1> = {
+  readonly [K in keyof C]?: (message: C[K][Side]) => Moved;
+} & {
+  readonly [K in keyof C as [Movable<C[K][Side]>] extends [never] ? never : K]: (message: C[K][Side]) => Moved;
+};
+
+/** What both ends of a thread know beside the types of its calls. */
+export interface ThreadContract<C extends CallsOf<C>> {
+  /** The thread's entry within `src`, without its ending. */
+  readonly file: string;
+  readonly requests: Moves<C, 0>;
+  readonly replies: Moves<C, 1>;
+}
+
 /** A fault on its way between threads. */
 interface FaultData extends ErrorData {
-  /** Of a DiskFull. */
+  /** Set for a DiskFull. */
   readonly freeBytesNeeded?: number;
 }
 
@@ -16,16 +58,18 @@ export type Reply<T> = { readonly ok: true; readonly value: T } | { readonly ok:
 
 /**
  * A piscina handler around `handle`: a GptdError becomes a reply, any other error rejects at the caller with its stack.
- * `transfer` names the buffers of a value that leave with it, each once; this thread must not touch them afterwards.
+ * This thread must not touch afterwards what a reply hands over.
  */
-export function replying<Request, T>(
-  handle: (request: Request) => T | Promise<T>,
-  { transfer = () => [] }: { readonly transfer?: (value: T) => readonly ArrayBuffer[] } = {},
-): (request: Request) => Promise<Reply<T>> {
+export function replying<C extends CallsOf<C>, Value extends C[keyof C][1]>(
+  handle: (request: RequestOf<C>) => Value | Promise<Value>,
+  { replies }: Pick<ThreadContract<C>, 'replies'>,
+): (request: RequestOf<C>) => Promise<Reply<Value>> {
   return async (request) => {
     try {
       const value = await handle(request);
-      return moving({ ok: true, value }, transfer(value));
+      // The value is the reply to a request of this type.
+      const moved = replies[request.type] as ((value: Value) => Moved) | undefined;
+      return moving({ ok: true, value }, transferList(moved?.(value)));
     } catch (error) {
       if (!(error instanceof GptdError)) throw asNativeError(error);
       const { code, message } = error;
@@ -44,9 +88,9 @@ function asNativeError(error: unknown): Error {
 }
 
 /** piscina replaces what `move` returns by its value when it posts the reply: hence the type of the value. */
-function moving<T>(reply: Reply<T>, buffers: readonly ArrayBuffer[]): Reply<T> {
-  if (buffers.length === 0) return reply;
-  return move({ [transferableSymbol]: buffers, [valueSymbol]: reply }) as unknown as Reply<T>;
+function moving<T>(reply: Reply<T>, transferred: readonly (ArrayBuffer | MessagePort)[]): Reply<T> {
+  if (transferred.length === 0) return reply;
+  return move({ [transferableSymbol]: transferred, [valueSymbol]: reply }) as unknown as Reply<T>;
 }
 
 /** The value of a reply. Throws its GptdError, with the code, on the caller's side. */
@@ -57,32 +101,19 @@ export function unwrap<T>(reply: Reply<T>): T {
 }
 
 /**
- * The distinct buffers behind `arrays`, to be transferred. Left out, and so copied: shared memory, and small Buffers that
- * lie in Node's pool, which belongs to everybody.
+ * What has to be transferred for `moved`: the ports and the distinct buffers behind the arrays. Left out, and so copied, are
+ * shared memory and small Buffers that lie in Node's pool, which belongs to everybody.
  */
-export function transferableBuffers(arrays: readonly ArrayBufferView[]): ArrayBuffer[] {
-  const buffers = new Set<ArrayBuffer>();
-  for (const array of arrays) {
-    const pooled = Buffer.isBuffer(array) && array.buffer.byteLength === Buffer.poolSize;
-    if (array.buffer instanceof ArrayBuffer && !pooled) buffers.add(array.buffer);
+export function transferList(moved: Moved = []): (ArrayBuffer | MessagePort)[] {
+  const transferred = new Set<ArrayBuffer | MessagePort>();
+  for (const item of moved) {
+    if (item === null) continue;
+    if (!ArrayBuffer.isView(item)) {
+      transferred.add(item);
+      continue;
+    }
+    const pooled = Buffer.isBuffer(item) && item.buffer.byteLength === Buffer.poolSize;
+    if (item.buffer instanceof ArrayBuffer && !pooled) transferred.add(item.buffer);
   }
-  return [...buffers];
-}
-
-/** The arrays among a message's fields and the chunks that it lists: what a thread hands over with the message. */
-export function arraysOf(message: object): ArrayBufferView[] {
-  const fields = Object.values(message).flatMap((field: unknown) =>
-    Array.isArray(field) ? chunkBytes(field) : [field],
-  );
-  return fields.filter((field): field is ArrayBufferView => ArrayBuffer.isView(field));
-}
-
-/** The ports that a message lists: they leave with it. */
-export function portsOf(message: object): MessagePort[] {
-  const listed = Object.values(message).filter((field): field is unknown[] => Array.isArray(field));
-  return listed.flat().filter((item): item is MessagePort => item instanceof MessagePort);
-}
-
-function chunkBytes(list: readonly unknown[]): unknown[] {
-  return list.map((item) => (typeof item === 'object' && item !== null && 'bytes' in item ? item.bytes : null));
+  return [...transferred];
 }

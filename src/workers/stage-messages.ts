@@ -6,6 +6,7 @@ import type { GptConfig } from '../model/config.ts';
 import type { Quantization } from '../model/programs/quantize.ts';
 import type { TokenizerSpec } from '../model/text/tokenizer.ts';
 import type { FollowRequest, SampledRows, SamplingOptions, ServePart } from './serving/messages.ts';
+import type { RequestOf, ThreadContract } from './reply.ts';
 import type { EngineChoice, EngineInfo } from './settings.ts';
 import type { ChunkAddress, TensorChunk } from './store/messages.ts';
 import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training/messages.ts';
@@ -69,7 +70,11 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
   trainSnapshot: [{ readonly lease: string; readonly keptBytesMax: number }, Record<string, never>];
   /** Copies chunks of the snapshot, each of which is read once, to shared memory of their size together. */
   trainRead: [
-    { readonly lease: string; readonly addresses: readonly ChunkAddress[]; readonly into: Float32Array },
+    {
+      readonly lease: string;
+      readonly addresses: readonly ChunkAddress[];
+      readonly into: Float32Array<SharedArrayBuffer>;
+    },
     Record<string, never>,
   ];
   trainSnapshotEnd: [{ readonly lease: string }, Record<string, never>];
@@ -141,6 +146,28 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
   engine: [Record<string, never>, EngineInfo & { readonly choice: EngineChoice }];
 }
 
-export type StageRequest = {
-  readonly [K in keyof StageCalls]: { readonly type: K } & StageCalls[K][0];
-}[keyof StageCalls];
+export type StageRequest = RequestOf<StageCalls>;
+
+export const STAGE_THREAD: ThreadContract<StageCalls> = {
+  file: 'workers/stage',
+  requests: {
+    trainLoad: ({ ports }) => ports,
+    trainForward: ({ x }) => [x],
+    trainBackward: ({ dy }) => [dy],
+    trainEmbedBackward: ({ dx }) => [dx],
+    trainEvaluate: ({ x }) => [x],
+    trainDecode: ({ x }) => [x],
+    serveStep: ({ input }) => (input instanceof Float32Array ? [input] : []),
+  },
+  replies: {
+    trainEmbed: ({ x }) => [x],
+    trainForward: (reply) => ('y' in reply ? [reply.y] : [reply.losses, reply.dx]),
+    trainBackward: ({ dx }) => [dx],
+    trainEvaluate: ({ y, losses }) => [y, losses],
+    trainDecodeEmbed: ({ x }) => [x],
+    trainDecode: ({ x }) => [x],
+    serveLoad: ({ made }) => made.map(({ bytes }) => bytes),
+    serveEmbed: ({ x }) => [x],
+    serveStep: ({ x }) => [x],
+  },
+};

@@ -7,10 +7,9 @@ import { createTokenizer } from '../model/text/tokenizer.ts';
 import { openReader, type ChunkReader } from './store/reader.ts';
 import { loadThreadEngine, sameChoice } from './engines/choice.ts';
 import { Loans } from './training/loans.ts';
-import type { StageCalls, StageRequest } from './stage-messages.ts';
-import type { WeightsLoan } from './training/messages.ts';
+import { STAGE_THREAD, type StageCalls, type StageRequest } from './stage-messages.ts';
 import type { WorkerSettings } from './settings.ts';
-import { arraysOf, replying, transferableBuffers } from './reply.ts';
+import { replying } from './reply.ts';
 import { ServeStage } from './serving/stage.ts';
 import { servedWeights } from './serving/served-weights.ts';
 import { decodeEmbed, decodeForward } from './training/decode.ts';
@@ -100,12 +99,12 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       loansOf(request).send(request.with, request.key, training(request.lease).lend(request.micro, request.block));
       return {};
     case 'trainWeightsFor': {
-      const loan = loansOf(request).take(request.with, request.key) as WeightsLoan;
+      const loan = loansOf(request).take(request.with, request.key);
       loansOf(request).send(request.with, request.key, await training(request.lease).weightsFor(loan));
       return {};
     }
     case 'trainTakeBack':
-      training(request.lease).takeBack(request.block, loansOf(request).take(request.with, request.key) as WeightsLoan);
+      training(request.lease).takeBack(request.block, loansOf(request).take(request.with, request.key));
       return {};
     case 'trainEmbedBackward':
       training(request.lease).embedBackward(request.micro, request.dx);
@@ -159,4 +158,4 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
   }
 }
 
-export default replying(handle, { transfer: (reply) => transferableBuffers(arraysOf(reply)) });
+export default replying(handle, STAGE_THREAD);

@@ -3,7 +3,7 @@
 
 import { assert } from '../../model/errors.ts';
 import type { EngineChoice, EngineInfo } from '../../workers/settings.ts';
-import type { StageCalls } from '../../workers/stage-messages.ts';
+import { STAGE_THREAD, type StageCalls } from '../../workers/stage-messages.ts';
 import { WorkerThread, type Caller } from './worker-thread.ts';
 
 export type StageThread = WorkerThread<StageCalls>;
@@ -31,9 +31,7 @@ export async function startStages(
 ): Promise<Stages> {
   const { dataDir, keep } = options;
   const start = (engine: EngineChoice): StageThread =>
-    keep(
-      new WorkerThread<StageCalls>('workers/stage', { dataDir, engine }, { youngGenerationMb: YOUNG_GENERATION_MB }),
-    );
+    keep(new WorkerThread(STAGE_THREAD, { dataDir, engine }, { youngGenerationMb: YOUNG_GENERATION_MB }));
   const first = start(options.choice);
   const { choice, ...engine } = await first.call('engine', {});
   const others = Array.from({ length: count - 1 }, () => start(choice));

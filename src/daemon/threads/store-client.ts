@@ -2,7 +2,7 @@
 // One request at a time, in order. The thread's death ends the daemon, which loses nothing.
 
 import { GptdError } from '../../model/errors.ts';
-import type { StoreCalls, StoreReply } from '../../workers/store/messages.ts';
+import { STORE_THREAD, type StoreCalls, type StoreReply } from '../../workers/store/messages.ts';
 import { WorkerThread } from './worker-thread.ts';
 
 export class StoreClient {
@@ -17,7 +17,7 @@ export class StoreClient {
 
   /** Starts the thread and opens the data directory; throws what StoreCalls.open throws, with no thread left behind. */
   static async open({ dataDir }: { readonly dataDir: string }): Promise<StoreClient> {
-    const thread = new WorkerThread<StoreCalls>('workers/store/thread');
+    const thread = new WorkerThread(STORE_THREAD);
     try {
       const { sqliteVersion } = await thread.call('open', { dataDir });
       return new StoreClient(thread, sqliteVersion);

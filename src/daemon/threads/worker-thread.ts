@@ -1,11 +1,18 @@
 // One worker thread behind a piscina pool of exactly one: whoever sends it work reaches exactly the thread that owns the
-// blocks. Requests run one at a time, the more urgent first, equals in order. Typed arrays in requests and replies move.
+// blocks. Requests run one at a time, the more urgent first, equals in order. What moves with them is in the thread's contract.
 
 import { Piscina, queueOptionsSymbol, type PiscinaTask, type TaskQueue } from 'piscina';
 import { GptdError } from '../../model/errors.ts';
 import { endWithProcess, markEnded, noNativeRuns, untilIdle, type NativeRuns } from '../../workers/ending.ts';
 import type { WorkerSettings } from '../../workers/settings.ts';
-import { arraysOf, portsOf, transferableBuffers, unwrap, type Reply } from '../../workers/reply.ts';
+import {
+  transferList,
+  unwrap,
+  type CallsOf,
+  type Moves,
+  type Reply,
+  type ThreadContract,
+} from '../../workers/reply.ts';
 
 /** Urgency of a request, smallest first. Backward passes come before forward ones: they free memory and feed upstream. */
 export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weights: 3 } as const;
@@ -82,8 +89,6 @@ export class WorkerDied extends GptdError {
 
 export type ThreadSettings = Omit<WorkerSettings, 'nativeRuns'>;
 
-type CallsOf<C> = { [K in keyof C]: readonly [object, object] };
-
 export interface CallOptions {
   readonly priority?: Priority;
   /** When it aborts before the thread has taken the request up, the request is dropped and rejects with its reason. */
@@ -98,12 +103,13 @@ export interface Caller<C extends CallsOf<C>> {
 }
 
 /**
- * A thread that runs `src/<file>` and answers the requests of `C`. When it dies, the requests that were sent to it
+ * A thread that runs the contract's file and answers the requests of `C`. When it dies, the requests that were sent to it
  * reject with WorkerDied and another one takes its place, in a pool of its own: piscina itself gives up on a thread that dies
  * while it starts, and would hand the dead thread's requests to one that knows nothing of them.
  */
 export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   readonly #file: string;
+  readonly #moves: { readonly [K in keyof C]?: Moves<C, 0>[K] };
   readonly #settings: ThreadSettings | undefined;
   readonly #youngGenerationMb: number;
   readonly #deathListeners: ((error: unknown) => void)[] = [];
@@ -118,18 +124,19 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   #closed = false;
 
   constructor(
-    file: string,
+    { file, requests }: ThreadContract<C>,
     settings?: ThreadSettings,
     { youngGenerationMb = YOUNG_GENERATION_MB }: ThreadOptions = {},
   ) {
     this.#file = file;
+    this.#moves = requests;
     this.#settings = settings;
     this.#youngGenerationMb = youngGenerationMb;
     this.#pool = this.#openPool();
   }
 
   /**
-   * Sends one request. Arrays in `input` are transferred and must not be used afterwards. Rejects with the thread's
+   * Sends one request. What it hands over by the thread's contract must not be used afterwards. Rejects with the thread's
    * GptdError, with WorkerDied when the thread dies, or with `shutting_down` once it is closed.
    */
   call<K extends keyof C & string>(type: K, input: C[K][0], options: CallOptions = {}): Promise<C[K][1]> {
@@ -171,8 +178,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
     if (this.#deaths !== life) throw new WorkerDied(this.#cause ?? 'its requests were dropped');
     const ticket: Ticket = { priority, leave: null };
     const request = { ...input, type, [queueOptionsSymbol]: ticket };
-    const transferList = [...transferableBuffers(arraysOf(input)), ...portsOf(input)];
-    const running = this.#pool.run(request, { transferList });
+    const running = this.#pool.run(request, { transferList: transferList(this.#moves[type]?.(input)) });
     let reply: Reply<C[K][1]>;
     try {
       reply = (await (signal === undefined ? running : untilDropped(running, { ticket, signal }))) as typeof reply;

@@ -5,6 +5,7 @@ import type { GgmlType } from '../../model/formats/gguf.ts';
 import type { ExportedModel } from '../../model/formats/hf-export.ts';
 import type { InitScheme } from '../../model/init.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import type { RequestOf, ThreadContract } from '../reply.ts';
 import type { ModelFile, TensorChunk } from '../store/messages.ts';
 
 /** A list of chunks that a thread makes piece by piece: `next` until `done`. */
@@ -120,6 +121,13 @@ export interface PreparerCalls {
   loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
 }
 
-export type PreparerRequest = {
-  readonly [K in keyof PreparerCalls]: { readonly type: K } & PreparerCalls[K][0];
-}[keyof PreparerCalls];
+export type PreparerRequest = RequestOf<PreparerCalls>;
+
+export const PREPARER_THREAD: ThreadContract<PreparerCalls> = {
+  file: 'workers/data/thread',
+  requests: {},
+  replies: {
+    sourceNext: ({ chunks }) => chunks.map(({ bytes }) => bytes),
+    exportNext: ({ pieces }) => pieces.map(({ bytes }) => bytes),
+  },
+};

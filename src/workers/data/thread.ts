@@ -9,10 +9,17 @@ import { countDuplicateWindows } from '../../model/text/window-duplicates.ts';
 import { openReader, type ChunkReader } from '../store/reader.ts';
 import { exportedBytes, openExport } from './export-source.ts';
 import { openImport } from './import-source.ts';
-import type { ExportPiece, PreparerCalls, PreparerRequest, SourceProgress, TokenizeProgress } from './messages.ts';
+import {
+  PREPARER_THREAD,
+  type ExportPiece,
+  type PreparerCalls,
+  type PreparerRequest,
+  type SourceProgress,
+  type TokenizeProgress,
+} from './messages.ts';
 import type { TensorChunk } from '../store/messages.ts';
 import type { WorkerSettings } from '../settings.ts';
-import { arraysOf, replying, transferableBuffers } from '../reply.ts';
+import { replying } from '../reply.ts';
 import { chunksOf } from '../store/tensor-chunks.ts';
 import { loadTokens, tokenize } from './tokenize.ts';
 import { chainSteps, digestOf } from './verify.ts';
@@ -138,4 +145,4 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
   }
 }
 
-export default replying(handle, { transfer: (reply) => transferableBuffers(arraysOf(reply)) });
+export default replying(handle, PREPARER_THREAD);

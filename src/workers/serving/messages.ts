@@ -71,7 +71,7 @@ export interface FollowRequest {
   readonly follows: readonly ServeFollow[];
   readonly tokensMax: number;
   readonly spanMs: number;
-  readonly interrupt: Int32Array;
+  readonly interrupt: Int32Array<SharedArrayBuffer>;
 }
 
 /** What a part's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */

@@ -4,6 +4,7 @@
 import type { GptConfig } from '../../model/config.ts';
 import type { ErrorData } from '../../model/errors.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
+import type { RequestOf, ThreadContract } from '../reply.ts';
 
 /** Which of a tensor's arrays a chunk belongs to: the weight, or AdamW's first and second moments. */
 export type TensorPart = 'w' | 'm' | 'v';
@@ -159,7 +160,7 @@ export interface StoredDataset {
   readonly sources: readonly string[];
 }
 
-/** name -> [request, reply]. `bytes` are transferred to the store and must not be used afterwards. */
+/** name -> [request, reply]. `bytes` move to the store and must not be used afterwards: see STORE_THREAD. */
 export interface StoreCalls {
   /** Takes the directory's lock (code `conflict` when another daemon has it), opens and migrates, drops unfinished staging. */
   open: [{ readonly dataDir: string }, { readonly sqliteVersion: string }];
@@ -281,7 +282,17 @@ export interface StoreCalls {
   tidy: [{ readonly thorough: boolean; readonly keepJobs: number }, { readonly more: boolean }];
 }
 
-export type StoreRequest = {
-  readonly [K in keyof StoreCalls]: { readonly type: K } & StoreCalls[K][0];
-}[keyof StoreCalls];
+export type StoreRequest = RequestOf<StoreCalls>;
 export type StoreReply<K extends keyof StoreCalls> = StoreCalls[K][1];
+
+export const STORE_THREAD: ThreadContract<StoreCalls> = {
+  file: 'workers/store/thread',
+  requests: {
+    putChunks: ({ chunks }) => chunks.map(({ bytes }) => bytes),
+    putMade: ({ chunks }) => chunks.map(({ bytes }) => bytes),
+    putBlobChunk: ({ bytes }) => [bytes],
+  },
+  replies: {
+    readBlobChunk: ({ bytes }) => [bytes],
+  },
+};

@@ -3,8 +3,8 @@
 
 import Database from 'better-sqlite3';
 import { assert, GptdError, type DiskFull } from '../../model/errors.ts';
-import type { StoreCalls, StoreRequest } from './messages.ts';
-import { arraysOf, replying, transferableBuffers, type Reply } from '../reply.ts';
+import { STORE_THREAD, type StoreCalls, type StoreRequest } from './messages.ts';
+import { replying, type Reply } from '../reply.ts';
 import { blobCalls } from './blobs.ts';
 import { checkpointCalls } from './checkpoints.ts';
 import { jobCalls } from './jobs.ts';
@@ -195,16 +195,13 @@ function translated(error: unknown, { type }: StoreRequest): unknown {
   return error;
 }
 
-const reply = replying(
-  (request: StoreRequest): StoreValue => {
-    try {
-      return answer(request);
-    } catch (error) {
-      throw translated(error, request);
-    }
-  },
-  { transfer: (value) => transferableBuffers(arraysOf(value)) },
-);
+const reply = replying((request: StoreRequest): StoreValue => {
+  try {
+    return answer(request);
+  } catch (error) {
+    throw translated(error, request);
+  }
+}, STORE_THREAD);
 
 /** Entry of the thread: piscina calls the default export. */
 export default function handle(request: StoreRequest): Promise<Reply<StoreValue>> {

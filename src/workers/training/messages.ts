@@ -73,6 +73,10 @@ export interface WeightsLoan {
   readonly gradients: readonly (NamedArray & { readonly sumOfSquares: number | null })[];
 }
 
+/** The arrays of a loan. */
+export const loanArrays = ({ rows, norms, gradients }: WeightsLoan): readonly Float32Array[] =>
+  [...rows, ...norms, ...gradients].map(({ bytes }) => bytes);
+
 /** What a stage updates at once: a block, by its number, or all that it holds outside its blocks. */
 export type UpdatePart = number | 'ends';
 

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { PRIORITY, WorkerDied, WorkerThread, type Priority } from '../../../src/daemon/threads/worker-thread.ts';
+import type { ThreadContract } from '../../../src/workers/reply.ts';
 
 const SRC = path.resolve(import.meta.dirname, '../../../src');
 
@@ -40,16 +41,23 @@ interface RecorderCalls {
   readonly run: readonly [{ gate: SharedArrayBuffer }, Noted];
   readonly note: readonly [{ name: string }, Noted];
   readonly take: readonly [{ data: Float32Array }, Noted];
+  readonly lend: readonly [{ data: Float32Array<SharedArrayBuffer> }, Noted];
   readonly fail: readonly [object, Noted];
   readonly crash: readonly [object, Noted];
   readonly die: readonly [object, Noted];
 }
 
+const recorderContract = (file: string): ThreadContract<RecorderCalls> => ({
+  file,
+  requests: { take: ({ data }) => [data] },
+  replies: {},
+});
+
 function recorder(): WorkerThread<RecorderCalls> {
   const directory = mkdtempSync(path.join(tmpdir(), 'gptd-thread-'));
   writeFileSync(path.join(directory, 'recorder.js'), RECORDER);
   const file = path.relative(SRC, path.join(directory, 'recorder')).replaceAll(path.sep, '/');
-  const thread = new WorkerThread<RecorderCalls>(file);
+  const thread = new WorkerThread(recorderContract(file));
   onTestFinished(async () => {
     await thread.close();
     rmSync(directory, { recursive: true });
@@ -110,6 +118,14 @@ test('arrays move to the thread', async () => {
   const data = new Float32Array(5000);
   expect((await thread.call('take', { data })).length).toBe(5000);
   expect(data).toHaveLength(0);
+});
+
+test('shared arrays stay where they are', async () => {
+  const thread = recorder();
+  const data = new Float32Array(new SharedArrayBuffer(20));
+  expect((await thread.call('lend', { data })).length).toBe(5);
+  expect((await thread.call('take', { data })).length).toBe(5);
+  expect(data).toHaveLength(5);
 });
 
 test('a refusal keeps its code, a bug its kind, and the thread lives on', async () => {
@@ -193,7 +209,7 @@ if (readFileSync(log).length <= 2) process.exit(1);
 module.exports = () => ({ ok: true, value: { names: [], length: 0 } });`;
     writeFileSync(path.join(directory, 'frail.js'), script);
     const file = path.relative(SRC, path.join(directory, 'frail')).replaceAll(path.sep, '/');
-    const thread = new WorkerThread<RecorderCalls>(file);
+    const thread = new WorkerThread(recorderContract(file));
     onTestFinished(async () => {
       await thread.close();
       rmSync(directory, { recursive: true });

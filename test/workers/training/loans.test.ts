@@ -3,6 +3,7 @@
 import { MessageChannel } from 'node:worker_threads';
 import { afterEach, expect, test } from 'vitest';
 import { Loans } from '../../../src/workers/training/loans.ts';
+import { loanArrays, type WeightsLoan } from '../../../src/workers/training/messages.ts';
 
 const opened: Loans[] = [];
 afterEach(() => {
@@ -16,15 +17,19 @@ function two(): [Loans, Loans] {
   return ends;
 }
 
-const loan = (...values: number[]): { rows: { bytes: Float32Array }[] } => ({
-  rows: [{ bytes: Float32Array.from(values) }],
+const loan = (...values: number[]): WeightsLoan => ({
+  accumulate: false,
+  last: false,
+  rows: [{ name: 'x', bytes: Float32Array.from(values) }],
+  norms: [{ name: 'ln_1.weight', bytes: Float32Array.from(values) }],
+  gradients: [{ name: 'attn.c_attn.weight', bytes: Float32Array.from(values), sumOfSquares: null }],
 });
 
 test('what was sent is there at once, and gone where it came from', () => {
   const [a, b] = two();
   const sent = loan(1, 2);
   a.send(1, 'x', sent);
-  expect(sent.rows[0].bytes).toHaveLength(0);
+  expect(loanArrays(sent).map(({ length }) => length)).toEqual([0, 0, 0]);
   expect(b.take(0, 'x')).toEqual(loan(1, 2));
   b.send(0, 'x', loan(3));
   expect(a.take(1, 'x')).toEqual(loan(3));

@@ -7,13 +7,15 @@ import { tensorTable } from '../../../src/model/tensors.ts';
 import type { Engine } from '../../../src/workers/engines/engine.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import {
+  loanArrays,
   updateParts,
   weightParts,
   type MicroBatch,
   type StageRange,
   type TrainSetup,
+  type WeightsLoan,
 } from '../../../src/workers/training/messages.ts';
-import { arraysOf, transferableBuffers } from '../../../src/workers/reply.ts';
+import { transferList } from '../../../src/workers/reply.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 import { flatTokens, golden, GOLDEN_NAMES, l2, relative, type Golden } from '../../golden/golden.ts';
 
@@ -43,8 +45,7 @@ function stageRanges(config: GptConfig, ends: readonly number[]): StageRange[] {
 }
 
 /** As it arrives on another thread: this side's arrays are gone. */
-const moved = <Loan extends object>(loan: Loan): Loan =>
-  structuredClone(loan, { transfer: transferableBuffers(arraysOf(loan)) });
+const moved = (loan: WeightsLoan): WeightsLoan => structuredClone(loan, { transfer: transferList(loanArrays(loan)) });
 
 async function train(reference: Golden, options: RunOptions): Promise<Run> {
   const config = { ...reference.config, ...options.config };
