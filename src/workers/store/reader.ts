@@ -46,8 +46,6 @@ export interface ChunkReader {
     readonly part: Quantization;
     readonly sizeBytes: number;
   }): Uint8Array<ArrayBuffer> | null;
-  /** Whether the committed checkpoint has that part: 'm' and 'v' are there with optimizer state only. */
-  hasPart(request: { readonly checkpointId: number; readonly part: TensorPart }): boolean;
   /** Bytes of the blob. This and the three below throw `not_found` for an unknown blob, `corrupt` for a damaged one. */
   blobSize(hash: string): number;
   /** Throws `limit_exceeded` above BLOB_BYTES_IN_MEMORY_MAX. */
@@ -66,7 +64,7 @@ export interface ChunkReader {
   close(): void;
 }
 
-/** Of one of a tensor's arrays. */
+/** Where a range of one of a tensor's arrays is. */
 interface PartAddress {
   readonly checkpointId: number;
   readonly tensor: string;
@@ -91,12 +89,6 @@ export function openReader(dataDir: string): ChunkReader {
     `SELECT offset_bytes, size_bytes, hash FROM checkpoint_chunks
      WHERE checkpoint_id = ? AND part = ? AND tensor = ? ORDER BY offset_bytes`,
   );
-  const selectPart = db
-    .prepare<[number, string], number>(
-      `SELECT 1 FROM checkpoints JOIN checkpoint_chunks USING (checkpoint_id)
-       WHERE checkpoint_id = ? AND model IS NOT NULL AND part = ? LIMIT 1`,
-    )
-    .pluck();
   const selectBlob = db.prepare<[Buffer], { blob_id: number; size_bytes: number }>(
     'SELECT blob_id, size_bytes FROM blobs WHERE hash = ?',
   );
@@ -211,7 +203,6 @@ export function openReader(dataDir: string): ChunkReader {
     },
     readTensorRange,
     readMade,
-    hasPart: ({ checkpointId, part }) => selectPart.get(checkpointId, part) !== undefined,
     blobSize: (hash) => requireBlob(hash).size_bytes,
     readBlob: (hash) => {
       const length = requireBlob(hash).size_bytes;

@@ -40,11 +40,11 @@ describe('a committed checkpoint', () => {
         const array = reader.readTensor({ checkpointId, tensor: name, part, sizeBytes: 4 * size });
         expect(array).toEqual(numbers(size, { seed: 1, name: part + name }));
       }
-      expect(reader.hasPart({ checkpointId, part })).toBe(true);
     }
     const { checkpointId: light } = writeCheckpoint(store, { step: 2 });
-    expect(reader.hasPart({ checkpointId: light, part: 'w' })).toBe(true);
-    expect(reader.hasPart({ checkpointId: light, part: 'm' })).toBe(false);
+    const bias = { checkpointId: light, tensor: 'ln_f.bias', sizeBytes: 32 };
+    expect(reader.readTensor({ ...bias, part: 'w' })).toHaveLength(8);
+    expect(() => reader.readTensor({ ...bias, part: 'm' })).toThrow(code('corrupt'));
     reader.close();
     reader.close();
   });
@@ -83,7 +83,6 @@ describe('a checkpoint that is not committed', () => {
     expect(steps(store)).toEqual([1]);
     expect(store.getModel({ name: 'm' }).checkpoint.step).toBe(1);
     const reader = openReader(dataDir);
-    expect(reader.hasPart({ checkpointId, part: 'w' })).toBe(false);
     expect(() => reader.readTensor({ checkpointId, tensor: 'ln_f.bias', part: 'w', sizeBytes: 32 })).toThrow(
       code('not_found'),
     );
