@@ -3,6 +3,7 @@
 import type { GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
+import type { StoredTokenizer } from '../../model/text/stored.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ModelFile, TensorChunk } from '../../workers/store/messages.ts';
 import { JobHalted, type JobContext, type Services } from '../jobs/context.ts';
@@ -42,7 +43,7 @@ export async function makeModel(
     tokenizer,
     source,
     files,
-  }: { config: GptConfig; tokenizer: unknown; source: string; files?: readonly ModelFile[] },
+  }: { config: GptConfig; tokenizer: StoredTokenizer; source: string; files?: readonly ModelFile[] },
 ): Promise<CreateResult> {
   const { services, spec, jobId, emit, cancelled, halted } = context;
   const { store, preparer } = services;

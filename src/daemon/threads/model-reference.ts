@@ -31,8 +31,8 @@ function parseReference(reference: string): { name: string; which: number | 'bes
   return { name, which: which === undefined ? 'latest' : which === 'best' ? 'best' : Number(which) };
 }
 
-/** The model's name in a spec, without a step. */
+/** The model's name in a spec of any kind, without a step; undefined where it names none. */
 export function modelOf(spec: unknown): string | undefined {
-  const { model } = spec as { model?: string };
-  return model?.split('@')[0];
+  if (typeof spec !== 'object' || spec === null || !('model' in spec)) return undefined;
+  return typeof spec.model === 'string' ? spec.model.split('@')[0] : undefined;
 }

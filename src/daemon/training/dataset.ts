@@ -3,7 +3,6 @@
 // for it hears how far it is and may stop it between two.
 
 import { createHash, randomUUID } from 'node:crypto';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
 import type { PreparerCalls, TokenizedData, TokenizeRequest } from '../../workers/data/messages.ts';
 import type { StoreClient } from '../threads/store-client.ts';
@@ -13,14 +12,6 @@ import type { WorkerThread } from '../threads/worker-thread.ts';
 const DATASET_VERSION = 2;
 
 export type Dataset = TokenizedData;
-
-interface DatasetMeta {
-  readonly wideTokens: boolean;
-  readonly tokenCount: number;
-  readonly characterCount: number;
-  readonly byteCount: number;
-  readonly tokenizer: TokenizerSpec | null;
-}
 
 export interface OpenDatasetOptions {
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -40,9 +31,8 @@ export async function openDataset(
     .digest('hex');
   const { dataset } = await store.call('getDataset', { key });
   if (dataset !== null) {
-    const meta = dataset.meta as DatasetMeta;
     const { tokens } = await preparer.call('loadTokens', { blob: dataset.blob });
-    return { tokens, ...meta };
+    return { tokens, ...dataset.meta };
   }
   const { tokens, ...meta } = await tokenize(preparer, request, options);
   const blob = await storeTokens(store, tokens, options);

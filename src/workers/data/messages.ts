@@ -4,9 +4,10 @@ import type { GptConfig } from '../../model/config.ts';
 import type { GgmlType } from '../../model/formats/gguf.ts';
 import type { ExportedModel } from '../../model/formats/hf-export.ts';
 import type { InitScheme } from '../../model/init.ts';
+import type { StoredTokenizer } from '../../model/text/stored.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { RequestOf, ThreadContract } from '../reply.ts';
-import type { ModelFile, TensorChunk } from '../store/messages.ts';
+import type { DatasetMeta, ModelFile, TensorChunk } from '../store/messages.ts';
 
 /** A list of chunks that a thread makes piece by piece: `next` until `done`. */
 export interface SourceProgress {
@@ -16,18 +17,12 @@ export interface SourceProgress {
 
 export interface TokenizeRequest {
   readonly files: readonly { readonly digest: string; readonly format: 'text' | 'jsonl' | 'tokens' }[];
-  readonly tokenizer: TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
+  readonly tokenizer: StoredTokenizer;
   readonly vocabSize: number;
 }
 
-export interface TokenizedData {
+export interface TokenizedData extends DatasetMeta {
   readonly tokens: SharedArrayBuffer;
-  readonly wideTokens: boolean;
-  readonly tokenCount: number;
-  /** Of the text, in Unicode code points and in UTF-8; 0 for files of token ids. */
-  readonly characterCount: number;
-  readonly byteCount: number;
-  readonly tokenizer: TokenizerSpec | null;
 }
 
 export interface TokenizeProgress {

@@ -8,9 +8,10 @@ import type { GptConfig } from '../../model/config.ts';
 import { weightsDigest, type WeightsDigest } from '../../model/digest.ts';
 import { assert, GptdError } from '../../model/errors.ts';
 import { tensorTable } from '../../model/tensors.ts';
-import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
+import type { StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
 import { chunkTable, hashFromHex } from './chunks.ts';
 import { holdTable } from './holds.ts';
+import { damagedColumn, parseColumn, readCheckpointMeta, readConfig } from './rows.ts';
 import { withoutSync, type Calls } from './schema.ts';
 
 const F32_BYTES = 4;
@@ -19,27 +20,35 @@ const PURGED_CHUNKS_PER_TRANSACTION = 8;
 
 export interface CheckpointRow {
   readonly checkpoint_id: number;
-  readonly model: string;
+  readonly model: string | null;
   readonly step: number;
   readonly job_id: string;
-  readonly digest: string;
-  readonly bytes: number;
-  readonly optimizer: number;
-  readonly meta: string;
+  readonly digest: string | null;
+  readonly bytes: number | null;
+  readonly optimizer: number | null;
+  readonly meta: string | null;
   readonly created_at: number;
 }
 
-export const checkpointOf = (row: CheckpointRow): StoredCheckpoint => ({
-  checkpointId: row.checkpoint_id,
-  model: row.model,
-  step: row.step,
-  digest: row.digest,
-  bytes: row.bytes,
-  optimizer: row.optimizer === 1,
-  jobId: row.job_id,
-  meta: JSON.parse(row.meta) as CheckpointMeta,
-  createdAt: row.created_at,
-});
+/** A committed checkpoint. Throws `corrupt` for a row that lacks what the commit wrote. */
+export function checkpointOf(row: CheckpointRow): StoredCheckpoint {
+  const { model, step, digest, bytes, optimizer, meta } = row;
+  const what = `record of the checkpoint of ${model} at step ${step}`;
+  if (model === null || digest === null || bytes === null || optimizer === null || meta === null) {
+    throw damagedColumn(what, new Error('a column is empty'));
+  }
+  return {
+    checkpointId: row.checkpoint_id,
+    model,
+    step,
+    digest,
+    bytes,
+    optimizer: optimizer === 1,
+    jobId: row.job_id,
+    meta: parseColumn(meta, what, readCheckpointMeta),
+    createdAt: row.created_at,
+  };
+}
 
 /** What the store's thread remembers of a checkpoint between its begin and its commit. */
 interface Staging {
@@ -217,6 +226,9 @@ export function checkpointCalls(db: Database.Database): CheckpointTable {
     return config;
   }
 
+  const configOf = (name: string): GptConfig =>
+    parseColumn(requireModel(name), `configuration of the model ${name}`, readConfig);
+
   const putChunks = db.transaction((id: number, items: readonly TensorChunk[]): void => {
     for (const { tensor, part, offsetBytes, bytes } of items) {
       insertChunk.run(id, tensor, part, offsetBytes, bytes.length, chunks.put(bytes));
@@ -245,9 +257,9 @@ export function checkpointCalls(db: Database.Database): CheckpointTable {
       if (selectConfig.get(model) !== undefined) {
         throw new GptdError('conflict', `The name ${model} is taken: delete that model first or choose another name.`);
       }
-      insertModel.run(model, JSON.stringify(config), JSON.stringify(newModel.tokenizer ?? null), at);
+      insertModel.run(model, JSON.stringify(config), JSON.stringify(newModel.tokenizer), at);
       for (const { name, blob } of newModel.files ?? []) insertFile.run(model, name, hashFromHex(blob));
-    } else if (!isDeepStrictEqual(JSON.parse(requireModel(model)), config)) {
+    } else if (!isDeepStrictEqual(configOf(model), config)) {
       throw new GptdError(
         'conflict',
         `The model ${model} was replaced by one of another shape while this job trained it.`,

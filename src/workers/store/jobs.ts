@@ -3,12 +3,18 @@
 
 import { isDeepStrictEqual } from 'node:util';
 import type Database from 'better-sqlite3';
-import { assert, GptdError, type ErrorData } from '../../model/errors.ts';
-import type { NewEvent, StoredEvent, StoredJob } from './messages.ts';
+import { assert, GptdError } from '../../model/errors.ts';
+import type { NewEvent, StoredEvent, StoredJob, StoredJobState } from './messages.ts';
 import { metricsWriter } from './metrics.ts';
+import { anyValue, damagedColumn, parseColumn, readError } from './rows.ts';
 import type { Calls } from './schema.ts';
 
-const ENDED: ReadonlySet<string> = new Set(['succeeded', 'failed', 'cancelled']);
+const byName = (states: readonly StoredJobState[]): ReadonlyMap<string, StoredJobState> =>
+  new Map(states.map((state) => [state, state]));
+
+/** States that nothing follows; the event that ends a job has the name of its state. */
+const ENDED = byName(['succeeded', 'failed', 'cancelled']);
+const STATES = byName(['queued', 'running', 'paused', ...ENDED.values()]);
 
 interface JobRow {
   readonly job_number: number;
@@ -37,19 +43,53 @@ interface EventRow {
 /** `null` stands for what JSON cannot say, so that a column never holds the text "undefined". */
 const toJson = (value: unknown): string => JSON.stringify(value ?? null);
 
-const jobOf = (row: JobRow): StoredJob => ({
-  jobId: row.job_id,
-  kind: row.kind,
-  state: row.state,
-  spec: JSON.parse(row.spec) as unknown,
-  priority: row.priority,
-  createdAt: row.created_at,
-  startedAt: row.started_at,
-  endedAt: row.ended_at,
-  lastSeq: row.last_seq,
-  result: row.result === null ? null : (JSON.parse(row.result) as unknown),
-  error: row.error === null ? null : (JSON.parse(row.error) as ErrorData),
-});
+function jobOf(row: JobRow): StoredJob {
+  const { spec, state, result, error } = contentOf(row);
+  return {
+    jobId: row.job_id,
+    kind: row.kind,
+    state,
+    spec,
+    priority: row.priority,
+    createdAt: row.created_at,
+    startedAt: row.started_at,
+    endedAt: row.ended_at,
+    lastSeq: row.last_seq,
+    result,
+    error,
+  };
+}
+
+/** A damaged row gives a record as well, with an error that says so: it must not hide the jobs that are read with it. */
+function contentOf(row: JobRow): Pick<StoredJob, 'state' | 'spec' | 'result' | 'error'> {
+  const state = STATES.get(row.state);
+  try {
+    if (state === undefined) throw damagedColumn(columnOf(row, 'state'), new Error(`it is "${row.state}"`));
+    return {
+      state,
+      spec: specOf(row),
+      result: row.result === null ? null : parseColumn(row.result, columnOf(row, 'result'), anyValue),
+      error: row.error === null ? null : parseColumn(row.error, columnOf(row, 'error'), readError),
+    };
+  } catch (error) {
+    if (!(error instanceof GptdError)) throw error;
+    const { code, message } = error;
+    return { state: state ?? 'failed', spec: null, result: null, error: { code, message } };
+  }
+}
+
+const columnOf = ({ job_id }: JobRow, name: string): string => `${name} of the job ${job_id}`;
+
+const specOf = (row: JobRow): unknown => parseColumn(row.spec, columnOf(row, 'spec'), anyValue);
+
+/** The data of an event, for its consumer to parse. Events are read by the thousand: one that is whole costs nothing more. */
+function dataOf({ seq, data }: EventRow, jobId: string): unknown {
+  try {
+    return JSON.parse(data);
+  } catch (error) {
+    throw damagedColumn(`event ${seq} of the job ${jobId}`, error as SyntaxError);
+  }
+}
 
 const unknownJob = (jobId: string): GptdError => new GptdError('not_found', `There is no job ${jobId}.`);
 
@@ -107,7 +147,7 @@ export function jobCalls(
     if (ENDED.has(row.state)) return null;
     const key = item.key ?? null;
     if (key !== null && hasKey.get(row.job_id, key) !== undefined) return null;
-    const state = item.state ?? (ENDED.has(item.type) ? item.type : row.state);
+    const state = item.state ?? ENDED.get(item.type) ?? row.state;
     assert(ENDED.has(state) === ENDED.has(item.type), `an event of type ${item.type} cannot make a job ${state}`);
     const event: StoredEvent = {
       jobId: row.job_id,
@@ -137,7 +177,7 @@ export function jobCalls(
     const spec = toJson(input.spec);
     const existing = key === undefined ? undefined : selectByKey.get(key);
     if (existing !== undefined) {
-      if (existing.kind !== kind || !isDeepStrictEqual(JSON.parse(existing.spec), JSON.parse(spec))) {
+      if (existing.kind !== kind || !isDeepStrictEqual(specOf(existing), JSON.parse(spec))) {
         throw new GptdError(
           'conflict',
           `The key "${key}" belongs to the ${existing.kind} job ${existing.job_id}, whose spec differs: use another key.`,
@@ -186,7 +226,14 @@ export function jobCalls(
   const recoverJobs = db.transaction(() => {
     const jobs = selectLive.all().map(jobOf);
     requeue.run();
-    return { jobs };
+    // A job that has not ended has no error of its own.
+    const isWhole = ({ error }: StoredJob): boolean => error === null;
+    appendEvents(
+      jobs
+        .filter((job) => !isWhole(job))
+        .map(({ jobId, error }) => ({ jobId, type: 'failed', data: { error }, key: 'end' })),
+    );
+    return { jobs: jobs.filter(isWhole) };
   });
 
   return {
@@ -198,13 +245,7 @@ export function jobCalls(
       // An old job loses its events from the first on before it is gone itself.
       if (eventType === undefined && rows.length > 0 && rows[0].seq !== after + 1) throw unknownJob(jobId);
       // The fields stand as in `append`: an event has the same bytes whether it is heard live or read again.
-      const events = rows.map(({ seq, at, type, data }) => ({
-        jobId,
-        seq,
-        at,
-        type,
-        data: JSON.parse(data) as unknown,
-      }));
+      const events = rows.map((row) => ({ jobId, seq: row.seq, at: row.at, type: row.type, data: dataOf(row, jobId) }));
       return { events, lastSeq };
     },
     getJob: ({ jobId }) => jobOf(requireJob(jobId)),

@@ -3,6 +3,8 @@
 
 import type { GptConfig } from '../../model/config.ts';
 import type { ErrorData } from '../../model/errors.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import type { StoredTokenizer } from '../../model/text/stored.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
 import type { RequestOf, ThreadContract } from '../reply.ts';
 
@@ -45,11 +47,17 @@ export interface NewJob {
   readonly queueLimit: number;
 }
 
-/** A row of `jobs`. */
+export type StoredJobState = 'queued' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled';
+
+/**
+ * A row of `jobs`. A row that is damaged is still listed: its spec and result are null, and its error says that it is `corrupt`.
+ */
 export interface StoredJob {
   readonly jobId: string;
+  /** May be one that this version does not know. */
   readonly kind: string;
-  readonly state: string;
+  readonly state: StoredJobState;
+  /** As an older version may have stored it: the kind's schema knows the defaults. */
   readonly spec: unknown;
   readonly priority: number;
   readonly createdAt: number;
@@ -67,7 +75,7 @@ export interface NewEvent {
   readonly data: unknown;
   readonly key?: string | undefined;
   /** State that the job takes in the same transaction. Events of an ended job are dropped. */
-  readonly state?: string | undefined;
+  readonly state?: StoredJobState | undefined;
 }
 
 export interface StoredEvent {
@@ -81,8 +89,7 @@ export interface StoredEvent {
 export interface StoredModel {
   readonly name: string;
   readonly config: GptConfig;
-  /** null, or {type: 'gpt2'|'byte'}, or {type: 'char', alphabet}. */
-  readonly tokenizer: unknown;
+  readonly tokenizer: StoredTokenizer;
   readonly createdAt: number;
   /** Newest committed checkpoint. */
   readonly checkpoint: StoredCheckpoint;
@@ -103,11 +110,11 @@ export interface StoredCheckpoint {
   readonly bytes: number;
   readonly optimizer: boolean;
   readonly jobId: string;
-  /** Free-form record: losses, fingerprint, state of the training job. */
   readonly meta: CheckpointMeta;
   readonly createdAt: number;
 }
 
+/** What is told of a checkpoint beside its bytes. */
 export interface CheckpointMeta {
   readonly fingerprint: string;
   readonly loss: number | null;
@@ -124,11 +131,11 @@ export interface TrainingMeta {
   /** Tokens that the job has trained on. */
   readonly tokens: number;
   /** Links of the hash chain before the job's first step and after this one; null where an older gptd began the job. */
-  readonly chainStart?: string | null | undefined;
-  readonly chain?: string | null | undefined;
+  readonly chainStart: string | null;
+  readonly chain: string | null;
   /** The job's lowest validation loss so far, and the evaluations since. */
-  readonly best?: { readonly step: number; readonly valLoss: number } | null | undefined;
-  readonly evaluationsSinceBest?: number | undefined;
+  readonly best: { readonly step: number; readonly valLoss: number } | null;
+  readonly evaluationsSinceBest: number;
 }
 
 /** One step of a model's history, an evaluation, or both; what was not measured is null. */
@@ -151,11 +158,22 @@ export interface HistoryCursor {
   readonly step: number;
 }
 
+/** What is known of a dataset beside its token ids. */
+export interface DatasetMeta {
+  /** Whether the ids are uint32; they are uint16 otherwise. */
+  readonly wideTokens: boolean;
+  readonly tokenCount: number;
+  /** Length of the text, in Unicode code points and in UTF-8; 0 for files of token ids. */
+  readonly characterCount: number;
+  readonly byteCount: number;
+  readonly tokenizer: TokenizerSpec | null;
+}
+
 export interface StoredDataset {
   readonly key: string;
   /** Blob of little-endian uint16 or uint32 token ids. */
   readonly blob: string;
-  readonly meta: unknown;
+  readonly meta: DatasetMeta;
   /** Digests of the files that it was made of: it is kept while a job refers to one of them. */
   readonly sources: readonly string[];
 }
@@ -189,7 +207,10 @@ export interface StoreCalls {
     },
     { readonly jobs: readonly StoredJob[]; readonly hasMore: boolean },
   ];
-  /** After a start: what was running is queued again. Oldest first, in the states that the jobs had: queued, running or paused. */
+  /**
+   * After a start: what was running is queued again, and a job whose row is damaged fails. Oldest first, in the states that the
+   * jobs had: queued, running or paused.
+   */
   recoverJobs: [Record<string, never>, { readonly jobs: readonly StoredJob[] }];
 
   /** Throws DiskFull when the disk has no room for `sizeBytes`, the checkpoint's own estimate. */
@@ -216,7 +237,7 @@ export interface StoreCalls {
         | {
             readonly name: string;
             readonly config: GptConfig;
-            readonly tokenizer: unknown;
+            readonly tokenizer: StoredTokenizer;
             readonly files?: readonly ModelFile[] | undefined;
           }
         | undefined;
@@ -235,8 +256,9 @@ export interface StoreCalls {
   ];
 
   getModel: [{ readonly name: string }, StoredModel];
+  /** Models whose rows are damaged are left out: `getModel` says what is wrong with one. */
   listModels: [Record<string, never>, { readonly models: readonly StoredModel[] }];
-  setTokenizer: [{ readonly name: string; readonly tokenizer: unknown }, Record<string, never>];
+  setTokenizer: [{ readonly name: string; readonly tokenizer: StoredTokenizer }, Record<string, never>];
   deleteModel: [{ readonly name: string }, Record<string, never>];
   /** The files that are kept with a model, by name. */
   modelFiles: [{ readonly name: string }, { readonly files: readonly ModelFile[] }];
@@ -270,6 +292,7 @@ export interface StoreCalls {
     { readonly points: readonly MetricsPoint[]; readonly next: HistoryCursor | null },
   ];
 
+  /** null also for a damaged row: its text can be tokenized again. */
   getDataset: [{ readonly key: string }, { readonly dataset: StoredDataset | null }];
   putDataset: [StoredDataset, Record<string, never>];
 

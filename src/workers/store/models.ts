@@ -2,30 +2,32 @@
 // datasets, which remember what tokenizing a file gave.
 
 import type Database from 'better-sqlite3';
-import type { GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
+import { readTokenizer } from '../../model/text/stored.ts';
 import type { StoredModel } from './messages.ts';
 import { checkpointOf, type CheckpointRow } from './checkpoints.ts';
 import { hashFromHex } from './chunks.ts';
+import { parseColumn, readConfig, readDatasetMeta, readTexts, unlessDamaged } from './rows.ts';
 import type { Calls } from './schema.ts';
 
 /** A model's row beside that of its newest checkpoint. */
 interface ModelRow extends CheckpointRow {
+  readonly name: string;
   readonly config: string;
   readonly tokenizer: string;
   readonly model_created_at: number;
 }
 
 const modelOf = (row: ModelRow): StoredModel => ({
-  name: row.model,
-  config: JSON.parse(row.config) as GptConfig,
-  tokenizer: JSON.parse(row.tokenizer) as unknown,
+  name: row.name,
+  config: parseColumn(row.config, `configuration of the model ${row.name}`, readConfig),
+  tokenizer: parseColumn(row.tokenizer, `tokenizer of the model ${row.name}`, readTokenizer),
   createdAt: row.model_created_at,
   checkpoint: checkpointOf(row),
 });
 
 const SELECT_MODELS = `
-  SELECT checkpoints.*, models.config, models.tokenizer, models.created_at AS model_created_at
+  SELECT checkpoints.*, models.name, models.config, models.tokenizer, models.created_at AS model_created_at
   FROM models JOIN checkpoints
     ON checkpoint_id = (SELECT max(checkpoint_id) FROM checkpoints WHERE checkpoints.model = models.name)`;
 
@@ -60,9 +62,12 @@ export function modelCalls(
       if (row === undefined) throw notFound(name);
       return modelOf(row);
     },
-    listModels: () => ({ models: selectAll.all().map(modelOf) }),
+    listModels: () => {
+      const models = selectAll.all().map((row) => unlessDamaged(() => modelOf(row)));
+      return { models: models.filter((model) => model !== null) };
+    },
     setTokenizer: ({ name, tokenizer }) => {
-      if (updateTokenizer.run(JSON.stringify(tokenizer ?? null), name).changes === 0) throw notFound(name);
+      if (updateTokenizer.run(JSON.stringify(tokenizer), name).changes === 0) throw notFound(name);
       return {};
     },
     deleteModel: ({ name }) => {
@@ -88,13 +93,18 @@ export function datasetCalls(db: Database.Database): Calls<'getDataset' | 'putDa
     getDataset: ({ key }) => {
       const row = select.get(key);
       if (row === undefined) return { dataset: null };
-      const [meta, sources] = [JSON.parse(row.meta) as unknown, JSON.parse(row.sources) as string[]];
-      return { dataset: { ...row, meta, sources } };
+      const dataset = unlessDamaged(() => ({
+        key,
+        blob: row.blob,
+        meta: parseColumn(row.meta, `description of the dataset ${key}`, readDatasetMeta),
+        sources: parseColumn(row.sources, `sources of the dataset ${key}`, readTexts),
+      }));
+      return { dataset };
     },
     putDataset: ({ key, blob, meta, sources }) => {
       const hash = hashFromHex(blob);
       if (hasBlob.get(hash) === undefined) throw new GptdError('not_found', `There is no blob ${blob}.`);
-      upsert.run(key, hash, JSON.stringify(meta ?? null), JSON.stringify(sources));
+      upsert.run(key, hash, JSON.stringify(meta), JSON.stringify(sources));
       return {};
     },
   };

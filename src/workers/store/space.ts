@@ -2,6 +2,7 @@
 // call, so that whoever waits for the store waits for one piece at the most.
 
 import type Database from 'better-sqlite3';
+import { parseColumn, readTexts, unlessDamaged } from './rows.ts';
 
 /** Pages of 32 KiB that one call gives back to the file system: 16 MiB. */
 const PAGES_A_CALL = 512;
@@ -53,11 +54,14 @@ export function jobCollector(db: Database.Database): (keepJobs: number) => boole
 
 /**
  * A job refers to the blobs whose digests its spec names, while it has not ended and for as long as its model exists; a dataset
- * and a model's file refer to theirs; a dataset is kept while a job refers to one of the files that it was made of.
+ * and a model's file refer to theirs; a dataset is kept while a job refers to one of the files that it was made of. A spec that is
+ * damaged names no model, and a dataset whose row is damaged is dropped.
  */
 const NAMED_BY_LIVE_JOB = `EXISTS (SELECT 1 FROM jobs WHERE instr(jobs.spec, :digest) > 0
   AND (state NOT IN ('succeeded', 'failed', 'cancelled')
-    OR EXISTS (SELECT 1 FROM models WHERE name = substr(jobs.spec ->> '$.model', 1, instr(jobs.spec ->> '$.model' || '@', '@') - 1))))`;
+    OR CASE WHEN json_valid(jobs.spec) THEN
+      EXISTS (SELECT 1 FROM models WHERE name = substr(jobs.spec ->> '$.model', 1, instr(jobs.spec ->> '$.model' || '@', '@') - 1))
+    END))`;
 
 /** Unlists the blobs and datasets that nothing refers to; returns whether there were any. Their chunks are purged afterwards. */
 export function blobCollector(db: Database.Database): (now: number) => boolean {
@@ -82,8 +86,8 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
   const collect = db.transaction((now: number): boolean => {
     const outdated = new Set<string>();
     for (const { key, sources, blob } of selectDatasets.all()) {
-      const digests = JSON.parse(sources) as string[];
-      if (digests.some((digest) => isNeeded.get({ digest }) === 1)) continue;
+      const digests = unlessDamaged(() => parseColumn(sources, `sources of the dataset ${key}`, readTexts));
+      if (digests?.some((digest) => isNeeded.get({ digest }) === 1)) continue;
       removeDataset.run(key);
       outdated.add(blob);
     }

@@ -4,7 +4,7 @@ import Database from 'better-sqlite3';
 import { describe, expect, it } from 'vitest';
 import { openReader } from '../../../src/workers/store/reader.ts';
 import type { Store } from '../../../src/workers/store/thread.ts';
-import { countRows, openedStore, temporaryDirectory } from './fixture.ts';
+import { countRows, datasetMeta, openedStore, temporaryDirectory } from './fixture.ts';
 
 const code = (name: string): Error => expect.objectContaining({ code: name }) as Error;
 const hexDigest = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
@@ -126,11 +126,13 @@ describe('datasets', () => {
     const { store } = openedStore();
     const [first, second] = [upload(store, randomBytes(9)), upload(store, randomBytes(9))];
     expect(store.getDataset({ key: 'k' })).toEqual({ dataset: null });
-    store.putDataset({ key: 'k', blob: first, meta: { tokens: 4 }, sources: [] });
-    store.putDataset({ key: 'k', blob: second, meta: { tokens: 5 }, sources: [first] });
+    store.putDataset({ key: 'k', blob: first, meta: datasetMeta(4), sources: [] });
+    store.putDataset({ key: 'k', blob: second, meta: datasetMeta(5), sources: [first] });
     expect(store.getDataset({ key: 'k' })).toEqual({
-      dataset: { key: 'k', blob: second, meta: { tokens: 5 }, sources: [first] },
+      dataset: { key: 'k', blob: second, meta: datasetMeta(5), sources: [first] },
     });
-    expect(() => store.putDataset({ key: 'k', blob: NOWHERE, meta: null, sources: [] })).toThrow(code('not_found'));
+    expect(() => store.putDataset({ key: 'k', blob: NOWHERE, meta: datasetMeta(4), sources: [] })).toThrow(
+      code('not_found'),
+    );
   });
 });

@@ -7,7 +7,7 @@ import Database from 'better-sqlite3';
 import { onTestFinished } from 'vitest';
 import type { GptConfig } from '../../../src/model/config.ts';
 import { tensorTable } from '../../../src/model/tensors.ts';
-import type { StoredCheckpoint, TensorChunk, TensorPart } from '../../../src/workers/store/messages.ts';
+import type { DatasetMeta, StoredCheckpoint, TensorChunk, TensorPart } from '../../../src/workers/store/messages.ts';
 import { openStore, type Store } from '../../../src/workers/store/thread.ts';
 
 export const TINY: GptConfig = {
@@ -20,6 +20,25 @@ export const TINY: GptConfig = {
   qkv_bias: true,
   tie_weights: false,
 };
+
+/** What is known of a dataset of so many token ids. */
+export const datasetMeta = (tokenCount: number): DatasetMeta => ({
+  wideTokens: false,
+  tokenCount,
+  characterCount: 2 * tokenCount,
+  byteCount: 2 * tokenCount,
+  tokenizer: { type: 'char', alphabet: 'ab' },
+});
+
+/** Changes the database behind the store's back. */
+export function damage(dataDir: string, sql: string): void {
+  const db = new Database(path.join(dataDir, 'gptd.db'));
+  try {
+    db.exec(sql);
+  } finally {
+    db.close();
+  }
+}
 
 /** A fresh directory, removed after the test. */
 export function temporaryDirectory(): string {

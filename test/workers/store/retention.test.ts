@@ -7,7 +7,7 @@ import Database from 'better-sqlite3';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { openReader } from '../../../src/workers/store/reader.ts';
 import type { Store } from '../../../src/workers/store/thread.ts';
-import { countRows, openedStore, temporaryDirectory, TINY, writeCheckpoint } from './fixture.ts';
+import { countRows, datasetMeta, openedStore, temporaryDirectory, TINY, writeCheckpoint } from './fixture.ts';
 
 const ORPHANS = `SELECT count(*) FROM chunks WHERE hash NOT IN
   (SELECT hash FROM checkpoint_chunks UNION SELECT hash FROM blob_chunks)`;
@@ -157,7 +157,7 @@ describe('what nothing refers to', () => {
     submit(store, 'two', { model: 'n@1', data: [{ digest: ofBoth }] });
     submit(store, 'three', { model: 'gone', data: [{ digest: ofJob }] });
     const tokens = upload(store, randomBytes(500));
-    store.putDataset({ key: 'k', blob: tokens, meta: null, sources: [ofM] });
+    store.putDataset({ key: 'k', blob: tokens, meta: datasetMeta(250), sources: [ofM] });
     for (const jobId of ['one', 'two']) end(store, jobId);
     const kept = (): boolean[] =>
       [ofM, ofBoth, ofJob, unnamed, tokens].map((hash) => store.hasBlob({ hash }).sizeBytes !== null);
