@@ -78,8 +78,15 @@ async function checkGradients(): Promise<SelftestCalls['gradients'][1]> {
   const stage = new TrainStage(
     await engine,
     {
-      ...{ config: CONFIG, batchSize: B, microBatchSize: B, contextLength: T, seed: SEED, tokens, wideTokens: false },
-      ...{ optimizerState: false, stage: { firstBlock: 0, endBlock: CONFIG.n_layers, embeds: true, head: true } },
+      config: CONFIG,
+      stage: { firstBlock: 0, endBlock: CONFIG.n_layers, embeds: true, head: true },
+      batchSize: B,
+      microBatchSize: B,
+      contextLength: T,
+      seed: SEED,
+      tokens,
+      wideTokens: false,
+      optimizerState: false,
     },
     ({ name }, _, into) => {
       into.set(weights.get(name)!);

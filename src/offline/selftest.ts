@@ -106,7 +106,9 @@ export async function runSelftest({
 async function check(name: string, measure: () => Promise<string>): Promise<SelftestCheck> {
   const startedAt = performance.now();
   const done = (ok: boolean, detail: string): SelftestCheck => ({
-    ...{ name, ok, detail },
+    name,
+    ok,
+    detail,
     elapsedMs: Math.round(performance.now() - startedAt),
   });
   try {
@@ -186,10 +188,18 @@ async function openPipeline(
   const tokens = new SharedArrayBuffer(2 * rows.length * rows[0].length);
   new Uint16Array(tokens).set(rows.flat());
   return await Pipeline.open(stages, {
-    ...{ lease: `selftest-${workers}-${dropRate}`, plan: planStages(config, workers), checkpointId },
+    lease: `selftest-${workers}-${dropRate}`,
+    plan: planStages(config, workers),
+    checkpointId,
     setup: {
-      ...{ config, batchSize: REFERENCE_TOKENS[0].length, microBatchSize: 2, contextLength: rows[0].length - 1 },
-      ...{ seed: 7, tokens, wideTokens: false, optimizerState: false },
+      config,
+      batchSize: REFERENCE_TOKENS[0].length,
+      microBatchSize: 2,
+      contextLength: rows[0].length - 1,
+      seed: 7,
+      tokens,
+      wideTokens: false,
+      optimizerState: false,
     },
   });
 }

@@ -5,18 +5,18 @@
 import process from 'node:process';
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** Shared with the thread, one number: twice the count of native runs under way, and 1 more once the thread is to end. */
+/** One number that is shared with the thread: twice the count of native runs under way, and 1 more once the thread is to end. */
 export type NativeRuns = Int32Array;
 
 const ENDING = 1;
 const RUN = 2;
-/** Longer than any run. A thread that still does not come back is ended all the same. */
+/** This is longer than any run. A thread that has not come back by then is ended all the same. */
 const RUN_MS_MAX = 10_000;
 const POLL_MS = 1;
 
 export const noNativeRuns = (): NativeRuns => new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
 
-/** On the thread: does `work`, which runs natively now or later. Does not return when the thread is to end. */
+/** Called on the thread: does `work`, which runs natively now or later. It does not return when the thread is to end. */
 export async function natively<T>(runs: NativeRuns, work: () => Promise<T>): Promise<T> {
   if ((Atomics.add(runs, 0, RUN) & ENDING) !== 0) park(runs);
   try {
@@ -26,19 +26,19 @@ export async function natively<T>(runs: NativeRuns, work: () => Promise<T>): Pro
   }
 }
 
-/** A thread that comes here runs nothing natively, also when it has runs under way: theirs is a later turn of its loop. */
+/** Called on the thread: while it is here it runs nothing natively, as runs that are under way go on in a later turn of its loop. */
 function park(runs: NativeRuns): void {
   markEnded(runs);
   Atomics.wait(runs, 0, ENDING);
 }
 
-/** The thread is gone, or as good as gone; one that is started in its place with the same number ends at its first run. */
+/** Says that the thread is gone or about to be. A thread that is started in its place with the same number ends at its first run. */
 export function markEnded(runs: NativeRuns): void {
   Atomics.store(runs, 0, ENDING);
   Atomics.notify(runs, 0);
 }
 
-/** For whoever ends the thread: resolves when it runs nothing natively and will not again. */
+/** Called by whoever ends the thread: resolves when the thread runs nothing natively and will not do so again. */
 export async function untilIdle(runs: NativeRuns): Promise<void> {
   const endAt = performance.now() + RUN_MS_MAX;
   Atomics.or(runs, 0, ENDING);
@@ -47,7 +47,7 @@ export async function untilIdle(runs: NativeRuns): Promise<void> {
 
 const living = new Set<NativeRuns>();
 
-/** From now on the process does not exit within a run of this thread, however it exits; until the thread has ended. */
+/** Until the thread has ended, the process does not exit during a run of the thread, however it exits. */
 export function endWithProcess(runs: NativeRuns): { readonly ended: () => void } {
   if (living.size === 0) process.on('exit', awaitIdle);
   living.add(runs);

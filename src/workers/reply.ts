@@ -101,8 +101,8 @@ export function unwrap<T>(reply: Reply<T>): T {
 }
 
 /**
- * What has to be transferred for `moved`: the ports and the distinct buffers behind the arrays. Left out, and so copied, are
- * shared memory and small Buffers that lie in Node's pool, which belongs to everybody.
+ * What has to be transferred for `moved`: the ports and the distinct buffers behind the arrays. Shared memory is left out, and so
+ * are small Buffers, which are copied: they lie in Node's pool, which belongs to everybody.
  */
 export function transferList(moved: Moved = []): (ArrayBuffer | MessagePort)[] {
   const transferred = new Set<ArrayBuffer | MessagePort>();

@@ -1,5 +1,5 @@
 // The stages' part of the thread contract: one thread each, the owner of a contiguous range of blocks. Requests are unions on a string
-// `type`, each is answered exactly once, and big arrays travel by transfer. Nothing here knows sockets or JSON-RPC.
+// `type`, each is answered exactly once, and big arrays move instead of being copied. Nothing here knows sockets or JSON-RPC.
 
 import type { MessagePort } from 'node:worker_threads';
 import type { GptConfig } from '../model/config.ts';
@@ -18,7 +18,7 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
       readonly lease: string;
       readonly checkpointId: number;
       readonly setup: TrainSetup;
-      /** To each stage of the training, by its number; null is this one. They move. */
+      /** A port to each stage of the training, by its number; null stands for this one. */
       readonly ports: readonly (MessagePort | null)[];
     },
     Record<string, never>,
@@ -36,7 +36,7 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array },
     { readonly dx: Float32Array },
   ];
-  /** Passes of one part come in micro-batch order. */
+  /** The passes of one part come in the order of the micro-batches. */
   trainWeights: [{ readonly lease: string } & WeightsPass, Record<string, never>];
   trainEmbedBackward: [
     { readonly lease: string; readonly micro: MicroBatch; readonly dx: Float32Array },
@@ -88,10 +88,10 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
       readonly tokenizer: TokenizerSpec | null;
       readonly quantization: Quantization | null;
     },
-    /** Quantized matrices that the store did not have: to be kept there. */
+    /** Quantized matrices that the store did not have, and is to keep. */
     { readonly made: readonly TensorChunk<Quantization>[] },
   ];
-  /** On the head's stage: token ids of a prompt; the stream decoder starts behind them. */
+  /** Asks the head's stage for the token ids of a prompt. The text that is shown begins after them. */
   serveBegin: [
     {
       readonly lease: string;
@@ -102,7 +102,7 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
       readonly stop: readonly string[];
       readonly stopIds: readonly number[];
       readonly sampling: SamplingOptions;
-      /** Which of several samples of one prompt this is: it keys the draws. */
+      /** Which of several samples of one prompt this is: each has draws of its own. */
       readonly sample: number;
     },
     /** `stopped` says that the continued ids have reached a stop already. */

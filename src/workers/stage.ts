@@ -16,11 +16,11 @@ import { decodeEmbed, decodeForward } from './training/decode.ts';
 import { TrainStage } from './training/stage.ts';
 
 const settings = workerData as WorkerSettings;
-/** Loads while the first request is on its way; every request that needs it meets the same failure. */
+/** The engine loads while the first request is on its way. When it cannot, every request that needs it fails with the same error. */
 const engine = loadThreadEngine(settings);
 engine.catch(() => undefined);
 const trainings = new Map<string, TrainStage>();
-/** Between the stages of each training. */
+/** The loans between the stages of each training, by lease. */
 const loans = new Map<string, Loans>();
 const served = new Map<string, ServeStage>();
 let reader: ChunkReader | null = null;

@@ -85,12 +85,12 @@ export function refuseSource(request: IncomingMessage, rules: AccessRules): Refu
   };
 }
 
-/** Browsers ask whether they may before they send; the answer is kept so long. */
+/** Browsers ask whether they may send before they do, and keep the answer for so long. */
 const PREFLIGHT_SECONDS = 600;
 
 /**
- * What a browser has to be told before it hands a reply to a page of an allowed origin, and whether it is asking only that. Nothing for
- * any other origin; the daemon's own pages need nothing.
+ * The headers that a browser needs before it hands a reply to a page of an allowed origin, and whether it asks for them only. There
+ * are none for any other origin, and the daemon's own pages need none.
  */
 export function crossOrigin(
   { method, headers }: IncomingMessage,
@@ -105,7 +105,7 @@ export function crossOrigin(
     headers: {
       ...allowed,
       'access-control-allow-methods': 'GET, HEAD, POST, PUT',
-      // What clients add, OpenAI's own among them, differs; nothing but the token is believed.
+      // Clients, OpenAI's own among them, add headers that differ. All of them may be sent, as nothing but the token is trusted.
       'access-control-allow-headers': headers['access-control-request-headers'] ?? '',
       'access-control-max-age': String(PREFLIGHT_SECONDS),
     },
@@ -113,7 +113,7 @@ export function crossOrigin(
   };
 }
 
-/** Bound to every address of the machine, the daemon's own address is the one that the request came in by. */
+/** When the daemon is bound to every address of the machine, its own address is the one by which the request came. */
 function wildcardAddress({ socket }: IncomingMessage, { host }: AccessRules): string | null {
   if (host !== '0.0.0.0' && host !== '[::]') return null;
   const address = (socket.localAddress ?? '').replace(/^::ffff:/, '');
@@ -138,7 +138,7 @@ function bearerToken({ headers }: IncomingMessage): string | null {
   return offered?.slice(BEARER_SUBPROTOCOL_PREFIX.length) ?? null;
 }
 
-/** Digests have one length whatever was offered, so the comparison takes one time. */
+/** Digests have one length, whatever was offered, so the comparison always takes the same time. */
 function sameToken(a: string, b: string): boolean {
   const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
   return timingSafeEqual(digest(a), digest(b));

@@ -1,5 +1,5 @@
 // Content-addressed uploads and downloads over HTTP. A blob is named by the SHA-256 of its bytes; the store checks the name
-// before the blob exists. The client's backpressure is the store's: a chunk is read when the one before is durable.
+// before the blob exists. A client sends as fast as the store writes: a chunk is read when the one before is durable.
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
@@ -9,7 +9,7 @@ import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
 import { LIMITS } from '../protocol/fields.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
-/** HEAD and GET: 404 when there is no such blob. */
+/** Answers HEAD and GET, with 404 when there is no such blob. */
 export async function sendBlob(
   store: StoreClient,
   hash: string,
@@ -38,7 +38,7 @@ async function* chunksOf(store: StoreClient, hash: string): AsyncGenerator<Uint8
   }
 }
 
-/** PUT: 201, or 200 when the blob was there already. Throws `corrupt` when the bytes have another digest. */
+/** Answers PUT with 201, or with 200 when the blob was there already. Throws `corrupt` when the bytes have another digest. */
 export async function receiveBlob(
   store: StoreClient,
   hash: string,

@@ -11,15 +11,15 @@ import { answer, readFrame, type Question } from './rpc.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import { BUFFERED_BYTES_MAX, Subscriptions } from './subscriptions.ts';
 
-/** Requests of one socket that may be under way. */
+/** How many requests of one socket may be under way. */
 const PENDING_REQUESTS_MAX = 64;
-/** Their replies may be long, and are made one at a time: a socket holds one beyond its bound. */
+/** The replies of these methods may be long, and are made one at a time: a socket holds one of them beyond its bound. */
 const LONG_REPLIES: ReadonlySet<string> = new Set<MethodName>([
   ...(['job.get', 'job.list', 'model.list', 'model.history', 'checkpoint.list'] as const),
 ]);
 /** A reader that takes nothing for so long while something waits for it is cut off, at the latest after twice the time. */
 const STALL_TIMEOUT_MS = 10_000;
-/** What a reader that was cut off is told, when it still listens: try again. */
+/** The close code that tells a reader that was cut off, if it still listens, to try again. */
 const CLOSE_TRY_AGAIN = 1013;
 const CLOSE_GRACE_MS = 1_000;
 
@@ -35,7 +35,7 @@ export class Connection {
   readonly #socket: WebSocket;
   readonly #handlers: Handlers;
   readonly #onError: (error: unknown) => void;
-  /** Requests that have come, and wait for their turn: at most what one read of the socket held. */
+  /** Requests that have come and wait for their turn: they are at most what one read of the socket held. */
   readonly #waiting: string[] = [];
   /** The first of them, when it has to wait for a long reply to another one. */
   #first: Question | null = null;
@@ -67,7 +67,7 @@ export class Connection {
       },
     };
     socket.on('pong', () => (this.#alive = true));
-    // The close frame that says why goes ahead of the end.
+    // The connection ends a moment later, so that the close frame that says why is sent first.
     socket.on('error', () => this.#endSoon());
     socket.on('close', () => subscriptions.close());
     socket.on('message', (data, isBinary) => {
@@ -86,7 +86,7 @@ export class Connection {
 
   /** Pings, and ends a connection that has not answered the ping before. */
   ping(): void {
-    // While its frames are left in its socket, a client's pongs are too.
+    // While the client's frames are left in its socket, so are its pongs.
     if (!this.#alive && !this.#socket.isPaused) {
       this.#socket.terminate();
       return;

@@ -1,19 +1,19 @@
-// One request of an HTTP connection at a time. Node begins each request that a client sends ahead as it comes, and would hold a
-// reply to every one of them; here they wait, and no more are read.
+// An HTTP connection is answered one request at a time. Node begins each request that a client sends ahead as it comes, and would
+// hold a reply to every one of them. Here they wait, and no more of them are read.
 
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 
 interface Line {
   busy: boolean;
-  /** Requests that were sent ahead: at most what one read of the socket held. */
+  /** Requests that were sent ahead: they are at most what one read of the socket held. */
   readonly waiting: (() => void)[];
 }
 
 export class HttpTurns {
   readonly #lines = new WeakMap<Socket, Line>();
 
-  /** Resolves when whatever was asked before over the same connection has been answered, and read by the client. */
+  /** Resolves when all earlier requests of the same connection have been answered, and the client has read the answers. */
   async take({ socket }: IncomingMessage, response: ServerResponse): Promise<void> {
     const line = this.#lines.get(socket) ?? { busy: false, waiting: [] };
     this.#lines.set(socket, line);

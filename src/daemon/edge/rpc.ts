@@ -9,12 +9,12 @@ import { METHODS, rpcRequest, type Handlers, type MethodName, type RpcResponse }
 
 type Id = string | number | null;
 
-/** A frame that is a request. */
+/** What a frame with a valid request asks. */
 export interface Question {
   readonly id: Id;
   readonly method: string;
   readonly params: unknown;
-  /** A notification gets no answer. */
+  /** Whether the request is a notification, which gets no answer. */
   readonly isNotification: boolean;
 }
 
@@ -26,7 +26,7 @@ const failure = (id: Id, code: number, message: string, dataCode?: string): RpcR
 
 const isMethod = (name: string): name is MethodName => Object.hasOwn(METHODS, name);
 
-/** What a frame asks, or the answer to one that asks nothing. Never throws. */
+/** What a frame asks, or the answer to a frame that is no request. It never throws. */
 export function readFrame(text: string): Question | RpcResponse {
   let message: unknown;
   try {
@@ -44,7 +44,7 @@ export function readFrame(text: string): Question | RpcResponse {
   return { id: id ?? null, method, params, isNotification: id === undefined };
 }
 
-/** Never throws. */
+/** Calls the handler and makes the answer of its result or its error. It never throws. */
 export async function answer({ id, method, params }: Question, handlers: Handlers): Promise<RpcResponse> {
   if (!isMethod(method)) return failure(id, RPC_ERROR.methodNotFound, `There is no method "${method}".`);
   const schema: z.ZodType = METHODS[method];
@@ -59,7 +59,7 @@ export async function answer({ id, method, params }: Question, handlers: Handler
   }
 }
 
-/** A spec under its kind's schema, defaults filled in. Throws `invalid_spec` with one sentence. */
+/** Parses a spec by its kind's schema, which fills in the defaults. Throws `invalid_spec` with one sentence. */
 export function parseSpec<K extends JobKind>(kind: K, spec: unknown): JobSpecs[K] {
   const schema: z.ZodType = JOB_SPECS[kind];
   const parsed = schema.safeParse(spec);

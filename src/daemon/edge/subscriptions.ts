@@ -1,19 +1,19 @@
 // One client's view of the event logs: for each job a cursor that moves over contiguous seqs. Events come from the store until
-// the cursor has caught up, then live; a socket that does not drain is left behind and fed from the store when it does.
+// the cursor has caught up, then live; the cursor of a socket that does not drain stops, and reads from the store again when it does.
 
 import type { StoredEvent } from '../../workers/store/messages.ts';
 import type { EventLog } from '../jobs/event-log.ts';
 import { isTerminal, type JobEvent } from '../protocol/jobs.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
-/** Bytes that may wait in a socket before its cursors stop; the kernel holds megabytes more. */
+/** So many bytes may wait in a socket before its cursors stop; the kernel holds megabytes more. */
 export const BUFFERED_BYTES_MAX = 64 << 10;
 const DRAIN_POLL_MS = 10;
-/** Events read from the store at once. */
+/** How many events are read from the store at once. */
 const PAGE = 64;
 
 export interface EventSink {
-  /** Bytes handed to the socket and not yet sent. */
+  /** How many bytes the socket has been given and has not sent yet. */
   bufferedBytes(): number;
   send(event: JobEvent): void;
 }
@@ -32,7 +32,7 @@ export class Subscriptions {
   readonly #sink: EventSink;
   readonly #onError: (error: unknown) => void;
   readonly #cursors = new Map<string, Cursor>();
-  /** Ends with the newest page: however many cursors there are, a socket holds one page beyond its bound. */
+  /** Resolves when the newest page is sent. Each page waits for the one before: a socket holds one beyond its bound at the most. */
   #pages: Promise<unknown> = Promise.resolve();
   #closed = false;
 
@@ -46,7 +46,7 @@ export class Subscriptions {
     this.#onError = onError;
   }
 
-  /** Begins after seq `after`; replaces a subscription of the same job. Throws `not_found`. The events come after the reply. */
+  /** Begins after seq `after`, and replaces a subscription to the same job. The events come after the reply. Throws `not_found`. */
   async subscribe(jobId: string, after: number): Promise<{ lastSeq: number }> {
     const { lastSeq, state } = await this.#store.call('getJob', { jobId });
     // The socket may have closed meanwhile.
@@ -103,7 +103,7 @@ export class Subscriptions {
     if (cursor.closed) return;
     const { events, lastSeq } = await this.#store.call('readEvents', { jobId, after: cursor.last, limit: PAGE });
     for (const event of events) this.#send(cursor, event);
-    // What was stored meanwhile is on its way as a live event only if nothing lies between.
+    // An event that was stored meanwhile comes live; when others lie between, the cursor reads on.
     cursor.live = cursor.last >= lastSeq;
   }
 

@@ -9,23 +9,23 @@ import { errorData, GptdError } from '../../model/errors.ts';
 import type { LogLevel } from '../protocol/daemon.ts';
 
 const STDERR = 2;
-/** Of the file that `--detach` writes; as much again is kept in `daemon.log.1`. */
-export const LOG_FILE_BYTES_MAX = 8 << 20;
-/** What waits for a reader that does not read. */
+/** The largest size of the file that `--detach` writes; as much again is kept in `daemon.log.1`. */
+const LOG_FILE_BYTES_MAX = 8 << 20;
+/** How many bytes may wait for a reader that does not read. */
 const WAITING_BYTES_MAX = 1 << 20;
-export const LOG_FILE = 'daemon.log';
+const LOG_FILE = 'daemon.log';
 
 export type Logger = pino.Logger;
 
 export interface Log {
   readonly logger: Logger;
-  /** Writes out what waits. */
+  /** Writes the lines that wait. */
   flush(): void;
 }
 
 export function openLog({ level, dataDir }: { readonly level: LogLevel; readonly dataDir: string }): Log {
   const destination = pino.destination({ fd: STDERR, sync: false, maxLength: WAITING_BYTES_MAX });
-  // A log that nobody can read any more must not end the daemon.
+  // The daemon goes on when nobody can read its log any more.
   destination.on('error', () => undefined);
   const file = path.join(dataDir, LOG_FILE);
   const bound = isStderr(file) ? new BoundedFile(file, () => destination.flushSync()) : null;
@@ -46,14 +46,14 @@ export function openLog({ level, dataDir }: { readonly level: LogLevel; readonly
   return { logger, flush: () => destination.flushSync() };
 }
 
-/** Logs an error: the world's in one sentence, a bug with its stack. */
+/** Logs an error: a fault with a code in one sentence, a bug with its stack. */
 export function logError(logger: Logger, error: unknown): void {
   const { code, message } = errorData(error);
   if (error instanceof GptdError) logger.error({ code }, message);
   else logger.error({ code, err: error }, message);
 }
 
-/** Whether stderr is that very file: then a truncation is seen by everything that this process writes there. */
+/** Whether stderr is that very file: only then does truncating it also work for whatever else this process writes to stderr. */
 function isStderr(file: string): boolean {
   try {
     const [here, there] = [fstatSync(STDERR), statSync(file)];
@@ -98,7 +98,7 @@ export function plainLine(line: string): string {
     ([name, value]) => `${name}=${typeof value === 'string' ? value : JSON.stringify(value)}`,
   );
   const stack = err?.stack === undefined ? '' : `\n${err.stack}`;
-  // What a stranger sent may be quoted: nothing of it steers the terminal.
+  // A line may quote what a stranger sent: characters that steer the terminal are replaced.
   const words = [time.slice(11, 19), level.padEnd(5), msg ?? '', ...rest].join(' ').trimEnd();
   return `${words.replace(/\p{Cc}/gu, '?')}${stack}\n`;
 }

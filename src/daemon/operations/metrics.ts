@@ -1,4 +1,4 @@
-// What a monitor may ask: counters, gauges and histograms in Prometheus' format, under GET /metrics. Labels come from closed
+// What a monitor may ask for: counters, gauges and histograms in Prometheus' format, under GET /metrics. Labels come from closed
 // sets, never from a model's or a job's name, so that the number of series is bounded. Durations come from the monotonic clock.
 
 import { stat } from 'node:fs/promises';
@@ -19,20 +19,20 @@ export interface JobTransition {
   /** null for a job that this daemon has just taken up. */
   readonly from: JobState | null;
   readonly to: JobState;
-  /** Time spent in `from`. */
+  /** The time that the job has spent in `from`. */
   readonly elapsedMs: number;
-  /** Why it failed. */
+  /** Why the job failed; only set when it did. */
   readonly error?: ErrorData | undefined;
 }
 
-/** What the parts of the daemon hold, asked for when somebody looks. */
-export interface Gauges {
+/** What the parts of the daemon hold. They are asked when a monitor asks. */
+interface Gauges {
   readonly servedBytes: () => number;
   readonly eventBacklog: () => number;
   readonly socketCount: () => number;
 }
 
-export interface MetricsSettings {
+interface MetricsSettings {
   readonly dataDir: string;
   readonly version: string;
   readonly engine: { readonly name: string; readonly version: string };
@@ -64,7 +64,7 @@ export class Metrics {
   readonly #restarts = this.#counter('gptd_worker_restarts_total', 'Worker threads that died and were replaced.', [
     'worker',
   ]);
-  /** Submission of generations that have no token yet. */
+  /** When the generations that have no token yet were submitted, by job. */
   readonly #awaitingToken = new Map<string, number>();
   #trainingBytes = 0;
 
@@ -92,7 +92,7 @@ export class Metrics {
     return this.#registry.metrics();
   }
 
-  /** Adds what only the daemon's other parts know. */
+  /** Adds the gauges of what only the daemon's other parts know. */
   watch({ servedBytes, eventBacklog, socketCount }: Gauges): void {
     const trainingBytes = (): number => this.#trainingBytes;
     new Gauge({
@@ -112,7 +112,9 @@ export class Metrics {
     });
     const sampled = (name: string, help: string, value: () => number): void => {
       new Gauge({
-        ...{ name, help, registers: this.#registers },
+        name,
+        help,
+        registers: this.#registers,
         collect() {
           this.set(value());
         },
@@ -136,7 +138,7 @@ export class Metrics {
     if (from === null && kind === 'generate') this.#awaitingToken.set(jobId, performance.now());
   }
 
-  /** Hears every stored event: a job that says something again is not counted again. */
+  /** Is told every stored event once: what a job says again after an interruption is not stored, and so not counted, again. */
   eventStored({ jobId, type, data }: StoredEvent): void {
     if (type === 'token') {
       this.#generatedTokens.inc();
@@ -156,7 +158,7 @@ export class Metrics {
     this.#loss.set(loss);
   }
 
-  /** 0 when no training runs. */
+  /** Notes what the running training holds: 0 when none runs. */
   trainingHolds(bytes: number): void {
     this.#trainingBytes = bytes;
   }

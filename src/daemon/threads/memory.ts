@@ -25,13 +25,13 @@ export interface TrainingShape {
 
 export const weightsBytes = (config: GptConfig): number => countParameters(config).total_params * FLOAT_BYTES;
 
-/** AdamW's two moments. */
+/** The bytes of AdamW's two moments. */
 export const optimizerBytes = (config: GptConfig): number => 2 * weightsBytes(config);
 
-/** Bytes of one position's keys and values. */
+/** The bytes of one position's keys and values. */
 const positionBytes = ({ n_layers: L, emb_dim: D }: GptConfig): number => 2 * L * D * FLOAT_BYTES;
 
-/** Part of the budget that the caches of one model's sequences may take, beyond one full context. */
+/** The part of the budget that the caches of one model's sequences may take, beyond one full context. */
 const CACHE_SHARE = 1 / 8;
 
 /** Positions that the sequences of a served model may hold in their caches, together: at least one full context. */
@@ -50,7 +50,7 @@ export function servingBytes(config: GptConfig, quantization: Quantization | nul
   return copies * formatBytes(matrices, quantization) + rest * FLOAT_BYTES + cache;
 }
 
-/** What V8 lets pile up of arrays that nobody needs any more. */
+/** V8 lets arrays that nobody needs any more pile up to about this size. */
 const UNCOLLECTED_BYTES = 128 << 20;
 
 /**

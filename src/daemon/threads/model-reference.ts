@@ -1,4 +1,4 @@
-// NAME, NAME@STEP and NAME@best: from what a client writes to a stored checkpoint.
+// A client names a checkpoint as NAME, NAME@STEP or NAME@best: here the name is turned into the stored checkpoint.
 
 import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
 import type { StoreClient } from './store-client.ts';

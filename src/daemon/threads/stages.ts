@@ -10,13 +10,13 @@ export type StageThread = WorkerThread<StageCalls>;
 /** A stage's thread for as long as it lives: whoever has put something there calls this and not its successor. */
 export type StageCaller = Caller<StageCalls>;
 
-/** Steps leave much behind: with half of it, generation with guesses is a tenth slower, see bench/LOG.md. */
+/** Steps leave much garbage behind: with half of this size, generation with guesses is a tenth slower (bench/LOG.md). */
 const YOUNG_GENERATION_MB = 48;
 
 export interface Stages {
   readonly stages: readonly StageThread[];
   readonly engine: EngineInfo;
-  /** What gives any other thread the same engine. */
+  /** The choice that gives any other thread the same engine. */
   readonly choice: EngineChoice;
 }
 

@@ -1,5 +1,5 @@
 // The daemon's end of the store's thread: typed calls, bytes that move instead of being copied, errors that keep their code.
-// One request at a time, in order. The thread's death ends the daemon, which loses nothing.
+// Requests run one at a time, in order. The thread's death ends the daemon, which loses nothing.
 
 import { GptdError } from '../../model/errors.ts';
 import { STORE_THREAD, type StoreCalls, type StoreReply } from '../../workers/store/messages.ts';
@@ -28,12 +28,12 @@ export class StoreClient {
   }
 
   /**
-   * Sends one call and waits until it is durable. Bytes in `input` are transferred: they are gone for the caller, with the
+   * Sends one call and waits until it is durable. Bytes in `input` move: they are gone for the caller, with the
    * whole buffer that they are a view of. Chunks that share a buffer therefore belong in one call. Bytes in shared memory stay,
    * and must not change before the call is answered. Rejects with `shutting_down` once it is being closed.
    */
   async call<K extends keyof StoreCalls>(type: K, input: StoreCalls[K][0]): Promise<StoreReply<K>> {
-    // Behind the last call the thread is gone.
+    // After the last call the thread is gone.
     if (this.#closed !== undefined)
       throw new GptdError('shutting_down', 'The store is closed: the daemon is shutting down.');
     return await this.#thread.call(type, input);

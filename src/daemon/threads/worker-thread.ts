@@ -19,17 +19,17 @@ export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weights: 3 } 
 export type Priority = (typeof PRIORITY)[keyof typeof PRIORITY];
 
 /**
- * Three semi-spaces of V8's young generation: each thread touches all of them before it sees old ones again, by default 48 MB.
- * What lives long is in typed arrays, outside.
+ * The size of V8's young generation, which has three semi-spaces. A thread touches all of them before it uses one again, and by
+ * default they have 48 MB. What lives long is in typed arrays, which lie outside of it.
  */
 const YOUNG_GENERATION_MB = 6;
 
-export interface ThreadOptions {
-  /** Of V8's heap. */
+interface ThreadOptions {
+  /** The size of the young generation of V8's heap. */
   readonly youngGenerationMb?: number;
 }
 
-/** What a request waits with. */
+/** What the queue knows of a request that waits. */
 interface Ticket {
   readonly priority: Priority;
   /** Takes the request out of the queue; null while it is not in it. */
@@ -68,7 +68,7 @@ class PriorityQueue implements TaskQueue {
     if (at >= 0) this.#lanes[priority].splice(at, 1);
   }
 
-  /** The lane of a task that comes into it now. */
+  /** Returns the lane that the task belongs to, and notes that it is in the queue. */
   #enter(task: PiscinaTask): PiscinaTask[] {
     const ticket = ticketOf(task);
     ticket.leave = () => this.remove(task);
@@ -78,7 +78,7 @@ class PriorityQueue implements TaskQueue {
 
 const ticketOf = (task: PiscinaTask): Ticket => task[queueOptionsSymbol] as Ticket;
 
-/** The thread died under a request, or it has died since what the request is about was put there: do the work again. */
+/** The thread died during a request, or since what the request is about was put there: the work has to be done again. */
 export class WorkerDied extends GptdError {
   constructor(cause: unknown) {
     const why = cause instanceof Error ? cause.message : String(cause);
@@ -87,9 +87,9 @@ export class WorkerDied extends GptdError {
   }
 }
 
-export type ThreadSettings = Omit<WorkerSettings, 'nativeRuns'>;
+type ThreadSettings = Omit<WorkerSettings, 'nativeRuns'>;
 
-export interface CallOptions {
+interface CallOptions {
   readonly priority?: Priority;
   /** When it aborts before the thread has taken the request up, the request is dropped and rejects with its reason. */
   readonly signal?: AbortSignal;
@@ -116,10 +116,10 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
   /** Pools of dead threads, until nothing of them is left. */
   readonly #buried = new Set<Promise<void>>();
   #pool: Piscina;
-  /** Of the pool. */
+  /** The pool's queue. */
   #queue = new PriorityQueue();
   #deaths = 0;
-  /** Of the last death, as soon as it is known. */
+  /** The cause of the last death, as soon as it is known. */
   #cause: unknown = null;
   #closed = false;
 
@@ -201,7 +201,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
       idleTimeout: Infinity,
       resourceLimits: { maxYoungGenerationSizeMb: this.#youngGenerationMb },
       concurrentTasksPerWorker: 1,
-      // Without it the pool may put a task behind later ones.
+      // Without this the pool may put a task behind later ones.
       stricterFIFO: true,
       taskQueue: this.#queue,
     });
@@ -219,7 +219,7 @@ export class WorkerThread<C extends CallsOf<C>> implements Caller<C> {
     return pool;
   }
 
-  /** The pool is in the middle of replacing its thread: it is destroyed when it is done with that. */
+  /** The pool is just replacing its thread, so it is destroyed a turn of the loop later. */
   #bury(pool: Piscina, nativeRuns: NativeRuns): void {
     if (this.#closed || pool !== this.#pool) return;
     markEnded(nativeRuns);

@@ -12,7 +12,7 @@ export const completeTokenizer = (stored: StoredTokenizer): TokenizerSpec | null
   stored?.type === 'char' && stored.alphabet === null ? null : stored;
 
 /** What parsed JSON says of a tokenizer. Throws `corrupt` when that is none. */
-export function readTokenizer(value: unknown): StoredTokenizer {
+export function readStoredTokenizer(value: unknown): StoredTokenizer {
   if (value === null) return null;
   if (typeof value !== 'object') throw unreadable('it is no object');
   const { type, alphabet = null, tokens, merges, special = [] } = value as Readonly<Record<string, unknown>>;

@@ -71,7 +71,7 @@ export async function openExport(reader: ChunkReader, request: Request): Promise
   }
 }
 
-/** About how much it will be: progress is measured by it. */
+/** About how many bytes the export will have: progress is measured by it. */
 export function exportedBytes({ model, valueType }: Pick<Request, 'model' | 'valueType'>): number {
   const { blockValues, blockBytes } = GGML_TYPES[valueType];
   return tensorTable(model.config).reduce((sum, { size }) => sum + size * (blockBytes / blockValues), 0);
@@ -83,11 +83,11 @@ function* inOrder(files: readonly Named[]): Generator<ExportPiece> {
   for (const [file, pieces] of files) for (const bytes of pieces) yield { file, bytes: owned(bytes) };
 }
 
-/** A piece leaves by transfer, so it must not be a view of what others use. */
+/** A piece moves to the main thread, so it must not be a view of what others use. */
 const owned = (bytes: Uint8Array): Uint8Array =>
   bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes);
 
-/** The tokenizer's files: those that came with the model go before those that we would write. */
+/** The tokenizer's files. Those that came with the model are preferred to those that we would write. */
 async function besides(reader: ChunkReader, { model, kept }: Request): Promise<Named[]> {
   const files = new Map<string, Iterable<Uint8Array>>();
   for (const [name, text] of await tokenizerFiles(model)) files.set(name, [new TextEncoder().encode(text)]);

@@ -19,7 +19,7 @@ import { parseJson, readTokenizer } from './import-tokenizer.ts';
 import { CHUNK_BYTES_MAX, type TensorChunk } from '../store/messages.ts';
 import type { PreparerCalls } from './messages.ts';
 
-/** JSON beside the weights: configurations and the index of shards. */
+/** A longer JSON file beside the weights is refused: a configuration or the index of shards. */
 const JSON_BYTES_MAX = 4 << 20;
 const WEIGHTS_FILE = 'model.safetensors';
 const INDEX_FILE = 'model.safetensors.index.json';
@@ -119,7 +119,7 @@ function ownConfig(metadata: SafetensorsHeader['metadata']): unknown {
 }
 
 /** A small JSON file of the import. */
-export function readJson(reader: ChunkReader, { files, name }: { files: Files; name: string }): unknown {
+function readJson(reader: ChunkReader, { files, name }: { files: Files; name: string }): unknown {
   const size = reader.blobSize(files[name]);
   if (size > JSON_BYTES_MAX) {
     throw new GptdError('limit_exceeded', `${name} has ${size} bytes: it may have ${JSON_BYTES_MAX}.`);

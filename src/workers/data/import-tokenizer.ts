@@ -8,9 +8,9 @@ import { charAlphabet, type TokenizerSpec } from '../../model/text/tokenizer.ts'
 import type { ChunkReader } from '../store/reader.ts';
 
 /** A longer file of a tokenizer is refused; GPT-2's longest has 2 MB. */
-export const TOKENIZER_FILE_BYTES_MAX = 16 << 20;
+const TOKENIZER_FILE_BYTES_MAX = 16 << 20;
 
-export interface ReadTokenizer {
+interface ReadTokenizer {
   readonly tokenizer: TokenizerSpec | null;
   readonly notes: readonly string[];
 }

@@ -1,4 +1,4 @@
-// The preparer's part of the thread contract: one thread for long work on data. The main thread reaches it through messages.ts.
+// The preparer's part of the thread contract: one thread for long work on data, which is done piece by piece.
 
 import type { GptConfig } from '../../model/config.ts';
 import type { GgmlType } from '../../model/formats/gguf.ts';
@@ -9,7 +9,7 @@ import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { RequestOf, ThreadContract } from '../reply.ts';
 import type { DatasetMeta, ModelFile, TensorChunk } from '../store/messages.ts';
 
-/** A list of chunks that a thread makes piece by piece: `next` until `done`. */
+/** A part of a list of chunks that the thread makes piece by piece: `sourceNext` is called until it is `done`. */
 export interface SourceProgress {
   readonly chunks: readonly TensorChunk[];
   readonly done: boolean;

@@ -8,7 +8,7 @@ import type { TokenizeRequest } from './messages.ts';
 /** Bytes that are decoded at a time; a piece is longer only where no white space comes. */
 const PIECE_BYTES = 1 << 20;
 
-export interface TextPiece {
+interface TextPiece {
   readonly text: string;
   /** Bytes of the files that were read for it. */
   readonly bytes: number;

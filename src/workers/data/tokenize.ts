@@ -50,7 +50,7 @@ async function* textFiles(
     );
   }
   const wideTokens = vocabSize > UINT16_IDS_MAX;
-  // Documents are parted by the end-of-text token where the vocabulary has one, by a line break elsewhere.
+  // The end-of-text token stands between two documents where the vocabulary has one, and a line break elsewhere.
   const separator =
     tokenizer.endOfText === null ? () => tokenizer.encode('\n') : () => Uint32Array.of(tokenizer.endOfText!);
   const parts: (Uint16Array | Uint32Array)[] = [];

@@ -16,8 +16,8 @@ interface Upload {
   chunkCount: number;
 }
 
-/** Removes every blob without a hash, but for the uploads of `keep`, in short transactions, and the chunks only they named. */
-export function blobPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
+/** Removes every blob without a hash, except the uploads of `keep`, and the chunks that only they named, in short transactions. */
+function blobPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
   const chunks = chunkTable(db);
   const selectUnfinished = db.prepare<[], number>('SELECT blob_id FROM blobs WHERE hash IS NULL').pluck();
   const selectSome = db.prepare<[number, number], { chunk_index: number; hash: Buffer }>(
@@ -25,7 +25,7 @@ export function blobPurge(db: Database.Database): (keep: ReadonlySet<number>) =>
   );
   const removeRow = db.prepare<[number, number]>('DELETE FROM blob_chunks WHERE blob_id = ? AND chunk_index = ?');
   const removeBlob = db.prepare<[number]>('DELETE FROM blobs WHERE blob_id = ?');
-  /** False when nothing of the upload is left. */
+  /** Returns false when nothing of the upload is left. */
   const purgeSome = db.transaction((id: number): boolean => {
     const rows = selectSome.all(id, PURGED_CHUNKS_PER_TRANSACTION);
     for (const row of rows) removeRow.run(id, row.chunk_index);
@@ -43,7 +43,10 @@ export function blobPurge(db: Database.Database): (keep: ReadonlySet<number>) =>
 
 type BlobCalls = Calls<'hasBlob' | 'beginBlob' | 'putBlobChunk' | 'commitBlob' | 'abortBlob' | 'readBlobChunk'>;
 
-/** The store's calls about blobs, and `purge`, which removes the uploads that nobody continues. A blob's age is told by `now`. */
+/**
+ * The store's calls about blobs, and `purge`, which removes the uploads that nobody continues. `now` gives the time from which a
+ * blob's age counts.
+ */
 export function blobCalls(db: Database.Database, now: () => number): BlobCalls & { readonly purge: () => void } {
   const chunks = chunkTable(db);
   const uploads = new Map<number, Upload>();

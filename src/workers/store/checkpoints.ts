@@ -15,7 +15,7 @@ import { damagedColumn, parseColumn, readCheckpointMeta, readConfig } from './ro
 import { withoutSync, type Calls } from './schema.ts';
 
 const F32_BYTES = 4;
-/** Rows whose chunks are freed in one transaction: a few milliseconds. */
+/** One transaction frees the chunks of so many rows, which takes a few milliseconds. */
 const PURGED_CHUNKS_PER_TRANSACTION = 8;
 
 export interface CheckpointRow {
@@ -58,9 +58,9 @@ interface Staging {
   readonly config: GptConfig;
   readonly digest: WeightsDigest;
   readonly sizes: ReadonlyMap<string, number>;
-  /** Bytes that arrived, by part and tensor. */
+  /** How many bytes have arrived, by part and tensor. */
   readonly received: Record<TensorPart, Map<string, number>>;
-  /** Set by the first attempt to commit: a digest ends only once. */
+  /** The first attempt to commit sets it, as a digest can be ended only once. */
   summary?: { readonly bytes: number; readonly optimizer: boolean; readonly digest: string };
 }
 
@@ -89,7 +89,7 @@ function isComplete(staging: Staging, part: TensorPart): boolean {
   return Array.from(staging.sizes).every(([tensor, size]) => staging.received[part].get(tensor) === size);
 }
 
-/** Total bytes, whether optimizer state is there, and the digest; weights must be complete, optimizer state too or absent. */
+/** The total bytes, whether optimizer state is there, and the digest. Weights must be complete, optimizer state too unless absent. */
 function summarize(staging: Staging): NonNullable<Staging['summary']> {
   assert(isComplete(staging, 'w'), 'the checkpoint lacks weights');
   const optimizer = staging.received.m.size + staging.received.v.size > 0;
@@ -102,7 +102,7 @@ function summarize(staging: Staging): NonNullable<Staging['summary']> {
  * Removes every checkpoint without a model, but for those of `keep`, in short transactions, and the chunks that only they
  * named. Runs at open and after whatever drops a checkpoint.
  */
-export function checkpointPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
+function checkpointPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
   const chunks = chunkTable(db);
   const holds = holdTable(db);
   const selectDropped = db.prepare<[], number>('SELECT checkpoint_id FROM checkpoints WHERE model IS NULL').pluck();
@@ -113,7 +113,7 @@ export function checkpointPurge(db: Database.Database): (keep: ReadonlySet<numbe
     'DELETE FROM checkpoint_chunks WHERE checkpoint_id = ? AND part = ? AND tensor = ? AND offset_bytes = ?',
   );
   const removeCheckpoint = db.prepare<[number]>('DELETE FROM checkpoints WHERE checkpoint_id = ?');
-  /** False when nothing of the checkpoint is left. */
+  /** Returns false when nothing of the checkpoint is left. */
   const purgeSome = db.transaction((id: number): boolean => {
     const rows = selectSome.all(id, PURGED_CHUNKS_PER_TRANSACTION);
     for (const row of rows) removeRow.run(id, row.part, row.tensor, row.offset_bytes);
@@ -238,7 +238,7 @@ export function checkpointCalls(db: Database.Database): CheckpointTable {
   const putMade = db.transaction(({ checkpointId: id, chunks: items }: StoreCalls['putMade'][0]): void => {
     if (isVisible.get(id) === undefined) return;
     for (const { tensor, part, offsetBytes, bytes } of items) {
-      // What is there was damaged: it is replaced.
+      // A chunk that is there already was found damaged: it is replaced.
       const old = removeChunk.get(id, part, tensor, offsetBytes);
       insertChunk.run(id, tensor, part, offsetBytes, bytes.length, chunks.put(bytes));
       if (old !== undefined) chunks.free(old);
@@ -300,7 +300,7 @@ export function checkpointCalls(db: Database.Database): CheckpointTable {
 
   return {
     purge,
-    // What the job says of it comes later, and is told when it is durable.
+    // The job's first event about the checkpoint comes later and waits for the disk, so this transaction need not.
     hold: (input) => withoutSync(db, () => hold.immediate(input)),
     beginCheckpoint: (input) => {
       const staging = newStaging(input);
@@ -311,7 +311,7 @@ export function checkpointCalls(db: Database.Database): CheckpointTable {
     putChunks: ({ checkpointId, chunks: items }) => {
       const staging = requireStaging(checkpointId);
       putChunks.immediate(checkpointId, items);
-      // Counted once stored: a full disk leaves the count as it was, and the call may be repeated.
+      // The chunks are counted when they are stored: a full disk leaves the count as it was, and the call may be repeated.
       for (const item of items) receive(staging, item);
       return {};
     },

@@ -16,12 +16,12 @@ export function hashFromHex(hex: string): Buffer {
   return Buffer.from(hex, 'hex');
 }
 
-export interface ChunkTable {
-  /** Stores `bytes` (1 to CHUNK_BYTES_MAX) unless they are there and returns their hash. Inside a transaction that names it. */
+interface ChunkTable {
+  /** Stores `bytes` (1 to CHUNK_BYTES_MAX) unless they are there and returns their hash. The caller names it in the same transaction. */
   put(bytes: Uint8Array): Buffer;
-  /** The verified bytes, a fresh array; null when the content is absent or is not what its hash says. */
+  /** The verified bytes in a new array; null when the content is absent or is not what its hash says. */
   get(hash: Buffer): Uint8Array<ArrayBuffer> | null;
-  /** Removes the chunk if nothing names it any more. Inside the transaction that removed the rows naming it. */
+  /** Removes the chunk if nothing names it any more, within the transaction that removed the rows that named it. */
   free(hash: Buffer): void;
 }
 

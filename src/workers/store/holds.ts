@@ -4,13 +4,13 @@
 
 import type Database from 'better-sqlite3';
 
-export interface HoldTable {
+interface HoldTable {
   /** The checkpoint that the job holds. */
   of(jobId: string): number | undefined;
   add(jobId: string, checkpointId: number): void;
-  /** Drops the checkpoint, now or when nobody holds it any more. Inside a transaction. */
+  /** Drops the checkpoint, now or when nobody holds it any more. The caller has begun a transaction. */
   prune(checkpointId: number): void;
-  /** Forgets the holds on a checkpoint that is removed. Inside a transaction. */
+  /** Forgets the holds on a checkpoint that is removed. The caller has begun a transaction. */
   forget(checkpointId: number): void;
   /** Ends the holds of jobs that have ended, and drops what only they kept. Returns whether something was dropped. */
   releaseEnded(): boolean;

@@ -26,7 +26,7 @@ interface JobRow {
   readonly created_at: number;
   readonly started_at: number | null;
   readonly ended_at: number | null;
-  /** Rises with every job that ends. */
+  /** Jobs that have ended are numbered in the order of their ends. */
   readonly end_number: number | null;
   readonly last_seq: number;
   readonly result: string | null;
@@ -114,7 +114,7 @@ export function jobCalls(
     `UPDATE jobs SET state = :state, started_at = :started_at, ended_at = :ended_at, end_number = :end_number, last_seq = :last_seq,
        result = :result, error = :error WHERE job_id = :job_id`,
   );
-  // Most events change nothing else; the indexes over what the statement above sets would be written each time.
+  // Most events change only this number: the statement above would write the indexes over its columns each time.
   const updateLastSeq = db.prepare<[number, string]>('UPDATE jobs SET last_seq = ? WHERE job_id = ?');
   const nextEndNumber = db.prepare<[], number>('SELECT coalesce(max(end_number), 0) + 1 FROM jobs').pluck();
   const storeMetrics = metricsWriter(db);
@@ -202,7 +202,7 @@ export function jobCalls(
   const appendEvents = db.transaction((items: readonly NewEvent[]): (StoredEvent | null)[] => {
     const at = Date.now();
     const rows = new Map<string, JobRow>();
-    /** Rows of jobs with new events, as they were before these. */
+    /** The rows of jobs with new events, as they were before these events. */
     const changed = new Map<string, JobRow>();
     const events = items.map((item) => {
       const row = rows.get(item.jobId) ?? requireJob(item.jobId);
@@ -242,9 +242,9 @@ export function jobCalls(
     readEvents: ({ jobId, after, limit, eventType }) => {
       const lastSeq = requireJob(jobId).last_seq;
       const rows = selectEvents.all({ jobId, after, limit, type: eventType ?? null });
-      // An old job loses its events from the first on before it is gone itself.
+      // An old job is removed event by event, the first one first, and its row last: a gap here means that it is being removed.
       if (eventType === undefined && rows.length > 0 && rows[0].seq !== after + 1) throw unknownJob(jobId);
-      // The fields stand as in `append`: an event has the same bytes whether it is heard live or read again.
+      // The fields have the order that they have in `append`: an event is the same JSON whether it is heard live or read again.
       const events = rows.map((row) => ({ jobId, seq: row.seq, at: row.at, type: row.type, data: dataOf(row, jobId) }));
       return { events, lastSeq };
     },
@@ -259,7 +259,7 @@ export function jobCalls(
       const rows = selectJobs.iterate({
         state: state ?? null,
         kind: kind ?? null,
-        // A named state is an explicit wish, also for jobs that have ended.
+        // Whoever names a state wants its jobs, also when they have ended.
         all: all || state !== undefined ? 1 : 0,
         before: before === undefined ? Number.MAX_SAFE_INTEGER : requireJob(before).job_number,
       });

@@ -6,7 +6,7 @@ import path from 'node:path';
 import Database from 'better-sqlite3';
 import { GptdError } from '../../model/errors.ts';
 
-export interface DirectoryLock {
+interface DirectoryLock {
   /** May be called twice. */
   release(): void;
 }

@@ -11,10 +11,10 @@ import type { RequestOf, ThreadContract } from '../reply.ts';
 /** Which of a tensor's arrays a chunk belongs to: the weight, or AdamW's first and second moments. */
 export type TensorPart = 'w' | 'm' | 'v';
 
-/** Also what was made of a weight to be served faster: see quantize.ts. It can be made again at any time. */
+/** A checkpoint also holds what was made of its weights to serve them faster: see quantize.ts. It can be made again at any time. */
 export type StoredPart = TensorPart | Quantization;
 
-/** Bytes of one array from `offsetBytes` on. A chunk never crosses its end; at most CHUNK_BYTES_MAX long. */
+/** Bytes of one array from `offsetBytes` on. A chunk never crosses the array's end and has at most CHUNK_BYTES_MAX bytes. */
 export interface TensorChunk<Part extends StoredPart = TensorPart> {
   readonly tensor: string;
   readonly part: Part;
@@ -22,7 +22,7 @@ export interface TensorChunk<Part extends StoredPart = TensorPart> {
   readonly bytes: Uint8Array;
 }
 
-/** Chunks of stored content: between 1 and 4 MiB but for the ends. */
+/** Chunks of stored content have between 1 and 4 MiB; the last one of an array or a blob may be smaller. */
 export const CHUNK_BYTES_MAX = 4 << 20;
 
 /** Elements of one chunk of a checkpoint: a tensor's arrays are cut at multiples of it. */
@@ -41,9 +41,9 @@ export interface NewJob {
   readonly kind: string;
   readonly spec: unknown;
   readonly key: string | undefined;
-  /** Larger is sooner; a known key keeps the priority that it came with. */
+  /** A job with a larger priority runs sooner. A job that is submitted again by its key keeps the priority that it has. */
   readonly priority: number;
-  /** Refuse with `queue_full` when this many jobs are queued. */
+  /** The submission is refused with `queue_full` when this many jobs are queued. */
   readonly queueLimit: number;
 }
 
@@ -54,10 +54,10 @@ export type StoredJobState = 'queued' | 'running' | 'paused' | 'succeeded' | 'fa
  */
 export interface StoredJob {
   readonly jobId: string;
-  /** May be one that this version does not know. */
+  /** It may be one that this version does not know. */
   readonly kind: string;
   readonly state: StoredJobState;
-  /** As an older version may have stored it: the kind's schema knows the defaults. */
+  /** An older version may have stored it: the kind's schema knows the defaults of what it lacks. */
   readonly spec: unknown;
   readonly priority: number;
   readonly createdAt: number;
@@ -74,7 +74,7 @@ export interface NewEvent {
   readonly type: string;
   readonly data: unknown;
   readonly key?: string | undefined;
-  /** State that the job takes in the same transaction. Events of an ended job are dropped. */
+  /** The job takes this state in the same transaction. Events of an ended job are dropped. */
   readonly state?: StoredJobState | undefined;
 }
 
@@ -152,7 +152,7 @@ export interface MetricsPoint {
   readonly valLoss: number | null;
 }
 
-/** Behind which point of a history to read on. */
+/** The point of a history after which reading goes on. */
 export interface HistoryCursor {
   readonly jobId: string;
   readonly step: number;
@@ -174,18 +174,21 @@ export interface StoredDataset {
   /** Blob of little-endian uint16 or uint32 token ids. */
   readonly blob: string;
   readonly meta: DatasetMeta;
-  /** Digests of the files that it was made of: it is kept while a job refers to one of them. */
+  /** Digests of the files that the dataset was made of: it is kept while a job refers to one of them. */
   readonly sources: readonly string[];
 }
 
 /** name -> [request, reply]. `bytes` move to the store and must not be used afterwards: see STORE_THREAD. */
 export interface StoreCalls {
-  /** Takes the directory's lock (code `conflict` when another daemon has it), opens and migrates, drops unfinished staging. */
+  /**
+   * Takes the directory's lock, opens and migrates the database, and drops unfinished writes. Throws `conflict` when another
+   * daemon has the directory.
+   */
   open: [{ readonly dataDir: string }, { readonly sqliteVersion: string }];
   close: [Record<string, never>, Record<string, never>];
 
   submitJob: [NewJob, { readonly job: StoredJob; readonly created: boolean; readonly event: StoredEvent | null }];
-  /** All in one transaction: the reply comes after it is durable. One result an item, null for a dropped one. */
+  /** Appends all events in one transaction, and replies when it is durable: one result for each item, null for one that was dropped. */
   appendEvents: [{ readonly items: readonly NewEvent[] }, { readonly events: readonly (StoredEvent | null)[] }];
   readEvents: [
     { readonly jobId: string; readonly after: number; readonly limit: number; readonly eventType?: string | undefined },
@@ -200,16 +203,16 @@ export interface StoreCalls {
       readonly kind?: string | undefined;
       readonly all: boolean;
       readonly limit: number;
-      /** A job's id: only those that were submitted before it. */
+      /** The id of a job: only jobs that were submitted before it are listed. */
       readonly before?: string | undefined;
-      /** As many as their specs and results fit in, and one at least. */
+      /** The list ends before the specs and results of its jobs exceed this size, but it has at least one job. */
       readonly bytesMax: number;
     },
     { readonly jobs: readonly StoredJob[]; readonly hasMore: boolean },
   ];
   /**
-   * After a start: what was running is queued again, and a job whose row is damaged fails. Oldest first, in the states that the
-   * jobs had: queued, running or paused.
+   * Called after a start: jobs that were running are queued again, and a job whose row is damaged fails. The reply lists the jobs
+   * that have not ended, the oldest first, in the states that they had: queued, running or paused.
    */
   recoverJobs: [Record<string, never>, { readonly jobs: readonly StoredJob[] }];
 
@@ -247,7 +250,7 @@ export interface StoreCalls {
   ];
   abortCheckpoint: [{ readonly checkpointId: number }, Record<string, never>];
   /**
-   * Keeps what was made of a checkpoint's weights for as long as the checkpoint is there; when it is gone already, nothing happens.
+   * Keeps what was made of a checkpoint's weights for as long as the checkpoint is there. When it is gone already, nothing happens.
    * Throws DiskFull when there is no room.
    */
   putMade: [
@@ -265,8 +268,9 @@ export interface StoreCalls {
   /** `which`: a step, 'best' (lowest validation loss) or 'latest'. */
   getCheckpoint: [{ readonly model: string; readonly which: number | 'best' | 'latest' }, StoredCheckpoint];
   /**
-   * The same with its model, kept for the job until it has ended, also when it is pruned meanwhile. A job that holds one already
-   * gets that: a run after an interruption goes on with the weights that it began with.
+   * The same checkpoint and its model. The checkpoint is kept for the job until the job has ended, even when its turn to be pruned
+   * comes meanwhile. A job that holds a checkpoint already gets that one: a run after an interruption goes on with the weights that
+   * it began with.
    */
   holdCheckpoint: [
     { readonly jobId: string; readonly model: string; readonly which: number | 'best' | 'latest' },
@@ -277,30 +281,30 @@ export interface StoreCalls {
   hasBlob: [{ readonly hash: string }, { readonly sizeBytes: number | null }];
   beginBlob: [Record<string, never>, { readonly uploadId: number }];
   putBlobChunk: [{ readonly uploadId: number; readonly bytes: Uint8Array }, Record<string, never>];
-  /** Code `corrupt` when the content has another digest than `hash`; without `hash` the digest is what it is. */
+  /** Throws `corrupt` when the content has another digest than `hash`; without `hash` any content is taken. */
   commitBlob: [
     { readonly uploadId: number; readonly hash?: string | undefined },
     { readonly hash: string; readonly sizeBytes: number },
   ];
   abortBlob: [{ readonly uploadId: number }, Record<string, never>];
-  /** Verified bytes of the blob's chunk number `index`; null past the end. */
+  /** The verified bytes of the blob's chunk number `index`; null after the last one. */
   readBlobChunk: [{ readonly hash: string; readonly index: number }, { readonly bytes: Uint8Array | null }];
 
-  /** The points of a model's history behind `after`, oldest first; `next` is null at the end. */
+  /** The points of a model's history after `after`, the oldest first; `next` is null at the end. */
   readHistory: [
     { readonly model: string; readonly after: HistoryCursor | null; readonly limit: number },
     { readonly points: readonly MetricsPoint[]; readonly next: HistoryCursor | null },
   ];
 
-  /** null also for a damaged row: its text can be tokenized again. */
+  /** The dataset is null for a damaged row too: its text can be tokenized again. */
   getDataset: [{ readonly key: string }, { readonly dataset: StoredDataset | null }];
   putDataset: [StoredDataset, Record<string, never>];
 
-  /** Bytes that can be written. Also takes back the room that a full disk was given. */
+  /** How many bytes can be written. The reserve that a full disk was given is taken back when there is room. */
   diskSpace: [Record<string, never>, { readonly freeBytes: number }];
   /**
-   * A small piece of housekeeping: drops old jobs and what only ended ones held, and gives free pages back to the file system;
-   * `thorough` looks for unused blobs too and gives every page back. Call again while there is `more`.
+   * Does a small piece of housekeeping: drops old jobs and what only ended ones held, and gives free pages back to the file system.
+   * With `thorough` it looks for unused blobs too and gives every page back. It is called again while there is `more`.
    */
   tidy: [{ readonly thorough: boolean; readonly keepJobs: number }, { readonly more: boolean }];
 }

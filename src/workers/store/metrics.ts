@@ -9,7 +9,7 @@ import type { Calls } from './schema.ts';
 const COLUMNS = `job_id AS jobId, step, at, loss, lr, grad_norm AS gradNorm, tokens, tokens_per_second AS tokensPerSecond,
   train_loss AS trainLoss, val_loss AS valLoss`;
 
-/** Stores what a `step` or `eval` event of a training job says. Inside the transaction that appends the event. */
+/** Stores what a `step` or `eval` event of a training job says, within the transaction that appends the event. */
 export function metricsWriter(db: Database.Database): (event: StoredEvent) => void {
   const model = `(SELECT spec ->> '$.model' FROM jobs WHERE job_id = :jobId)`;
   const upsert = (columns: readonly string[]): Database.Statement<[Record<string, unknown>]> =>

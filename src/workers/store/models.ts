@@ -1,16 +1,16 @@
-// Models: a name, a configuration, a tokenizer, and at least one checkpoint, with which the model was committed. Also the
-// datasets, which remember what tokenizing a file gave.
+// Models: a name, a configuration, a tokenizer, and at least one checkpoint, with which the model was committed. The datasets
+// are here too: they remember what tokenizing a file gave.
 
 import type Database from 'better-sqlite3';
 import { GptdError } from '../../model/errors.ts';
-import { readTokenizer } from '../../model/text/stored.ts';
+import { readStoredTokenizer } from '../../model/text/stored.ts';
 import type { StoredModel } from './messages.ts';
 import { checkpointOf, type CheckpointRow } from './checkpoints.ts';
 import { hashFromHex } from './chunks.ts';
 import { parseColumn, readConfig, readDatasetMeta, readTexts, unlessDamaged } from './rows.ts';
 import type { Calls } from './schema.ts';
 
-/** A model's row beside that of its newest checkpoint. */
+/** A model's row, joined with the row of its newest checkpoint. */
 interface ModelRow extends CheckpointRow {
   readonly name: string;
   readonly config: string;
@@ -21,7 +21,7 @@ interface ModelRow extends CheckpointRow {
 const modelOf = (row: ModelRow): StoredModel => ({
   name: row.name,
   config: parseColumn(row.config, `configuration of the model ${row.name}`, readConfig),
-  tokenizer: parseColumn(row.tokenizer, `tokenizer of the model ${row.name}`, readTokenizer),
+  tokenizer: parseColumn(row.tokenizer, `tokenizer of the model ${row.name}`, readStoredTokenizer),
   createdAt: row.model_created_at,
   checkpoint: checkpointOf(row),
 });

@@ -9,12 +9,12 @@ import type { StoredPart, TensorPart } from './messages.ts';
 import { hashFromHex, selectChunk, verified } from './chunks.ts';
 import { databasePath, distrustFile } from './schema.ts';
 
-/** Largest blob that `readBlob` holds at once; larger ones are read by chunk or by range. */
-export const BLOB_BYTES_IN_MEMORY_MAX = 2 ** 31;
+/** The largest blob that `readBlob` reads at once; larger ones are read by chunk or by range. */
+const BLOB_BYTES_IN_MEMORY_MAX = 2 ** 31;
 
 export interface ChunkReader {
   /**
-   * One array of a tensor, freshly allocated, `sizeBytes` long. Throws `not_found` when the checkpoint was dropped,
+   * Reads one array of a tensor, `sizeBytes` long, into a new array. Throws `not_found` when the checkpoint was dropped,
    * `corrupt` when a chunk is missing or damaged.
    */
   readTensor(request: {
@@ -23,12 +23,12 @@ export interface ChunkReader {
     readonly part: TensorPart;
     readonly sizeBytes: number;
   }): Float32Array<ArrayBuffer>;
-  /** The same into an array of the tensor's length. */
+  /** Does the same into an array of the tensor's length. */
   readTensorInto(
     request: { readonly checkpointId: number; readonly tensor: string; readonly part: TensorPart },
     into: Float32Array,
   ): void;
-  /** The same for a part of the array, `sizeBytes` from `offsetBytes` on. */
+  /** Does the same for a part of the array, `sizeBytes` from `offsetBytes` on. */
   readTensorRange(request: {
     readonly checkpointId: number;
     readonly tensor: string;
@@ -37,7 +37,7 @@ export interface ChunkReader {
     readonly sizeBytes: number;
   }): Float32Array<ArrayBuffer>;
   /**
-   * What was made of a checkpoint's weight, freshly allocated; null when it is not there whole: `sizeBytes` long and undamaged.
+   * Reads what was made of a checkpoint's weight into a new array; null unless it is there, `sizeBytes` long and undamaged.
    * Throws `not_found` when the checkpoint was dropped.
    */
   readMade(request: {
@@ -46,19 +46,19 @@ export interface ChunkReader {
     readonly part: Quantization;
     readonly sizeBytes: number;
   }): Uint8Array<ArrayBuffer> | null;
-  /** Bytes of the blob. This and the three below throw `not_found` for an unknown blob, `corrupt` for a damaged one. */
+  /** The blob's size in bytes. This call and the three below throw `not_found` for an unknown blob, `corrupt` for a damaged one. */
   blobSize(hash: string): number;
   /** Throws `limit_exceeded` above BLOB_BYTES_IN_MEMORY_MAX. */
   readBlob(hash: string): Uint8Array<ArrayBuffer>;
-  /** The chunks in order, each a fresh array that the caller owns. */
+  /** The chunks in order, each in a new array that the caller owns. */
   blobChunks(hash: string): Iterable<Uint8Array<ArrayBuffer>>;
-  /** Bytes [offset, offset + length), which must lie within the blob; reads the chunks that they touch. */
+  /** Bytes [offset, offset + length), which must lie within the blob. Only the chunks that they touch are read. */
   readBlobRange(range: {
     readonly hash: string;
     readonly offset: number;
     readonly length: number;
   }): Uint8Array<ArrayBuffer>;
-  /** Steps of a job after `after`, in order, at most `limit`. */
+  /** The job's steps after `after`, in order, at most `limit` of them. */
   readSteps(request: { readonly jobId: string; readonly after: number; readonly limit: number }): ChainStep[];
   /** May be called twice. */
   close(): void;

@@ -13,7 +13,7 @@ const PIECE = Buffer.alloc(1 << 20);
 
 const reservePath = (dataDir: string): string => path.join(dataDir, 'reserve');
 
-export interface DiskSpace {
+interface DiskSpace {
   /** Bytes that can be written: free on the disk, and free pages of the file. */
   freeBytes(): number;
   /** Throws DiskFull unless `sizeBytes` more can be written. */

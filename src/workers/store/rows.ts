@@ -3,7 +3,7 @@
 
 import { checkConfig, type GptConfig } from '../../model/config.ts';
 import { ERROR_CODES, GptdError, type ErrorData } from '../../model/errors.ts';
-import { completeTokenizer, readTokenizer } from '../../model/text/stored.ts';
+import { completeTokenizer, readStoredTokenizer } from '../../model/text/stored.ts';
 import type { CheckpointMeta, DatasetMeta, TrainingMeta } from './messages.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -85,7 +85,7 @@ export function readDatasetMeta(value: unknown): DatasetMeta {
     tokenCount: numberOf(fields.tokenCount, 'tokenCount'),
     characterCount: numberOf(fields.characterCount, 'characterCount'),
     byteCount: numberOf(fields.byteCount, 'byteCount'),
-    tokenizer: completeTokenizer(readTokenizer(tokenizer)),
+    tokenizer: completeTokenizer(readStoredTokenizer(tokenizer)),
   };
 }
 

@@ -25,7 +25,7 @@ export type Calls<K extends keyof StoreCalls> = { readonly [P in K]: (input: Sto
 
 /** Before this release two connections could corrupt a write-ahead log: https://sqlite.org/wal.html#walresetbug. */
 export const SQLITE_VERSION_MIN = '3.51.3';
-/** What whoever meets a damaged database is told. */
+/** This ends every message about a damaged database. */
 export const DAMAGED_ADVICE = 'It was left as it is: "gptd doctor" says what to do.';
 /** Whether SQLite says that what it reads is no whole database. */
 export const isDamage = (error: unknown): error is Database.SqliteError =>
@@ -70,7 +70,7 @@ export function openDatabase(dataDir: string): Database.Database {
   try {
     checkSqliteVersion(sqliteVersion(db));
     distrustFile(db);
-    // These two take effect only before the first page is written, and the second one would write to it each time.
+    // These two settings take effect only before the first page is written; later the second one would only write to the file.
     if (db.pragma('page_count', { simple: true }) === 0) {
       db.pragma(`page_size = ${PAGE_BYTES}`);
       db.pragma('auto_vacuum = INCREMENTAL');
@@ -80,7 +80,7 @@ export function openDatabase(dataDir: string): Database.Database {
     // better-sqlite3 is compiled with NORMAL in this mode, which may lose acknowledged commits when the power fails.
     db.pragma('synchronous = FULL');
     db.pragma('foreign_keys = ON');
-    // What a statement sets aside for its own undoing would be a file outside the data directory.
+    // Otherwise SQLite would write what it needs to undo a statement to a file outside the data directory.
     db.pragma('temp_store = MEMORY');
     db.pragma(`wal_autocheckpoint = ${WAL_PAGES_BEFORE_CHECKPOINT}`);
     db.pragma(`journal_size_limit = ${WAL_BYTES_KEPT_MAX}`);
@@ -93,8 +93,8 @@ export function openDatabase(dataDir: string): Database.Database {
 }
 
 /**
- * A transaction that does not wait for the disk. It is whole or not there after a failure of power, and durable with the next one
- * that waits: nobody may be told of it before that.
+ * Runs a transaction that does not wait for the disk. After a failure of power it is there as a whole or not at all. It is durable with the
+ * next transaction that waits, and nobody may be told of it before that.
  */
 export function withoutSync<T>(db: Database.Database, transaction: () => T): T {
   db.pragma('synchronous = NORMAL');
@@ -177,7 +177,7 @@ function writeFormat(file: string): number {
   return header[WRITE_FORMAT_AT];
 }
 
-/** Looks through a reading connection, so that a database of a newer gptd keeps every byte. */
+/** Reads the version through a connection that only reads, so that a database of a newer gptd keeps every byte. */
 function refuseNewer(file: string): void {
   const reader = new Database(file, { readonly: true, fileMustExist: true });
   try {
@@ -199,8 +199,8 @@ export const migrationBackupPath = (dataDir: string, version: number): string =>
   `${databasePath(dataDir)}.v${version}.bak`;
 
 /**
- * All steps in one transaction, after a copy of the database as it was: an interruption leaves the older version, and the next
- * start begins again.
+ * Copies the database as it is and then runs all steps in one transaction: an interruption leaves the older version, and the
+ * next start begins again.
  */
 function migrate(db: Database.Database, dataDir: string): void {
   const from = schemaVersion(db);
@@ -213,7 +213,7 @@ function migrate(db: Database.Database, dataDir: string): void {
   }).immediate();
 }
 
-/** A durable copy, complete as soon as it has its name. */
+/** Makes a durable copy, which is complete as soon as it has its name. */
 function copyDatabase(db: Database.Database, file: string): void {
   const unfinished = `${file}.new`;
   rmSync(unfinished, { force: true });

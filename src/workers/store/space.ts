@@ -1,5 +1,5 @@
-// Giving back what nobody needs: old jobs, blobs that nothing refers to, and the free pages of the file. It goes in small pieces, one a
-// call, so that whoever waits for the store waits for one piece at the most.
+// Giving back what nobody needs: old jobs, blobs that nothing refers to, and the free pages of the file. Each call does one small
+// piece, so that whoever waits for the store waits for one piece at the most.
 
 import type Database from 'better-sqlite3';
 import { parseColumn, readTexts, unlessDamaged } from './rows.ts';
@@ -16,7 +16,7 @@ const EVENTS_A_CALL = 2000;
 
 /**
  * Removes ended jobs with their events, the oldest first, but for the `keepJobs` that ended last and for those that wrote a
- * checkpoint which is still there. A part of them a call; returns whether there are more.
+ * checkpoint which is still there. Each call removes a part of them and returns whether there are more.
  */
 export function jobCollector(db: Database.Database): (keepJobs: number) => boolean {
   const selectOldestKept = db
@@ -43,7 +43,7 @@ export function jobCollector(db: Database.Database): (keepJobs: number) => boole
       const jobId = selectOld.get(oldestKept);
       if (jobId === undefined) return false;
       const { changes } = removeEvents.run({ jobId, limit: left });
-      // The row goes when no event is left.
+      // The row is removed when no event is left.
       if (changes < left) removeJob.run(jobId);
       left -= changes;
     }
@@ -94,9 +94,9 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
     let found = false;
     for (const { blob_id, digest, created_at } of selectFree.all()) {
       if (now - created_at < UNUSED_BLOB_MS) {
-        // An upload comes before the job that names it, and tokens before their dataset.
+        // An upload comes before the job that names it, and tokens come before their dataset: they may still be named.
         if (!outdated.has(digest) && wasUsed.get({ digest }) === 0) continue;
-        // What a job made is there to be fetched.
+        // The client that ran the job may still fetch what the job made.
         if (isResult.get({ digest }) === 1) continue;
       }
       if (isNeeded.get({ digest }) === 1) continue;
@@ -108,7 +108,7 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
   return (now) => collect.immediate(now);
 }
 
-/** The time of day when it was made, and from then on what has really passed: clocks that are set make nothing old. */
+/** A clock that begins with the time of day and counts the time that really passes: setting the system's clock makes no blob old. */
 export function steadyClock(): () => number {
   const offsetMs = Date.now() - performance.now();
   return () => Math.round(offsetMs + performance.now());
@@ -123,7 +123,7 @@ export function pageReturner(db: Database.Database): (options: { readonly all: b
     if (free <= kept) return false;
     db.pragma(`incremental_vacuum(${PAGES_A_CALL})`);
     const left = pragma('freelist_count');
-    // A file that was made without this ability keeps its pages and uses them again.
+    // A file that was made without incremental vacuum keeps its free pages and uses them again.
     return left < free && left > kept;
   };
 }

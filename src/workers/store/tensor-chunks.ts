@@ -2,7 +2,7 @@
 
 import { CHUNK_BYTES_MAX, type StoredPart, type TensorChunk } from './messages.ts';
 
-/** In order, each in a buffer of its own; `bytes` are only read. */
+/** The chunks of a tensor in order, each in a buffer of its own; `bytes` are only read. */
 export function* chunksOf<Part extends StoredPart>(
   bytes: Uint8Array,
   { tensor, part }: { readonly tensor: string; readonly part: Part },

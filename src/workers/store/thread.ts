@@ -48,7 +48,7 @@ function storeOf(
   db: Database.Database,
   { dataDir, lock }: { readonly dataDir: string; readonly lock: ReturnType<typeof lockDirectory> },
 ): Store {
-  // Every statement is prepared before anything is written: a schema that they do not fit keeps every byte.
+  // Every statement is prepared before anything is written: a database whose schema does not fit them keeps every byte.
   const checkpoints = checkpointCalls(db);
   const now = steadyClock();
   const blobs = blobCalls(db, now);
@@ -176,11 +176,11 @@ function answer(request: StoreRequest): StoreValue {
   }
 }
 
-/** Faults of the disk and of the file are the world's; every other SQLite error is a bug and stays what it is. */
+/** Faults of the disk and of the file become errors with a code; every other SQLite error is a bug and stays what it is. */
 function translated(error: unknown, { type }: StoreRequest): unknown {
   if (!(error instanceof Database.SqliteError)) return error;
   const cause = { cause: error };
-  // Our own statements are at fault only where the schema is not ours, which shows as the store opens.
+  // Our own statements are wrong only where the schema is not ours, which shows when the store opens.
   if (isDamage(error) || (type === 'open' && error.code === 'SQLITE_ERROR')) {
     return new GptdError('corrupt', `The database gptd.db is damaged (${error.message}). ${DAMAGED_ADVICE}`, cause);
   }

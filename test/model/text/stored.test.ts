@@ -1,7 +1,7 @@
 // Tokenizers as rows have them.
 
 import { describe, expect, test } from 'vitest';
-import { completeTokenizer, readTokenizer } from '../../../src/model/text/stored.ts';
+import { completeTokenizer, readStoredTokenizer } from '../../../src/model/text/stored.ts';
 
 const BPE = { type: 'bpe', tokens: ['a', null, 'b', 'ab'], merges: ['a b'], special: [1] };
 
@@ -13,12 +13,12 @@ test.each([
   { type: 'char', alphabet: null },
   BPE,
 ])('%j is read as it was stored', (stored) => {
-  expect(readTokenizer(stored)).toEqual(stored);
+  expect(readStoredTokenizer(stored)).toEqual(stored);
 });
 
 test('fields that are not there have defaults', () => {
-  expect(readTokenizer({ type: 'char' })).toEqual({ type: 'char', alphabet: null });
-  expect(readTokenizer({ type: 'bpe', tokens: ['a'], merges: [] })).toMatchObject({ special: [] });
+  expect(readStoredTokenizer({ type: 'char' })).toEqual({ type: 'char', alphabet: null });
+  expect(readStoredTokenizer({ type: 'bpe', tokens: ['a'], merges: [] })).toMatchObject({ special: [] });
 });
 
 describe('is corrupt', () => {
@@ -31,7 +31,7 @@ describe('is corrupt', () => {
     [{ ...BPE, merges: 'a b' }, 'its merges are no list of texts'],
     [{ ...BPE, special: [0.5] }, 'its special tokens are no list of ids'],
   ])('%j', (stored, why) => {
-    expect(() => readTokenizer(stored)).toThrow(
+    expect(() => readStoredTokenizer(stored)).toThrow(
       expect.objectContaining({ code: 'corrupt', message: `The tokenizer cannot be read: ${why}.` }) as Error,
     );
   });
