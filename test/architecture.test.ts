@@ -50,7 +50,8 @@ const DOMAIN = [
   'src/model/',
 ];
 const ROOMS: Readonly<Record<string, readonly string[]>> = {
-  'src/cli/': ['src/cli/', 'src/daemon/protocol/'],
+  // The bounds and defaults of a daemon's options, which are those of the flags of its start.
+  'src/cli/': ['src/cli/', 'src/daemon/options.ts', 'src/daemon/protocol/'],
   'src/cli/render/': ['src/cli/context.ts', 'src/daemon/protocol/'],
   'src/cli/client/': [
     'src/cli/context.ts',
@@ -60,6 +61,8 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'src/daemon/protocol/',
   ],
   'src/offline/': [
+    // The shortest token that a daemon takes.
+    'src/daemon/edge/access.ts',
     'src/daemon/models/',
     'src/daemon/protocol/',
     'src/daemon/threads/',

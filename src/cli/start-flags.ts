@@ -2,14 +2,20 @@
 // line that says where it listens.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, LOG_LEVELS, type LogLevel } from '../daemon/protocol/daemon.ts';
-import { LIMITS } from '../daemon/protocol/fields.ts';
+import {
+  KEEP_JOBS_DEFAULT,
+  KEEP_JOBS_MAX,
+  LOG_LEVELS,
+  QUEUE_LIMIT_DEFAULT,
+  QUEUE_LIMIT_MAX,
+  WORKERS_MAX,
+  type DaemonOptions,
+} from '../daemon/options.ts';
+import { DEFAULT_HOST, DEFAULT_PORT } from '../daemon/protocol/daemon.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import { collect, integerBetween, type ConnectionFlags } from './flags.ts';
 
 const PORT_MAX = 65535;
-const QUEUE_LIMIT_MAX = 1e6;
-const KEEP_JOBS_MAX = 1e9;
 
 export interface StartFlags extends ConnectionFlags {
   readonly host: string;
@@ -18,7 +24,7 @@ export interface StartFlags extends ConnectionFlags {
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
   readonly queueLimit: number;
   readonly keepJobs: number;
-  readonly logLevel: LogLevel;
+  readonly logLevel: DaemonOptions['logLevel'];
   readonly allowOrigin?: readonly string[];
   readonly detach?: boolean;
 }
@@ -30,20 +36,15 @@ export function addStartFlags(command: Command): Command {
     .option(
       '--workers <count>',
       'worker threads (default: as many as suit this machine)',
-      integerBetween(1, LIMITS.workersMax),
+      integerBetween(1, WORKERS_MAX),
     )
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
-    .option(
-      '--queue-limit <count>',
-      'jobs that may wait',
-      integerBetween(1, QUEUE_LIMIT_MAX),
-      LIMITS.queueLengthDefault,
-    )
+    .option('--queue-limit <count>', 'jobs that may wait', integerBetween(1, QUEUE_LIMIT_MAX), QUEUE_LIMIT_DEFAULT)
     .option(
       '--keep-jobs <count>',
       'ended jobs to keep, besides those whose checkpoints are there',
       integerBetween(1, KEEP_JOBS_MAX),
-      LIMITS.keepJobsDefault,
+      KEEP_JOBS_DEFAULT,
     )
     .addOption(
       new Option('--log-level <level>', 'least level of what is logged on stderr').choices(LOG_LEVELS).default('info'),

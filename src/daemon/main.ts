@@ -7,18 +7,17 @@ import process from 'node:process';
 import { GptdError } from '../model/errors.ts';
 import { lockDirectory } from '../workers/store/lock.ts';
 import { checkAccess } from './edge/access.ts';
-import type { DaemonOptions } from './options.ts';
+import { WORKERS_MAX, type DaemonOptions } from './options.ts';
 import { EXIT } from './protocol/daemon.ts';
-import { LIMITS } from './protocol/fields.ts';
 
 /** Runs a daemon until it is told to stop; resolves to the process's exit code. */
 export async function runDaemon(options: DaemonOptions): Promise<number> {
   try {
-    const { dataDir, workers = Math.min(LIMITS.workersMax, os.availableParallelism()) } = options;
-    if (!Number.isInteger(workers) || workers < 1 || workers > LIMITS.workersMax) {
+    const { dataDir, workers = Math.min(WORKERS_MAX, os.availableParallelism()) } = options;
+    if (!Number.isInteger(workers) || workers < 1 || workers > WORKERS_MAX) {
       throw new GptdError(
         'invalid_spec',
-        `--workers is ${workers}: it must be an integer between 1 and ${LIMITS.workersMax}.`,
+        `--workers is ${workers}: it must be an integer between 1 and ${WORKERS_MAX}.`,
       );
     }
     mkdirSync(dataDir, { recursive: true, mode: 0o700 });

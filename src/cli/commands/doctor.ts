@@ -3,7 +3,6 @@
 
 import { Option, type Command } from 'commander';
 import { DEFAULT_HOST, DEFAULT_PORT, EXIT, VERSION } from '../../daemon/protocol/daemon.ts';
-import { LIMITS } from '../../daemon/protocol/fields.ts';
 import { dataDirOf } from '../client/address.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 
@@ -27,9 +26,7 @@ export function addDoctorCommand(program: Command, context: CliContext): void {
     .action(async (flags: DoctorFlags) => {
       const { examine } = await import('../../offline/doctor.ts');
       const { host, port, engine } = flags;
-      const dataDir = dataDirOf(flags, context);
-      const { tokenCharactersMin } = LIMITS;
-      const findings = await examine({ dataDir, host, port, engine, tokenCharactersMin });
+      const findings = await examine({ dataDir: dataDirOf(flags, context), host, port, engine });
       const ok = findings.every((finding) => finding.ok);
       if (flags.json) printJson(context, { ok, version: VERSION, findings });
       else {
