@@ -5,10 +5,10 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { EXIT, type DaemonFile } from '../daemon/protocol/daemon.ts';
+import { type DaemonFile } from '../daemon/protocol/daemon.ts';
 import { dataDirOf, givenToken, readDaemonFile } from './client/address.ts';
 import type { CliContext } from './context.ts';
-import { CliError } from './exit-codes.ts';
+import { CliError, EXIT } from './exit-codes.ts';
 import { answersHealth } from './client/health.ts';
 import { announceReady, startArguments, type StartFlags } from './start-flags.ts';
 

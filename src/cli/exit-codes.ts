@@ -1,9 +1,18 @@
-// How errors become exit codes and lines: the one mapping of the CLI. Commands throw, or return the exit code of a job that
-// ended; only main.ts exits. The codes themselves are in the wire contract.
+// The exit codes, and how errors become codes and lines: the one mapping of the CLI. Commands throw, or return the exit code
+// of a job that ended; only main.ts exits.
 
 import { CommanderError } from 'commander';
-import { EXIT } from '../daemon/protocol/daemon.ts';
 import { GptdError, RPC_ERROR } from '../daemon/protocol/errors.ts';
+
+export const EXIT = {
+  ok: 0,
+  jobFailed: 1,
+  usage: 2,
+  noDaemon: 69,
+  dataDirInUse: 75,
+  unsafeConfiguration: 78,
+  cancelled: 130,
+} as const;
 
 /** A fault with an exit code of its own and one sentence for the user. */
 export class CliError extends Error {

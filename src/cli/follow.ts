@@ -1,7 +1,6 @@
 // Following a job to its end: results to stdout, progress to stderr, Ctrl-C as the command wants it. With JSON every event
 // goes to stdout as it is, or only the result does. Texts come from render/records.ts; reconnecting is session.ts's matter.
 
-import { EXIT } from '../daemon/protocol/daemon.ts';
 import type { CreateResult, ParamsResult } from '../daemon/protocol/models.ts';
 import type { EvaluateResult } from '../daemon/protocol/evaluation.ts';
 import type { ExportResult } from '../daemon/protocol/interchange.ts';
@@ -10,7 +9,7 @@ import type { JobEvent } from '../daemon/protocol/jobs.ts';
 import type { JobKind } from '../daemon/protocol/kinds.ts';
 import type { TrainResult } from '../daemon/protocol/training.ts';
 import { printJson, printText, type CliContext } from './context.ts';
-import { errorLine } from './exit-codes.ts';
+import { errorLine, EXIT } from './exit-codes.ts';
 import type { ProgressLine } from './render/progress-line.ts';
 import {
   formatCheckpoint,

@@ -2,7 +2,7 @@
 // that breaks between the request and its answer does not make two jobs of one command.
 
 import { randomUUID } from 'node:crypto';
-import { EXIT } from '../daemon/protocol/daemon.ts';
+import { EXIT } from './exit-codes.ts';
 import type { JobKind } from '../daemon/protocol/kinds.ts';
 import { locate } from './client/address.ts';
 import { printJson, printText, type CliContext } from './context.ts';

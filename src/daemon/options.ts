@@ -32,3 +32,6 @@ export interface DaemonOptions {
   readonly token: string | undefined;
   readonly onReady?: (info: DaemonFile) => void;
 }
+
+/** How a daemon ended that had become ready: as it was told to, or by a fault that its log names. */
+export type DaemonEnd = 'stopped' | 'failed';

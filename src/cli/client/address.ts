@@ -4,9 +4,9 @@
 import { readFile } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { daemonFile, EXIT, type DaemonFile } from '../../daemon/protocol/daemon.ts';
+import { daemonFile, type DaemonFile } from '../../daemon/protocol/daemon.ts';
 import type { CliContext } from '../context.ts';
-import { CliError, usageError } from '../exit-codes.ts';
+import { CliError, EXIT, usageError } from '../exit-codes.ts';
 import type { ConnectionFlags } from '../flags.ts';
 
 /** Where a daemon listens. `url` is `http://host:port` without a trailing slash. */

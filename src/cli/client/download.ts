@@ -9,10 +9,9 @@ import { get as httpsGet } from 'node:https';
 import { dirname, join } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
 import type { ExportedFile } from '../../daemon/protocol/interchange.ts';
 import { noDaemonAt, refusal, type Address } from './address.ts';
-import { CliError, usageError } from '../exit-codes.ts';
+import { CliError, EXIT, usageError } from '../exit-codes.ts';
 import type { ProgressLine } from '../render/progress-line.ts';
 import { formatPhaseLine } from '../render/records.ts';
 

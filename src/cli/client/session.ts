@@ -2,12 +2,11 @@
 // with back-off. Job events go on after the last one seen, so a restart of the daemon repeats and misses nothing.
 
 import { setTimeout as delay } from 'node:timers/promises';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
 import { isTerminal, type JobEvent } from '../../daemon/protocol/jobs.ts';
 import type { MethodInputs, MethodName, MethodResults } from '../../daemon/protocol/methods.ts';
 import { type Client, connect, ConnectionLost, type EventListener } from './client.ts';
 import type { Address } from './address.ts';
-import { CliError, RpcFault } from '../exit-codes.ts';
+import { CliError, EXIT, RpcFault } from '../exit-codes.ts';
 
 /** How long a lost daemon is looked for. */
 const RECONNECT_MS_MAX = 30_000;

@@ -8,11 +8,10 @@ import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
 import { basename, dirname, extname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
 import { LIMITS, type DataFormat } from '../../daemon/protocol/fields.ts';
 import { SHARD_PATTERN, TOKENIZER_FILES, WEIGHTS_FILE, WEIGHTS_INDEX_FILE } from '../../daemon/protocol/interchange.ts';
 import { noDaemonAt, refusal, type Address } from './address.ts';
-import { CliError, usageError } from '../exit-codes.ts';
+import { CliError, EXIT, usageError } from '../exit-codes.ts';
 import type { ProgressLine } from '../render/progress-line.ts';
 import { formatBytes, formatPhaseLine } from '../render/records.ts';
 

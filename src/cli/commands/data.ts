@@ -2,7 +2,7 @@
 // command runs.
 
 import { Option, type Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { EXIT } from '../exit-codes.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import { formatCount } from '../render/records.ts';
 import { checkSourceFile } from '../client/upload.ts';

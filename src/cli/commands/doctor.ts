@@ -2,7 +2,8 @@
 // that looks is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, EXIT, VERSION } from '../../daemon/protocol/daemon.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, VERSION } from '../../daemon/protocol/daemon.ts';
+import { EXIT } from '../exit-codes.ts';
 import { dataDirOf } from '../client/address.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 

@@ -2,7 +2,7 @@
 // `gptd verify`, which compares what is stored with what was told.
 
 import type { Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { EXIT } from '../exit-codes.ts';
 import type { HistoryPoint, HistoryResult } from '../../daemon/protocol/history.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import { addConnectionFlags, checkParams, type ConnectionFlags } from '../flags.ts';

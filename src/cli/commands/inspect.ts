@@ -2,7 +2,7 @@
 // is loaded when the command runs.
 
 import type { Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { EXIT } from '../exit-codes.ts';
 import type { Inspection } from '../../daemon/protocol/interchange.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 import { formatBytes, formatCount } from '../render/records.ts';

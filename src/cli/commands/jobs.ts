@@ -1,7 +1,7 @@
 // Commands about jobs that exist: list them, watch one, cancel, pause or resume one.
 
 import type { Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { EXIT } from '../exit-codes.ts';
 import { isTerminal, type JobRecord, type JobState } from '../../daemon/protocol/jobs.ts';
 import { LIMITS } from '../../daemon/protocol/fields.ts';
 import { printJson, printText, type CliContext } from '../context.ts';

@@ -2,7 +2,7 @@
 // Training and generating have files of their own.
 
 import { Option, type Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { EXIT } from '../exit-codes.ts';
 import { TOKENIZERS } from '../../daemon/protocol/fields.ts';
 import { addConfigFlags, configOf, withoutConfigFlags, type ConfigFlags } from '../config-flags.ts';
 import { printJson, printText, type CliContext } from '../context.ts';

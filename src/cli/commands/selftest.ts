@@ -1,7 +1,7 @@
 // `gptd selftest`: checks this installation without a daemon. The daemon's code is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
+import { EXIT } from '../exit-codes.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
 
 interface SelftestFlags {

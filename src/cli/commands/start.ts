@@ -1,12 +1,21 @@
-// `gptd start`: the daemon in the foreground, in this very process, so that ending the command ends the daemon. It is the
-// one place where the CLI loads the daemon's code, and it does so only when asked to. --detach is in detached-start.ts.
+// `gptd start`: the daemon in the foreground, in this very process, so that ending the command ends the daemon. The daemon's
+// code is loaded when the command runs, and only then. --detach is in detached-start.ts.
 
 import type { Command } from 'commander';
+import { GptdError, type ErrorCode } from '../../daemon/protocol/errors.ts';
 import { dataDirOf, givenToken } from '../client/address.ts';
 import type { CliContext } from '../context.ts';
-import { startDetached } from '../detached-start.ts';
+import { EXIT } from '../exit-codes.ts';
 import { addConnectionFlags } from '../flags.ts';
+import { startDetached } from '../detached-start.ts';
 import { addStartFlags, announceReady, type StartFlags } from '../start-flags.ts';
+
+/** Why a daemon did not start, where that has an exit code of its own. */
+const REFUSAL_EXITS: Partial<Readonly<Record<ErrorCode, number>>> = {
+  conflict: EXIT.dataDirInUse,
+  unauthorized: EXIT.unsafeConfiguration,
+  invalid_spec: EXIT.usage,
+};
 
 export function addStartCommand(program: Command, context: CliContext): void {
   const command = program.command('start').description('run the daemon until it is stopped');
@@ -18,17 +27,25 @@ export function addStartCommand(program: Command, context: CliContext): void {
 async function startHere(flags: StartFlags, context: CliContext): Promise<number> {
   const { runDaemon } = await import('../../daemon/main.ts');
   context.survivesBrokenPipe = true;
-  return runDaemon({
-    dataDir: dataDirOf(flags, context),
-    host: flags.host,
-    port: flags.port,
-    workers: flags.workers,
-    engine: flags.engine,
-    allowOrigins: flags.allowOrigin ?? [],
-    queueLimit: flags.queueLimit,
-    keepJobs: flags.keepJobs,
-    logLevel: flags.logLevel,
-    token: givenToken(flags, context),
-    onReady: (ready) => announceReady(ready, { json: flags.json === true, context }),
-  });
+  try {
+    const end = await runDaemon({
+      dataDir: dataDirOf(flags, context),
+      host: flags.host,
+      port: flags.port,
+      workers: flags.workers,
+      engine: flags.engine,
+      allowOrigins: flags.allowOrigin ?? [],
+      queueLimit: flags.queueLimit,
+      keepJobs: flags.keepJobs,
+      logLevel: flags.logLevel,
+      token: givenToken(flags, context),
+      onReady: (ready) => announceReady(ready, { json: flags.json === true, context }),
+    });
+    return end === 'stopped' ? EXIT.ok : EXIT.jobFailed;
+  } catch (error) {
+    if (!(error instanceof GptdError)) throw error;
+    // What SQLite says of a damaged database may have several lines, and all of them are told.
+    context.stderr.write(`gptd: ${error.message}\n`);
+    return REFUSAL_EXITS[error.code] ?? EXIT.jobFailed;
+  }
 }

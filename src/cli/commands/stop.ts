@@ -3,10 +3,9 @@
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
 import { announcedDaemon, dataDirOf } from '../client/address.ts';
 import { printJson, printText, type CliContext } from '../context.ts';
-import { CliError } from '../exit-codes.ts';
+import { CliError, EXIT } from '../exit-codes.ts';
 import { addConnectionFlags, type ConnectionFlags } from '../flags.ts';
 import { isRunning } from '../client/health.ts';
 import { formatStatus } from '../render/records.ts';

@@ -41,14 +41,3 @@ export interface DaemonStatus {
   };
   readonly memory: { readonly rssBytes: number; readonly budgetBytes: number };
 }
-
-/** Exit codes of the CLI and of the daemon. */
-export const EXIT = {
-  ok: 0,
-  jobFailed: 1,
-  usage: 2,
-  noDaemon: 69,
-  dataDirInUse: 75,
-  unsafeConfiguration: 78,
-  cancelled: 130,
-} as const;
