@@ -52,6 +52,7 @@ const DOMAIN = [
 const ROOMS: Readonly<Record<string, readonly string[]>> = {
   // The bounds and defaults of a daemon's options, which are those of the flags of its start.
   'src/cli/': ['src/cli/', 'src/daemon/options.ts', 'src/daemon/protocol/'],
+  'src/cli/kinds/': ['src/cli/context.ts', 'src/cli/render/', 'src/daemon/protocol/'],
   'src/cli/render/': ['src/cli/context.ts', 'src/daemon/protocol/'],
   'src/cli/client/': [
     'src/cli/context.ts',

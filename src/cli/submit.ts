@@ -7,7 +7,8 @@ import type { JobKind } from '../daemon/protocol/kinds.ts';
 import { locate } from './client/address.ts';
 import { printJson, printText, type CliContext } from './context.ts';
 import type { ConnectionFlags, SubmitFlags } from './flags.ts';
-import { followJob, type Report } from './follow.ts';
+import { followJob } from './follow.ts';
+import { KINDS } from './kinds/kinds.ts';
 import { ProgressLine } from './render/progress-line.ts';
 import { openSession, type Session } from './client/session.ts';
 
@@ -57,12 +58,11 @@ export async function submitJob(submission: Submission): Promise<number> {
       else printText(context, jobId);
       return EXIT.ok;
     }
-    const report = reportOf(kind, flags);
     let result: unknown;
     const exitCode = await followJob(opened.session, {
       jobId,
       kind,
-      report,
+      report: flags.json === true ? KINDS[kind].json : 'text',
       onInterrupt: 'cancel',
       context,
       progress: opened.progress,
@@ -71,10 +71,4 @@ export async function submitJob(submission: Submission): Promise<number> {
     if (exitCode === EXIT.ok) await submission.finish?.(result, opened);
     return exitCode;
   });
-}
-
-/** Long jobs report every event in JSON, short ones only their result. */
-function reportOf(kind: JobKind, flags: ConnectionFlags): Report {
-  if (flags.json !== true) return 'text';
-  return kind === 'train' || kind === 'generate' ? 'events' : 'document';
 }

@@ -11,7 +11,7 @@ import {
 import { printJson, printText, type CliContext } from '../context.ts';
 import { checkTarget, downloadFiles } from '../client/download.ts';
 import { addSubmitFlags, checkSpec, type SubmitFlags } from '../flags.ts';
-import { formatExported } from '../render/records.ts';
+import { formatExported } from '../kinds/export.ts';
 import { submitJob } from '../submit.ts';
 
 interface ExportFlags extends SubmitFlags {

@@ -7,7 +7,7 @@ import type { HistoryPoint, HistoryResult } from '../../daemon/protocol/history.
 import { printJson, printText, type CliContext } from '../context.ts';
 import { addConnectionFlags, checkParams, type ConnectionFlags } from '../flags.ts';
 import { drawLosses, type LossRun } from '../render/loss-chart.ts';
-import { formatHistory, formatVerified } from '../render/training.ts';
+import { formatHistory, formatVerified } from '../render/history.ts';
 import type { Session } from '../client/session.ts';
 import { withSession } from '../submit.ts';
 

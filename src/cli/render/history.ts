@@ -1,32 +1,14 @@
-// Text for people about trainings that are over: evaluations, histories, verifications. Pure, like render/records.ts.
+// Text for people about what is stored of a model's past: its losses, and whether a checkpoint is what it was. Pure, like records.ts.
 
-import type { EvaluateResult, Evaluation } from '../../daemon/protocol/evaluation.ts';
 import type { HistoryPoint, VerifyResult } from '../../daemon/protocol/history.ts';
-import type { JobEvent } from '../../daemon/protocol/jobs.ts';
-import { formatCount, formatTable } from './records.ts';
-
-/** One line, whatever the text holds. */
-export const formatSample = ({ step, prompt, text }: Extract<JobEvent, { type: 'sample' }>['data']): string =>
-  `sample at step ${formatCount(step)}: ${JSON.stringify(prompt + text)}`;
-
-export function formatEvaluated(result: EvaluateResult): string {
-  const { model, step, tokens, windows, contextLength, stride, quantized } = result;
-  const line =
-    `${model}@${step}: ${formatEvaluation(result)} over ${formatCount(tokens)} tokens ` +
-    `(${formatCount(windows)} windows of ${contextLength}, stride ${stride})`;
-  if (quantized === undefined) return line;
-  return `${line}\n${quantized.quantize}: ${formatEvaluation(quantized)}, ${quantized.ratio.toFixed(5)} times the perplexity of float32`;
-}
-
-const formatEvaluation = ({ loss, perplexity, bitsPerByte }: Evaluation): string =>
-  `loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(2)}${bitsPerByte === null ? '' : `, ${bitsPerByte.toFixed(4)} bits per byte`}`;
+import { formatCount, formatLoss, formatTable } from './records.ts';
 
 interface NamedHistory {
   readonly name: string;
   readonly points: readonly HistoryPoint[];
 }
 
-/** What a chart cannot say exactly: the last and the best losses. */
+/** A table of what a chart cannot say exactly: the last and the best losses. */
 export function formatHistory(runs: readonly NamedHistory[]): string {
   return formatTable(
     ['MODEL', 'STEPS', 'LAST LOSS', 'LAST VAL', 'BEST VAL', 'AT STEP'],
@@ -48,8 +30,6 @@ export function formatHistory(runs: readonly NamedHistory[]): string {
     }),
   );
 }
-
-const formatLoss = (loss: number | null | undefined): string => loss?.toFixed(4) ?? '-';
 
 export function formatVerified(result: VerifyResult): string {
   const { model, step, digest, chain, recomputedChain, problem } = result;
