@@ -3,6 +3,7 @@
 
 import { CommanderError } from 'commander';
 import { GptdError, RPC_ERROR } from '../daemon/protocol/errors.ts';
+import { ClientFault, RpcFault, type ClientProblem } from './client/faults.ts';
 
 export const EXIT = {
   ok: 0,
@@ -25,24 +26,19 @@ export class CliError extends Error {
   }
 }
 
-/** The daemon's answer to a request was an error. `code` is JSON-RPC's, `reason` one of the contract's closed union. */
-export class RpcFault extends Error {
-  readonly code: number;
-  readonly reason: string | undefined;
-
-  constructor(message: string, fault: { readonly code: number; readonly reason?: string | undefined }) {
-    super(message);
-    this.name = 'RpcFault';
-    this.code = fault.code;
-    this.reason = fault.reason;
-  }
-}
-
 /** A mistake in how the command was called. */
 export const usageError = (message: string): CliError => new CliError(EXIT.usage, message);
 
+const CLIENT_EXITS: Readonly<Record<ClientProblem, number>> = {
+  no_daemon: EXIT.noDaemon,
+  refused: EXIT.jobFailed,
+  failed: EXIT.jobFailed,
+  too_long: EXIT.usage,
+};
+
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CliError) return error.exitCode;
+  if (error instanceof ClientFault) return CLIENT_EXITS[error.problem];
   if (error instanceof RpcFault) {
     return error.code === RPC_ERROR.invalidParams || error.reason === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
   }

@@ -2,8 +2,8 @@
 // client names, so the copy is made here, by a user who may read the directory anyway. What copies is loaded when it runs.
 
 import type { Command } from 'commander';
-import { dataDirOf } from '../client/address.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
+import { dataDirOf } from '../../connection.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
 
 export function addBackupCommand(program: Command, context: CliContext): void {
   program
@@ -14,7 +14,7 @@ export function addBackupCommand(program: Command, context: CliContext): void {
     .option('--data-dir <directory>', 'where the daemon keeps its data')
     .option('--json', 'print one JSON document')
     .action(async (file: string, flags: { readonly dataDir?: string; readonly json?: boolean }) => {
-      const { backUp } = await import('../../offline/backup.ts');
+      const { backUp } = await import('../../../offline/backup.ts');
       const backup = backUp(dataDirOf(flags, context), file);
       if (flags.json) {
         printJson(context, backup);

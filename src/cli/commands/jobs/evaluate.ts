@@ -1,10 +1,9 @@
 // `gptd evaluate`: how well a checkpoint predicts a text.
 
-import { Option, type Command } from 'commander';
-import { TOKENIZERS } from '../../daemon/protocol/fields.ts';
-import type { CliContext } from '../context.ts';
-import { submitWithData, type DataFlags } from '../data-jobs.ts';
-import { addSubmitFlags, parseNumber } from '../flags.ts';
+import type { Command } from 'commander';
+import type { CliContext } from '../../context.ts';
+import { addSubmitFlags, parseNumber } from '../../flags.ts';
+import { dataTokenizerOption, submitWithData, type DataFlags } from './data-jobs.ts';
 
 export function addEvaluateCommand(program: Command, context: CliContext): void {
   const command = program
@@ -12,12 +11,7 @@ export function addEvaluateCommand(program: Command, context: CliContext): void 
     .argument('<name>', 'model, or model@step, or model@best')
     .description('loss, perplexity and bits per byte of a model on text or token files')
     .requiredOption('--data <file...>', 'data: .txt, .jsonl ("text" field) or .bin (uint16 token ids)')
-    .addOption(
-      new Option('--tokenizer <name>', "how text becomes tokens; none reads ids (default: the model's)").choices([
-        ...TOKENIZERS,
-        'none',
-      ]),
-    )
+    .addOption(dataTokenizerOption())
     .option('--context-length <count>', "tokens per window (default: the model's)", parseNumber)
     .option('--stride <count>', 'tokens between the starts of windows (default: the context length)', parseNumber)
     .option('--batch-size <count>', 'windows at once (default: 8)', parseNumber)

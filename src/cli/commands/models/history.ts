@@ -1,24 +1,32 @@
-// `gptd history`: what was measured at every step that led to a model, as a chart, a table for other programs, or JSON; and
-// `gptd verify`, which compares what is stored with what was told.
+// `gptd history`: what was measured at every step that led to a model, as a chart, a table for other programs, or JSON.
 
 import type { Command } from 'commander';
-import { EXIT } from '../exit-codes.ts';
-import type { HistoryPoint, HistoryResult } from '../../daemon/protocol/history.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
-import { addConnectionFlags, checkParams, type ConnectionFlags } from '../flags.ts';
-import { drawLosses, type LossRun } from '../render/loss-chart.ts';
-import { formatHistory, formatVerified } from '../render/history.ts';
-import type { Session } from '../client/session.ts';
-import { withSession } from '../submit.ts';
+import type { HistoryPoint, HistoryResult } from '../../../daemon/protocol/history.ts';
+import type { Session } from '../../client/session.ts';
+import { withSession } from '../../connection.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { EXIT } from '../../exit-codes.ts';
+import { addConnectionFlags, checkParams, type ConnectionFlags } from '../../flags.ts';
+import { drawLosses, type LossRun } from '../../render/loss-chart.ts';
+import { formatHistory } from '../../render/history.ts';
 
 const COLUMNS_DEFAULT = 100;
-const CSV_FIELDS = [
-  ...['jobId', 'step', 'at', 'loss', 'lr', 'gradNorm', 'tokens', 'tokensPerSecond', 'trainLoss', 'valLoss'],
-] as readonly (keyof HistoryPoint)[];
+const CSV_FIELDS: readonly (keyof HistoryPoint)[] = [
+  'jobId',
+  'step',
+  'at',
+  'loss',
+  'lr',
+  'gradNorm',
+  'tokens',
+  'tokensPerSecond',
+  'trainLoss',
+  'valLoss',
+];
 
 type HistoryFlags = ConnectionFlags & { readonly csv?: boolean };
 
-export function addHistoryCommands(program: Command, context: CliContext): void {
+export function addHistoryCommand(program: Command, context: CliContext): void {
   const history = program
     .command('history')
     .argument('<name>', 'model')
@@ -28,13 +36,6 @@ export function addHistoryCommands(program: Command, context: CliContext): void 
   addConnectionFlags(history).action(async (name: string, other: string | undefined, flags: HistoryFlags) => {
     const names = other === undefined ? [name] : [name, other];
     context.exitCode = await showHistory(names, { flags, context });
-  });
-  const verify = program
-    .command('verify')
-    .argument('<name>', 'model, or model@step, or model@best')
-    .description("compute a checkpoint's digest and hash chain again from what is stored");
-  addConnectionFlags(verify).action(async (model: string, flags: ConnectionFlags) => {
-    context.exitCode = await verifyModel(model, { flags, context });
   });
 }
 
@@ -75,17 +76,4 @@ function csvOf(runs: readonly LossRun[]): string {
     points.map((point) => [name, ...CSV_FIELDS.map((field) => point[field] ?? '')].join(',')),
   );
   return [['model', ...CSV_FIELDS].join(','), ...rows].join('\n');
-}
-
-async function verifyModel(
-  model: string,
-  { flags, context }: { readonly flags: ConnectionFlags; readonly context: CliContext },
-): Promise<number> {
-  checkParams('model.verify', { model });
-  return withSession({ flags, context }, async ({ session }) => {
-    const result = await session.request('model.verify', { model });
-    if (flags.json === true) printJson(context, result);
-    else printText(context, formatVerified(result));
-    return result.ok ? EXIT.ok : EXIT.jobFailed;
-  });
 }

@@ -2,10 +2,10 @@
 // command runs.
 
 import { Option, type Command } from 'commander';
-import { EXIT } from '../exit-codes.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
-import { formatCount } from '../render/records.ts';
-import { checkSourceFile } from '../client/upload.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { EXIT } from '../../exit-codes.ts';
+import { formatCount } from '../../render/records.ts';
+import { checkSourceFile } from '../../source-files.ts';
 
 interface DataExportFlags {
   readonly tokenizer: 'gpt2' | 'byte';
@@ -27,7 +27,7 @@ export function addDataCommand(program: Command, context: CliContext): void {
     .option('--json', 'print one JSON document')
     .action(async (files: readonly string[], { tokenizer, out, llmc = false, json = false }: DataExportFlags) => {
       for (const file of files) await checkSourceFile(file);
-      const { exportTokens } = await import('../../offline/token-export.ts');
+      const { exportTokens } = await import('../../../offline/token-export.ts');
       const { tokens } = await exportTokens({ files, tokenizer, out, llmc });
       if (json) printJson(context, { out, tokens, tokenizer, format: llmc ? 'llm.c tokens' : 'tokens' });
       else printText(context, `wrote ${out}: ${formatCount(tokens)} tokens`);

@@ -2,13 +2,13 @@
 // code is loaded when the command runs, and only then. --detach is in detached-start.ts.
 
 import type { Command } from 'commander';
-import { GptdError, type ErrorCode } from '../../daemon/protocol/errors.ts';
-import { dataDirOf, givenToken } from '../client/address.ts';
-import type { CliContext } from '../context.ts';
-import { EXIT } from '../exit-codes.ts';
-import { addConnectionFlags } from '../flags.ts';
-import { startDetached } from '../detached-start.ts';
-import { addStartFlags, announceReady, type StartFlags } from '../start-flags.ts';
+import { GptdError, type ErrorCode } from '../../../daemon/protocol/errors.ts';
+import { dataDirOf, givenToken } from '../../connection.ts';
+import type { CliContext } from '../../context.ts';
+import { EXIT } from '../../exit-codes.ts';
+import { addConnectionFlags } from '../../flags.ts';
+import { startDetached } from './detached-start.ts';
+import { addStartFlags, announceReady, type StartFlags } from './start-flags.ts';
 
 /** Why a daemon did not start, where that has an exit code of its own. */
 const REFUSAL_EXITS: Partial<Readonly<Record<ErrorCode, number>>> = {
@@ -25,7 +25,7 @@ export function addStartCommand(program: Command, context: CliContext): void {
 }
 
 async function startHere(flags: StartFlags, context: CliContext): Promise<number> {
-  const { runDaemon } = await import('../../daemon/main.ts');
+  const { runDaemon } = await import('../../../daemon/main.ts');
   context.survivesBrokenPipe = true;
   try {
     const end = await runDaemon({

@@ -1,11 +1,12 @@
-// The flags that describe a model's shape, shared by `params` and `create`, and how they become a configuration: a preset
-// with single fields replaced. The presets and the checks are the model's own, reached through the wire contract.
+// The flags that describe a new model, shared by `params`, `create` and `import`, and how a shape becomes a configuration: a
+// preset with single fields replaced. The presets and the checks are the model's own, reached through the wire contract.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_PRESET, PRESET_NAMES, resolveConfig, type GptConfig } from '../daemon/protocol/models.ts';
-import { GptdError } from '../daemon/protocol/errors.ts';
-import { usageError } from './exit-codes.ts';
-import { flagOf, parseNumber, without } from './flags.ts';
+import { TOKENIZERS } from '../../../daemon/protocol/fields.ts';
+import { DEFAULT_PRESET, PRESET_NAMES, resolveConfig, type GptConfig } from '../../../daemon/protocol/models.ts';
+import { GptdError } from '../../../daemon/protocol/errors.ts';
+import { usageError } from '../../exit-codes.ts';
+import { flagOf, parseNumber, without } from '../../flags.ts';
 
 export interface ConfigFlags {
   readonly config?: string;
@@ -19,7 +20,7 @@ export interface ConfigFlags {
   readonly tieWeights?: boolean;
 }
 
-/** Flag by field, in the order of the configuration. */
+/** The flag of each field, in the order of the configuration. */
 const FIELD_FLAGS = {
   vocab_size: 'vocabSize',
   context_length: 'contextLength',
@@ -49,6 +50,9 @@ export function addConfigFlags(command: Command): Command {
     .option('--tie-weights', 'use the token embedding as output projection')
     .option('--no-tie-weights', 'an output projection of its own');
 }
+
+export const tokenizerOption = (): Option =>
+  new Option('--tokenizer <name>', "the model's tokenizer (default: by its vocabulary)").choices([...TOKENIZERS]);
 
 /** The whole configuration. An impossible one is a usage error that names the flags. */
 export function configOf(flags: ConfigFlags): GptConfig {

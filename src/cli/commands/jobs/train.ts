@@ -2,11 +2,10 @@
 // in the spec.
 
 import { Option, type Command } from 'commander';
-import { SCHEDULES } from '../../daemon/protocol/training.ts';
-import { TOKENIZERS } from '../../daemon/protocol/fields.ts';
-import type { CliContext } from '../context.ts';
-import { submitWithData, type DataFlags } from '../data-jobs.ts';
-import { addSubmitFlags, parseNumber } from '../flags.ts';
+import { SCHEDULES } from '../../../daemon/protocol/training.ts';
+import type { CliContext } from '../../context.ts';
+import { addSubmitFlags, parseNumber } from '../../flags.ts';
+import { dataTokenizerOption, submitWithData, type DataFlags } from './data-jobs.ts';
 
 export function addTrainCommand(program: Command, context: CliContext): void {
   const command = program
@@ -14,12 +13,7 @@ export function addTrainCommand(program: Command, context: CliContext): void {
     .argument('<name>', 'model, or model@step, or model@best')
     .description('train a model on text or token files')
     .requiredOption('--data <file...>', 'training data: .txt, .jsonl ("text" field) or .bin (uint16 token ids)')
-    .addOption(
-      new Option('--tokenizer <name>', "how text becomes tokens; none reads ids (default: the model's)").choices([
-        ...TOKENIZERS,
-        'none',
-      ]),
-    )
+    .addOption(dataTokenizerOption())
     .addOption(new Option('--steps <count>', 'optimizer steps').argParser(parseNumber).conflicts('epochs'))
     .option('--epochs <count>', 'passes over the data (default: 1)', parseNumber)
     .option('--batch-size <count>', 'sequences per step (default: 4)', parseNumber)

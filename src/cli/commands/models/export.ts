@@ -1,18 +1,20 @@
 // `gptd export`: a job writes the model in another program's format, then its files are fetched into a directory, or the
 // weights alone into a file.
 
+import { readdir, stat } from 'node:fs/promises';
 import { Option, type Command } from 'commander';
 import {
   EXPORT_FORMATS,
   EXPORT_TYPES,
   type ExportFormat,
   type ExportResult,
-} from '../../daemon/protocol/interchange.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
-import { checkTarget, downloadFiles } from '../client/download.ts';
-import { addSubmitFlags, checkSpec, type SubmitFlags } from '../flags.ts';
-import { formatExported } from '../kinds/export.ts';
-import { submitJob } from '../submit.ts';
+} from '../../../daemon/protocol/interchange.ts';
+import { downloadFiles, type Target } from '../../client/download.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { usageError } from '../../exit-codes.ts';
+import { addSubmitFlags, checkSpec, type SubmitFlags } from '../../flags.ts';
+import { formatExported } from '../../kinds/export.ts';
+import { submitJob } from '../../submit.ts';
 
 interface ExportFlags extends SubmitFlags {
   readonly format: ExportFormat;
@@ -54,9 +56,29 @@ async function exportModel(
     spec: () => Promise.resolve(spec),
     finish: async (result, { session, progress }) => {
       const exported = result as ExportResult;
-      const paths = await downloadFiles(exported.files, { target, address: session.address, progress });
+      const paths = await downloadFiles(exported.files, {
+        target,
+        address: session.address,
+        onProgress: (data) => progress.updatePhase(data),
+      });
+      progress.clear();
       if (flags.json === true) printJson(context, { ...exported, paths });
       else printText(context, [formatExported(exported), ...paths.map((written) => `wrote ${written}`)].join('\n'));
     },
   });
+}
+
+/** `path` names a file when it ends in `extension` and is no directory. Throws a usage error when something is there. */
+async function checkTarget(
+  path: string,
+  { extension, force }: { readonly extension: string; readonly force: boolean },
+): Promise<Target> {
+  const there = await stat(path).catch(() => undefined);
+  const isFile = there === undefined ? path.endsWith(extension) : there.isFile();
+  if (force || there === undefined) return { path, isFile };
+  if (isFile) throw usageError(`${path} is there already: take another name, or overwrite it with --force.`);
+  if ((await readdir(path)).length > 0) {
+    throw usageError(`${path} is not empty: take another directory, or overwrite files in it with --force.`);
+  }
+  return { path, isFile };
 }

@@ -1,41 +1,26 @@
-// `gptd stop` and `gptd status`. stop signals a process, so it takes no pid on trust: the daemon that answers must be the
-// one that announced itself in the data directory.
+// `gptd stop`. It signals a process, so it takes no pid on trust: the daemon that answers must be the one that announced itself
+// in the data directory.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
-import { announcedDaemon, dataDirOf } from '../client/address.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
-import { CliError, EXIT } from '../exit-codes.ts';
-import { addConnectionFlags, type ConnectionFlags } from '../flags.ts';
-import { isRunning } from '../client/health.ts';
-import { formatStatus } from '../render/records.ts';
-import { withSession } from '../submit.ts';
+import { announcedDaemon } from '../../client/data-directory.ts';
+import { isRunning } from '../../client/health.ts';
+import { dataDirOf, withSession } from '../../connection.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { CliError, EXIT } from '../../exit-codes.ts';
+import { addConnectionFlags, type ConnectionFlags } from '../../flags.ts';
 
 const POLL_MS = 50;
-/** Silence up to here, then a word about what is waited for. */
+/** The command is silent for so long, then it says what it waits for. */
 const PATIENCE_MS = 2_000;
 const STOP_MS_MAX = 120_000;
 
-export function addStopAndStatusCommands(program: Command, context: CliContext): void {
+export function addStopCommand(program: Command, context: CliContext): void {
   addConnectionFlags(program.command('stop').description('stop the daemon of the data directory')).action(
     async (flags: ConnectionFlags) => {
       context.exitCode = await stop(flags, context);
     },
   );
-  addConnectionFlags(program.command('status').description('show what the daemon is and does')).action(
-    async (flags: ConnectionFlags) => {
-      context.exitCode = await status(flags, context);
-    },
-  );
-}
-
-async function status(flags: ConnectionFlags, context: CliContext): Promise<number> {
-  return withSession({ flags, context }, async ({ session }) => {
-    const answer = await session.request('daemon.status', {});
-    if (flags.json === true) printJson(context, answer);
-    else printText(context, formatStatus(answer, session.address.url));
-    return EXIT.ok;
-  });
 }
 
 async function stop(flags: ConnectionFlags, context: CliContext): Promise<number> {

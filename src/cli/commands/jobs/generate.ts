@@ -1,8 +1,8 @@
 // `gptd generate`: a prompt as text or as token ids, and the sampling flags. The text streams to stdout token by token.
 
 import type { Command } from 'commander';
-import type { CliContext } from '../context.ts';
-import { usageError } from '../exit-codes.ts';
+import type { CliContext } from '../../context.ts';
+import { usageError } from '../../exit-codes.ts';
 import {
   addSubmitFlags,
   checkSpec,
@@ -13,8 +13,8 @@ import {
   specFields,
   without,
   type SubmitFlags,
-} from '../flags.ts';
-import { submitJob } from '../submit.ts';
+} from '../../flags.ts';
+import { submitJob } from '../../submit.ts';
 
 /** Flags of `generate`; those that are not named here have the name and type of their field in the spec. */
 export interface GenerateFlags extends SubmitFlags {

@@ -10,10 +10,10 @@ import {
   QUEUE_LIMIT_MAX,
   WORKERS_MAX,
   type DaemonOptions,
-} from '../daemon/options.ts';
-import { DEFAULT_HOST, DEFAULT_PORT } from '../daemon/protocol/daemon.ts';
-import { printJson, printText, type CliContext } from './context.ts';
-import { collect, integerBetween, type ConnectionFlags } from './flags.ts';
+} from '../../../daemon/options.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, type DaemonFile } from '../../../daemon/protocol/daemon.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { collect, integerBetween, type ConnectionFlags } from '../../flags.ts';
 
 const PORT_MAX = 65535;
 
@@ -21,7 +21,7 @@ export interface StartFlags extends ConnectionFlags {
   readonly host: string;
   readonly port: number;
   readonly workers?: number;
-  readonly engine: 'auto' | 'onnx' | 'tensorflow';
+  readonly engine: DaemonOptions['engine'];
   readonly queueLimit: number;
   readonly keepJobs: number;
   readonly logLevel: DaemonOptions['logLevel'];
@@ -57,22 +57,27 @@ export function addStartFlags(command: Command): Command {
 export function startArguments(flags: StartFlags, dataDir: string): string[] {
   return [
     'start',
-    ...['--data-dir', dataDir, '--host', flags.host, '--port', String(flags.port), '--engine', flags.engine],
-    ...['--queue-limit', String(flags.queueLimit), '--keep-jobs', String(flags.keepJobs)],
-    ...['--log-level', flags.logLevel],
+    '--data-dir',
+    dataDir,
+    '--host',
+    flags.host,
+    '--port',
+    String(flags.port),
+    '--engine',
+    flags.engine,
+    '--queue-limit',
+    String(flags.queueLimit),
+    '--keep-jobs',
+    String(flags.keepJobs),
+    '--log-level',
+    flags.logLevel,
     ...(flags.workers === undefined ? [] : ['--workers', String(flags.workers)]),
     ...(flags.allowOrigin ?? []).flatMap((origin) => ['--allow-origin', origin]),
   ];
 }
 
-export interface ReadyDaemon {
-  readonly url: string;
-  readonly pid: number;
-  readonly version: string;
-}
-
 export function announceReady(
-  ready: ReadyDaemon,
+  ready: DaemonFile,
   { json, context }: { readonly json: boolean; readonly context: CliContext },
 ): void {
   if (json) printJson(context, { url: ready.url, pid: ready.pid, version: ready.version });

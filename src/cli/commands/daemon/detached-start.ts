@@ -5,16 +5,17 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { type DaemonFile } from '../daemon/protocol/daemon.ts';
-import { dataDirOf, givenToken, readDaemonFile } from './client/address.ts';
-import type { CliContext } from './context.ts';
-import { CliError, EXIT } from './exit-codes.ts';
-import { answersHealth } from './client/health.ts';
+import type { DaemonFile } from '../../../daemon/protocol/daemon.ts';
+import { readDaemonFile } from '../../client/data-directory.ts';
+import { answersHealth } from '../../client/health.ts';
+import { dataDirOf, givenToken } from '../../connection.ts';
+import type { CliContext } from '../../context.ts';
+import { CliError, EXIT } from '../../exit-codes.ts';
 import { announceReady, startArguments, type StartFlags } from './start-flags.ts';
 
 const READY_MS_MAX = 120_000;
 const POLL_MS = 50;
-/** As many of the log's last lines tell why a daemon ended. */
+/** How many of the log's last lines are told of a daemon that ended. */
 const LOG_LINES_TOLD = 5;
 
 /** Resolves to the exit code; a daemon that ends before it is ready gives its own. */

@@ -2,10 +2,10 @@
 // that looks is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
-import { DEFAULT_HOST, DEFAULT_PORT, VERSION } from '../../daemon/protocol/daemon.ts';
-import { EXIT } from '../exit-codes.ts';
-import { dataDirOf } from '../client/address.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
+import { DEFAULT_HOST, DEFAULT_PORT, VERSION } from '../../../daemon/protocol/daemon.ts';
+import { dataDirOf } from '../../connection.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { EXIT } from '../../exit-codes.ts';
 
 interface DoctorFlags {
   readonly dataDir?: string;
@@ -25,7 +25,7 @@ export function addDoctorCommand(program: Command, context: CliContext): void {
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
     .option('--json', 'print one JSON document')
     .action(async (flags: DoctorFlags) => {
-      const { examine } = await import('../../offline/doctor.ts');
+      const { examine } = await import('../../../offline/doctor.ts');
       const { host, port, engine } = flags;
       const findings = await examine({ dataDir: dataDirOf(flags, context), host, port, engine });
       const ok = findings.every((finding) => finding.ok);

@@ -2,10 +2,10 @@
 // is loaded when the command runs.
 
 import type { Command } from 'commander';
-import { EXIT } from '../exit-codes.ts';
-import type { Inspection } from '../../daemon/protocol/interchange.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
-import { formatBytes, formatCount } from '../render/records.ts';
+import type { Inspection } from '../../../daemon/protocol/interchange.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { EXIT } from '../../exit-codes.ts';
+import { formatBytes, formatCount } from '../../render/records.ts';
 
 const VALUE_CHARACTERS_MAX = 100;
 
@@ -16,7 +16,7 @@ export function addInspectCommand(program: Command, context: CliContext): void {
     .description('show what a file of weights holds without loading it; no daemon is needed')
     .option('--json', 'print one JSON document')
     .action(async (path: string, { json = false }: { readonly json?: boolean }) => {
-      const { inspectPath } = await import('../../offline/inspect.ts');
+      const { inspectPath } = await import('../../../offline/inspect.ts');
       const inspection = await inspectPath(path);
       if (json) printJson(context, inspection);
       else printText(context, formatInspection(inspection));

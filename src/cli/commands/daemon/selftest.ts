@@ -1,8 +1,8 @@
 // `gptd selftest`: checks this installation without a daemon. The daemon's code is loaded when the command runs, and only then.
 
 import { Option, type Command } from 'commander';
-import { EXIT } from '../exit-codes.ts';
-import { printJson, printText, type CliContext } from '../context.ts';
+import { printJson, printText, type CliContext } from '../../context.ts';
+import { EXIT } from '../../exit-codes.ts';
 
 interface SelftestFlags {
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
@@ -16,7 +16,7 @@ export function addSelftestCommand(program: Command, context: CliContext): void 
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
     .option('--json', 'print one JSON document')
     .action(async ({ engine, json = false }: SelftestFlags) => {
-      const { runSelftest } = await import('../../offline/selftest.ts');
+      const { runSelftest } = await import('../../../offline/selftest.ts');
       const report = await runSelftest({ engine });
       if (json) printJson(context, report);
       else {
