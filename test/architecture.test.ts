@@ -49,17 +49,33 @@ const DOMAIN = [
   ...CONTRACTS,
   'src/model/',
 ];
+/** What a command stands on; a room of commands knows no other. */
+const COMMAND = [
+  'src/cli/connection.ts',
+  'src/cli/context.ts',
+  'src/cli/exit-codes.ts',
+  'src/cli/flags.ts',
+  'src/cli/follow.ts',
+  'src/cli/source-files.ts',
+  'src/cli/submit.ts',
+  'src/cli/client/',
+  'src/cli/kinds/',
+  'src/cli/render/',
+  'src/daemon/protocol/',
+];
 const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'src/cli/': ['src/cli/', 'src/daemon/protocol/'],
+  'src/cli/commands/models/': COMMAND,
+  'src/cli/commands/jobs/': COMMAND,
+  // A start's flags have the bounds and defaults of the options that they become.
+  'src/cli/commands/daemon/': [...COMMAND, 'src/daemon/options.ts'],
+  'src/cli/kinds/': ['src/cli/context.ts', 'src/cli/render/', 'src/daemon/protocol/'],
   'src/cli/render/': ['src/cli/context.ts', 'src/daemon/protocol/'],
-  'src/cli/client/': [
-    'src/cli/context.ts',
-    'src/cli/exit-codes.ts',
-    'src/cli/flags.ts',
-    'src/cli/render/',
-    'src/daemon/protocol/',
-  ],
+  // What a client throws says what happened; exit codes, flags and texts are the command line's.
+  'src/cli/client/': ['src/daemon/protocol/'],
   'src/offline/': [
+    // The shortest token that a daemon takes.
+    'src/daemon/edge/access.ts',
     'src/daemon/models/',
     'src/daemon/protocol/',
     'src/daemon/threads/',
@@ -111,15 +127,11 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'src/model/': ['src/model/'],
 };
 
-/** Commands that do the daemon's work themselves load its code, and only when they run. */
-const EXCEPTIONS = [
-  { from: 'src/cli/commands/start.ts', to: 'src/daemon/main.ts' },
-  { from: 'src/cli/commands/inspect.ts', to: 'src/offline/inspect.ts' },
-  { from: 'src/cli/commands/data.ts', to: 'src/offline/token-export.ts' },
-  { from: 'src/cli/commands/selftest.ts', to: 'src/offline/selftest.ts' },
-  { from: 'src/cli/commands/doctor.ts', to: 'src/offline/doctor.ts' },
-  { from: 'src/cli/commands/backup.ts', to: 'src/offline/backup.ts' },
-];
+/** Commands that do the daemon's work themselves load its code when they run, and never when the program starts. */
+const LOADED_BY_COMMANDS = ['src/offline/', 'src/daemon/main.ts'];
+
+/** Where the client that a browser could run is entered: neither these files nor what they import of the client's knows Node. */
+const BROWSER_ENTRY = 'src/cli/client/session.ts';
 
 /** Node's modules that a pure layer may use: hashing is arithmetic. */
 const PURE_NODE_MODULES = ['node:crypto'];
@@ -152,6 +164,29 @@ const importsOf = ({ file, text }: Source): string[] =>
     .importedFiles.map(({ fileName }) =>
       fileName.startsWith('.') ? path.posix.join(path.posix.dirname(file), fileName) : fileName,
     );
+
+const LOADING = /\bawait import\('([^']+)'\)/g;
+
+/** What a file loads only when it comes to that line. */
+const loadsOf = ({ file, text }: Source): string[] =>
+  [...text.matchAll(LOADING)].map(([, name]) => path.posix.join(path.posix.dirname(file), name));
+
+const isAmong = (file: string, names: readonly string[]): boolean =>
+  names.some((name) => file === name || (name.endsWith('/') && file.startsWith(name)));
+
+/** The imports of ours that the file's room does not allow. */
+function strangersOf(source: Source): string[] {
+  const room = roomOf(source.file);
+  const isCommand = source.file.startsWith('src/cli/commands/');
+  const allowed = [room, ...ROOMS[room]];
+  const allowedToLoad = isCommand ? [...allowed, ...LOADED_BY_COMMANDS] : allowed;
+  return [
+    ...importsOf({ ...source, text: source.text.replace(LOADING, '') }).filter((target) => !isAmong(target, allowed)),
+    ...loadsOf(source).filter((target) => !isAmong(target, allowedToLoad)),
+  ]
+    .filter((target) => target.startsWith('src/'))
+    .map((target) => `${source.file} imports ${target}`);
+}
 
 /** The text with blanks for its comments, which may name what the code may not. */
 function codeOf({ text }: Source): string {
@@ -201,23 +236,27 @@ const filesWhere = (sources: readonly Source[], holds: (source: Source) => boole
 
 test('the scan sees the code: every folder has files, and imports are found', () => {
   expect([...new Set(SOURCES.map(floorOf))].sort()).toEqual([...FLOORS].sort());
-  for (const { from, to } of EXCEPTIONS) {
-    const command = SOURCES.find(({ file }) => file === from)!;
-    expect(importsOf(command)).toEqual(expect.arrayContaining(['commander', 'src/cli/context.ts', to]));
-  }
+  const start = SOURCES.find(({ file }) => file === 'src/cli/commands/daemon/start.ts')!;
+  expect(importsOf(start)).toEqual(expect.arrayContaining(['commander', 'src/cli/context.ts', 'src/daemon/main.ts']));
+  expect(loadsOf(start)).toEqual(['src/daemon/main.ts']);
 });
 
 describe('imports point one way', () => {
   test.each(Object.keys(ROOMS))('%s', (room) => {
-    const allowed = [room, ...ROOMS[room]];
-    const strangers = SOURCES.filter(({ file }) => roomOf(file) === room).flatMap((source) =>
-      importsOf(source)
-        .filter((target) => target.startsWith('src/'))
-        .filter((target) => !allowed.some((name) => target === name || (name.endsWith('/') && target.startsWith(name))))
-        .filter((target) => !EXCEPTIONS.some(({ from, to }) => source.file === from && target === to))
-        .map((target) => `${source.file} imports ${target}`),
-    );
-    expect(strangers).toEqual([]);
+    expect(SOURCES.filter(({ file }) => roomOf(file) === room).flatMap(strangersOf)).toEqual([]);
+  });
+
+  test("and commands load what does the daemon's work, but do not import it", () => {
+    const file = 'src/cli/commands/daemon/start.ts';
+    const name = '../../../daemon/main.ts';
+    const strangers = [`${file} imports src/daemon/main.ts`];
+    expect(strangersOf({ file, text: `const { runDaemon } = await import('${name}');` })).toEqual([]);
+    expect(strangersOf({ file, text: `import { runDaemon } from '${name}';` })).toEqual(strangers);
+    expect(strangersOf({ file, text: `import type { runDaemon } from '${name}';` })).toEqual(strangers);
+    expect(strangersOf({ file, text: `void import('${name}');` })).toEqual(strangers);
+    expect(strangersOf({ file: 'src/cli/submit.ts', text: `await import('../daemon/main.ts');` })).toEqual([
+      'src/cli/submit.ts imports src/daemon/main.ts',
+    ]);
   });
 
   test('in no circles, those of types and of dynamic imports included', () => {
@@ -255,11 +294,20 @@ describe('imports point one way', () => {
     expect(odd).toEqual([]);
   });
 
-  test.each(EXCEPTIONS)('$from loads $to with a dynamic import only', ({ from, to }) => {
-    const { text } = SOURCES.find(({ file }) => file === from)!;
-    const path = to.replace('src/', '../../');
-    expect(text).toContain(`await import('${path}')`);
-    expect(text).not.toContain(`from '${path}'`);
+  test('the client that a browser could run knows nothing of Node', () => {
+    const reached = new Set([BROWSER_ENTRY]);
+    for (const file of reached) {
+      const targets = importsOf(SOURCES.find((source) => source.file === file)!);
+      for (const target of targets) if (!target.startsWith('src/daemon/protocol/')) reached.add(target);
+    }
+    expect([...reached].sort()).toEqual([
+      'src/cli/client/address.ts',
+      'src/cli/client/client.ts',
+      'src/cli/client/faults.ts',
+      'src/cli/client/session.ts',
+    ]);
+    const ofNode = /\b(Buffer|NodeJS|process|require|setImmediate)\b/;
+    expect(filesWhere(SOURCES, (source) => reached.has(source.file) && ofNode.test(codeOf(source)))).toEqual([]);
   });
 
   test('the model is pure: no module of Node but for hashing, no clock, no chance, no output', () => {

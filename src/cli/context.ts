@@ -19,12 +19,12 @@ export interface CliContext {
   survivesBrokenPipe: boolean;
 }
 
-/** One JSON document on stdout. */
+/** Writes one JSON document to stdout. */
 export function printJson(context: CliContext, value: unknown): void {
   context.stdout.write(`${JSON.stringify(value)}\n`);
 }
 
-/** One line or several on stdout. */
+/** Writes one line or several to stdout. */
 export function printText(context: CliContext, text: string): void {
   context.stdout.write(`${text}\n`);
 }

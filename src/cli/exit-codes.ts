@@ -1,9 +1,19 @@
-// How errors become exit codes and lines: the one mapping of the CLI. Commands throw, or return the exit code of a job that
-// ended; only main.ts exits. The codes themselves are in the wire contract.
+// The exit codes, and how errors become codes and lines: the one mapping of the CLI. Commands throw, or return the exit code
+// of a job that ended; only main.ts exits.
 
 import { CommanderError } from 'commander';
-import { EXIT } from '../daemon/protocol/daemon.ts';
 import { GptdError, RPC_ERROR } from '../daemon/protocol/errors.ts';
+import { ClientFault, RpcFault, type ClientProblem } from './client/faults.ts';
+
+export const EXIT = {
+  ok: 0,
+  jobFailed: 1,
+  usage: 2,
+  noDaemon: 69,
+  dataDirInUse: 75,
+  unsafeConfiguration: 78,
+  cancelled: 130,
+} as const;
 
 /** A fault with an exit code of its own and one sentence for the user. */
 export class CliError extends Error {
@@ -16,24 +26,19 @@ export class CliError extends Error {
   }
 }
 
-/** The daemon's answer to a request was an error. `code` is JSON-RPC's, `reason` one of the contract's closed union. */
-export class RpcFault extends Error {
-  readonly code: number;
-  readonly reason: string | undefined;
-
-  constructor(message: string, fault: { readonly code: number; readonly reason?: string | undefined }) {
-    super(message);
-    this.name = 'RpcFault';
-    this.code = fault.code;
-    this.reason = fault.reason;
-  }
-}
-
 /** A mistake in how the command was called. */
 export const usageError = (message: string): CliError => new CliError(EXIT.usage, message);
 
+const CLIENT_EXITS: Readonly<Record<ClientProblem, number>> = {
+  no_daemon: EXIT.noDaemon,
+  refused: EXIT.jobFailed,
+  failed: EXIT.jobFailed,
+  too_long: EXIT.usage,
+};
+
 export function exitCodeOf(error: unknown): number {
   if (error instanceof CliError) return error.exitCode;
+  if (error instanceof ClientFault) return CLIENT_EXITS[error.problem];
   if (error instanceof RpcFault) {
     return error.code === RPC_ERROR.invalidParams || error.reason === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
   }

@@ -33,7 +33,7 @@ export function addConnectionFlags(command: Command): Command {
     .option('--data-dir <dir>', 'data directory (default: $GPTD_HOME, else ~/.gptd)');
 }
 
-/** For commands that submit a job. */
+/** Adds the flags of every command that submits a job. */
 export function addSubmitFlags(command: Command): Command {
   const { priorityMax } = LIMITS;
   return addConnectionFlags(
@@ -59,7 +59,7 @@ export function without<T extends object, K extends keyof T>(record: T, keys: re
   return left;
 }
 
-/** A decimal number. `Number` alone would also take '', ' ', '0x10' and 'Infinity'. */
+/** Reads a decimal number. `Number` alone would also take '', ' ', '0x10' and 'Infinity'. */
 export function parseNumber(text: string): number {
   const value = Number(text);
   if (!/^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) || !Number.isFinite(value)) {
@@ -68,7 +68,7 @@ export function parseNumber(text: string): number {
   return value;
 }
 
-/** For flags that are no field of a spec, and so have no schema. */
+/** Reads an integer within bounds, for flags that are no field of a spec and so have no schema. */
 export function integerBetween(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = parseNumber(text);
@@ -79,7 +79,7 @@ export function integerBetween(min: number, max: number): (text: string) => numb
   };
 }
 
-/** `1,2,3`. */
+/** Reads token ids like `1,2,3`. */
 export function parseIds(text: string): number[] {
   if (!/^\s*\d+(\s*,\s*\d+)*\s*$/.test(text)) {
     throw new InvalidArgumentError('It must be token ids separated by commas, like 1,2,3.');
@@ -87,13 +87,13 @@ export function parseIds(text: string): number[] {
   return text.split(',').map(Number);
 }
 
-/** Token ids of a flag that takes several, and may be repeated. */
+/** Collects the token ids of a flag that takes several and may be repeated. */
 export const collectIds = (text: string, earlier: readonly number[] | undefined): number[] => [
   ...(earlier ?? []),
   ...parseIds(text),
 ];
 
-/** `50256=-100`: a token id and what is added to its logit. */
+/** Collects biases like `50256=-100`: a token id and what is added to its logit. */
 export function collectBiases(
   text: string,
   earlier: Readonly<Record<string, number>> | undefined,
@@ -104,7 +104,7 @@ export function collectBiases(
   return { ...earlier, [id]: parseNumber(bias) };
 }
 
-/** For options that may be repeated. */
+/** Collects the values of an option that may be repeated. */
 export const collect = (text: string, earlier: readonly string[] | undefined): string[] => [...(earlier ?? []), text];
 
 const ARGUMENT_NAMES: Readonly<Record<string, string>> = {
@@ -127,13 +127,13 @@ export function checkSpec(kind: JobKind, spec: Readonly<Record<string, unknown>>
   if (!parsed.success) throw usageError(flagIssue(parsed.error, spec));
 }
 
-/** The same for a method's parameters. */
+/** Throws a usage error that names the flag unless the daemon would take `params` for `method`. */
 export function checkParams(method: MethodName, params: Readonly<Record<string, unknown>>): void {
   const parsed = METHODS[method].safeParse(params);
   if (!parsed.success) throw usageError(flagIssue(parsed.error, params));
 }
 
-/** One sentence with flags instead of fields. */
+/** The first thing that a schema refused, as a sentence that names flags instead of fields. */
 export function flagIssue(error: SchemaError, spec: Readonly<Record<string, unknown>>): string {
   const issue = error.issues.at(0);
   if (issue === undefined) return 'The command is invalid.';

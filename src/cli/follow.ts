@@ -1,35 +1,16 @@
 // Following a job to its end: results to stdout, progress to stderr, Ctrl-C as the command wants it. With JSON every event
-// goes to stdout as it is, or only the result does. Texts come from render/records.ts; reconnecting is session.ts's matter.
+// goes to stdout as it is, or only the result does. What a kind of job has to say of its own is in its record under kinds/;
+// reconnecting is session.ts's matter.
 
-import { EXIT } from '../daemon/protocol/daemon.ts';
-import type { CreateResult, ParamsResult } from '../daemon/protocol/models.ts';
-import type { EvaluateResult } from '../daemon/protocol/evaluation.ts';
-import type { ExportResult } from '../daemon/protocol/interchange.ts';
-import type { GenerateResult, TokenData } from '../daemon/protocol/generation.ts';
 import type { JobEvent } from '../daemon/protocol/jobs.ts';
 import type { JobKind } from '../daemon/protocol/kinds.ts';
-import type { TrainResult } from '../daemon/protocol/training.ts';
-import { printJson, printText, type CliContext } from './context.ts';
-import { errorLine } from './exit-codes.ts';
-import type { ProgressLine } from './render/progress-line.ts';
-import {
-  formatCheckpoint,
-  formatCreated,
-  formatEval,
-  formatExported,
-  formatGenerated,
-  formatLogprobs,
-  formatOtherSamples,
-  formatParams,
-  formatPhaseLine,
-  formatTrained,
-  formatTrainLine,
-} from './render/records.ts';
-import { formatEvaluated, formatSample } from './render/training.ts';
 import type { Session } from './client/session.ts';
-
-/** What stdout gets: text for people, the result as one document, or every event as a line. */
-export type Report = 'text' | 'document' | 'events';
+import { printJson, type CliContext } from './context.ts';
+import { errorLine, EXIT } from './exit-codes.ts';
+import { JobOutput, type Report } from './kinds/job-output.ts';
+import type { JobKindRecord } from './kinds/kind.ts';
+import { KINDS } from './kinds/kinds.ts';
+import type { ProgressLine } from './render/progress-line.ts';
 
 export interface FollowOptions {
   readonly jobId: string;
@@ -69,20 +50,11 @@ export async function followJob(session: Session, options: FollowOptions): Promi
 
 /** Writes events as they come; returns the exit code with the one that ends the job. */
 function createWriter(options: FollowOptions): (event: JobEvent) => number | undefined {
-  const { context, progress, report } = options;
-  let valLoss: number | null = null;
-  let tokensAreOpen = false;
-  /** Those whose logprobs are to be shown. */
-  const tokens: TokenData[] = [];
-  // Events on a terminal are their own progress.
-  const isQuiet = report === 'events' && context.stdout.isTTY === true;
-  const closeTokens = (): void => {
-    if (tokensAreOpen) context.stdout.write('\n');
-    tokensAreOpen = false;
-  };
-  const tell = (line: string): void => {
-    if (!isQuiet) progress.print(line);
-  };
+  const { jobId, report, context, progress } = options;
+  const output = new JobOutput({ report, context, progress });
+  // A newer daemon may have kinds that this client does not know: of their jobs it tells what all jobs have.
+  const record = (KINDS as Readonly<Record<string, JobKindRecord | undefined>>)[options.kind];
+  const follower = record?.follow(output);
   return (event) => {
     if (report === 'events') {
       progress.clear();
@@ -90,93 +62,37 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
     }
     switch (event.type) {
       case 'queued':
-        if (!isQuiet) progress.update(() => `job ${options.jobId} is queued`);
+        output.update(() => `job ${jobId} is queued`);
         return undefined;
       case 'started':
-        if (!isQuiet)
-          progress.update(() => `job ${options.jobId} runs on ${event.data.workers} workers (${event.data.engine})`);
+        output.update(() => `job ${jobId} runs on ${event.data.workers} workers (${event.data.engine})`);
         return undefined;
       case 'progress':
-        if (!isQuiet && !tokensAreOpen) progress.update((drawing) => formatPhaseLine(event.data, drawing));
-        return undefined;
-      case 'step': {
-        const val = valLoss;
-        if (!isQuiet) progress.update((drawing) => formatTrainLine(event.data, { ...drawing, valLoss: val }));
-        return undefined;
-      }
-      case 'eval':
-        valLoss = event.data.valLoss;
-        tell(formatEval(event.data));
-        return undefined;
-      case 'sample':
-        tell(formatSample(event.data));
-        return undefined;
-      case 'checkpoint':
-        tell(formatCheckpoint(event.data));
+        output.updatePhase(event.data);
         return undefined;
       case 'log':
-        tell(event.data.message);
-        return undefined;
-      case 'token':
-        if (report !== 'text') return undefined;
-        progress.close();
-        if (event.data.piece !== undefined) tokens.push(event.data);
-        // Samples grow at once: the first is shown as it grows, the others when all have ended.
-        if ((event.data.sample ?? 0) > 0) return undefined;
-        context.stdout.write(event.data.text);
-        tokensAreOpen = true;
+        output.tell(event.data.message);
         return undefined;
       case 'succeeded':
-        progress.close();
-        closeTokens();
+        output.close();
         if (options.onResult !== undefined) options.onResult(event.data.result);
         else if (report === 'document') printJson(context, event.data.result);
-        else if (report === 'text') printResult(event.data.result, options);
-        if (tokens.length > 0) printText(context, `\n${formatLogprobs(tokens)}`);
+        else if (report === 'text') follower?.result(event.data.result);
         return EXIT.ok;
       case 'failed':
-        progress.close();
-        closeTokens();
-        context.stderr.write(`${errorLine(event.data.error.message)}\n`);
+        output.close();
+        output.note(errorLine(event.data.error.message));
         return EXIT.jobFailed;
       case 'cancelled':
-        progress.close();
-        closeTokens();
-        context.stderr.write(`gptd: Job ${options.jobId} was cancelled.\n`);
+        output.close();
+        output.note(`gptd: Job ${jobId} was cancelled.`);
         return EXIT.cancelled;
       default:
         // A newer daemon may say more than this client knows: what it does not know is no reason to stop.
-        event satisfies never;
+        follower?.event?.(event);
         return undefined;
     }
   };
-}
-
-function printResult(result: unknown, { kind, context }: FollowOptions): void {
-  switch (kind) {
-    case 'params':
-      printText(context, formatParams(result as ParamsResult));
-      return;
-    case 'create':
-    case 'import':
-      printText(context, formatCreated(result as CreateResult));
-      return;
-    case 'export':
-      printText(context, formatExported(result as ExportResult));
-      return;
-    case 'train':
-      printText(context, formatTrained(result as TrainResult));
-      return;
-    case 'evaluate':
-      printText(context, formatEvaluated(result as EvaluateResult));
-      return;
-    case 'generate':
-      for (const text of formatOtherSamples(result as GenerateResult)) printText(context, text);
-      context.stderr.write(`${formatGenerated(result as GenerateResult)}\n`);
-      return;
-    default:
-      kind satisfies never;
-  }
 }
 
 interface Interrupts {

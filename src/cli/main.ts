@@ -2,9 +2,8 @@
 // The `gptd` command. It alone reads argv and the environment, prints what went wrong, and exits.
 
 import { CommanderError } from 'commander';
-import { EXIT } from '../daemon/protocol/daemon.ts';
 import type { CliContext } from './context.ts';
-import { errorLine, exitCodeOf } from './exit-codes.ts';
+import { errorLine, EXIT, exitCodeOf } from './exit-codes.ts';
 import { buildProgram } from './program.ts';
 
 // ONNX Runtime reports its use to its maker unless this is set before it loads; what runs here is nobody's business.

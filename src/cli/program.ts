@@ -3,21 +3,55 @@
 
 import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol/daemon.ts';
-import { addBackupCommand } from './commands/backup.ts';
+import { addBackupCommand } from './commands/daemon/backup.ts';
+import { addDoctorCommand } from './commands/daemon/doctor.ts';
+import { addSelftestCommand } from './commands/daemon/selftest.ts';
+import { addStartCommand } from './commands/daemon/start.ts';
+import { addStatusCommand } from './commands/daemon/status.ts';
+import { addStopCommand } from './commands/daemon/stop.ts';
+import { addAttachCommand } from './commands/jobs/attach.ts';
+import { addControlCommands } from './commands/jobs/control.ts';
+import { addEvaluateCommand } from './commands/jobs/evaluate.ts';
+import { addGenerateCommand } from './commands/jobs/generate.ts';
+import { addJobsCommand } from './commands/jobs/jobs.ts';
+import { addTrainCommand } from './commands/jobs/train.ts';
+import { addCheckpointsCommand } from './commands/models/checkpoints.ts';
+import { addCreateCommand } from './commands/models/create.ts';
+import { addDataCommand } from './commands/models/data.ts';
+import { addExportCommand } from './commands/models/export.ts';
+import { addHistoryCommand } from './commands/models/history.ts';
+import { addImportCommand } from './commands/models/import.ts';
+import { addInspectCommand } from './commands/models/inspect.ts';
+import { addModelsCommand } from './commands/models/models.ts';
+import { addParamsCommand } from './commands/models/params.ts';
+import { addVerifyCommand } from './commands/models/verify.ts';
 import type { CliContext } from './context.ts';
-import { addDataCommand } from './commands/data.ts';
-import { addDoctorCommand } from './commands/doctor.ts';
-import { addEvaluateCommand } from './commands/evaluate.ts';
-import { addExportCommand } from './commands/export.ts';
-import { addGenerateCommand } from './commands/generate.ts';
-import { addHistoryCommands } from './commands/history.ts';
-import { addInspectCommand } from './commands/inspect.ts';
-import { addJobCommands } from './commands/jobs.ts';
-import { addModelCommands } from './commands/models.ts';
-import { addSelftestCommand } from './commands/selftest.ts';
-import { addStartCommand } from './commands/start.ts';
-import { addStopAndStatusCommands } from './commands/stop.ts';
-import { addTrainCommand } from './commands/train.ts';
+
+/** In the order of the help. */
+const COMMANDS: readonly ((program: Command, context: CliContext) => void)[] = [
+  addStartCommand,
+  addStopCommand,
+  addStatusCommand,
+  addSelftestCommand,
+  addDoctorCommand,
+  addBackupCommand,
+  addParamsCommand,
+  addCreateCommand,
+  addImportCommand,
+  addModelsCommand,
+  addCheckpointsCommand,
+  addExportCommand,
+  addInspectCommand,
+  addDataCommand,
+  addTrainCommand,
+  addEvaluateCommand,
+  addHistoryCommand,
+  addVerifyCommand,
+  addGenerateCommand,
+  addJobsCommand,
+  addAttachCommand,
+  addControlCommands,
+];
 
 const EXAMPLES = `
 Examples:
@@ -45,19 +79,6 @@ export function buildProgram(context: CliContext): Command {
       // main.ts prints what went wrong, once and on one line.
       outputError: () => undefined,
     });
-  addStartCommand(program, context);
-  addStopAndStatusCommands(program, context);
-  addSelftestCommand(program, context);
-  addDoctorCommand(program, context);
-  addBackupCommand(program, context);
-  addModelCommands(program, context);
-  addExportCommand(program, context);
-  addInspectCommand(program, context);
-  addDataCommand(program, context);
-  addTrainCommand(program, context);
-  addEvaluateCommand(program, context);
-  addHistoryCommands(program, context);
-  addGenerateCommand(program, context);
-  addJobCommands(program, context);
+  for (const addCommand of COMMANDS) addCommand(program, context);
   return program.addHelpText('after', EXAMPLES);
 }

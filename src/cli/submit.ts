@@ -2,38 +2,13 @@
 // that breaks between the request and its answer does not make two jobs of one command.
 
 import { randomUUID } from 'node:crypto';
-import { EXIT } from '../daemon/protocol/daemon.ts';
 import type { JobKind } from '../daemon/protocol/kinds.ts';
-import { locate } from './client/address.ts';
+import { withSession, type SessionUse } from './connection.ts';
 import { printJson, printText, type CliContext } from './context.ts';
-import type { ConnectionFlags, SubmitFlags } from './flags.ts';
-import { followJob, type Report } from './follow.ts';
-import { ProgressLine } from './render/progress-line.ts';
-import { openSession, type Session } from './client/session.ts';
-
-/** What a command does with an open session; `progress` is where it may tell about it. */
-export interface SessionUse {
-  readonly session: Session;
-  readonly progress: ProgressLine;
-}
-
-/** Opens a session for `use` and closes it afterwards. */
-export async function withSession<T>(
-  { flags, context }: { readonly flags: ConnectionFlags; readonly context: CliContext },
-  use: (opened: SessionUse) => Promise<T>,
-): Promise<T> {
-  const progress = new ProgressLine(context.stderr);
-  const session = await openSession({
-    locate: () => locate(flags, context),
-    notify: (sentence) => progress.print(sentence),
-  });
-  try {
-    return await use({ session, progress });
-  } finally {
-    progress.close();
-    session.close();
-  }
-}
+import { EXIT } from './exit-codes.ts';
+import type { SubmitFlags } from './flags.ts';
+import { followJob } from './follow.ts';
+import { KINDS } from './kinds/kinds.ts';
 
 export interface Submission {
   readonly kind: JobKind;
@@ -45,7 +20,7 @@ export interface Submission {
   readonly finish?: (result: unknown, opened: SessionUse) => Promise<void>;
 }
 
-/** Resolves to the exit code. */
+/** Submits a job and resolves to the exit code. */
 export async function submitJob(submission: Submission): Promise<number> {
   const { kind, flags, context } = submission;
   return withSession({ flags, context }, async (opened) => {
@@ -57,12 +32,11 @@ export async function submitJob(submission: Submission): Promise<number> {
       else printText(context, jobId);
       return EXIT.ok;
     }
-    const report = reportOf(kind, flags);
     let result: unknown;
     const exitCode = await followJob(opened.session, {
       jobId,
       kind,
-      report,
+      report: flags.json === true ? KINDS[kind].json : 'text',
       onInterrupt: 'cancel',
       context,
       progress: opened.progress,
@@ -71,10 +45,4 @@ export async function submitJob(submission: Submission): Promise<number> {
     if (exitCode === EXIT.ok) await submission.finish?.(result, opened);
     return exitCode;
   });
-}
-
-/** Long jobs report every event in JSON, short ones only their result. */
-function reportOf(kind: JobKind, flags: ConnectionFlags): Report {
-  if (flags.json !== true) return 'text';
-  return kind === 'train' || kind === 'generate' ? 'events' : 'document';
 }

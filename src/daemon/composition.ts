@@ -14,7 +14,7 @@ import { Jobs } from './jobs/queue.ts';
 import { logError, openLog, type Logger } from './operations/log.ts';
 import { jobHandlers } from './edge/methods.ts';
 import { Metrics, type JobTransition } from './operations/metrics.ts';
-import type { DaemonOptions } from './options.ts';
+import type { DaemonEnd, DaemonOptions } from './options.ts';
 import { openaiRoutes } from './edge/openai/routes.ts';
 import { evaluateKind } from './evaluation/kind.ts';
 import type { Kinds } from './jobs/kind.ts';
@@ -26,7 +26,7 @@ import { modelHandlers } from './models/methods.ts';
 import { paramsKind } from './models/params.ts';
 import { generateKind } from './serving/kind.ts';
 import { trainKind } from './training/kind.ts';
-import { EXIT, VERSION, type DaemonFile } from './protocol/daemon.ts';
+import { VERSION, type DaemonFile } from './protocol/daemon.ts';
 import { ServedModels } from './serving/served-models.ts';
 import { Server } from './edge/server.ts';
 import { startStages } from './threads/stages.ts';
@@ -36,9 +36,11 @@ import { WorkerThread } from './threads/worker-thread.ts';
 
 /** Share of the machine's memory that models may take. */
 const MEMORY_SHARE = 0.85;
+/** What a shell tells of a process that SIGINT ended: 128 and the signal's number. */
+const INTERRUPTED_EXIT_CODE = 130;
 
-/** Runs a daemon over `dataDir`, which exists, until SIGINT or SIGTERM; resolves to the process's exit code. A second signal ends it at once. */
-export async function run(options: DaemonOptions & { readonly workers: number }): Promise<number> {
+/** Runs a daemon over `dataDir`, which exists, until SIGINT or SIGTERM. A second signal ends it at once. */
+export async function run(options: DaemonOptions & { readonly workers: number }): Promise<DaemonEnd> {
   const startedAt = performance.now();
   const { dataDir, host, workers } = options;
   const urlHost = isIPv6(host) ? `[${host}]` : host;
@@ -151,7 +153,7 @@ export async function run(options: DaemonOptions & { readonly workers: number })
     if (isReady) logger.info('stopped');
     log.flush();
   }
-  return failure === null ? EXIT.ok : EXIT.jobFailed;
+  return failure === null ? 'stopped' : 'failed';
 }
 
 async function listen(server: Server, { host, port }: DaemonOptions): Promise<number> {
@@ -167,7 +169,7 @@ async function listen(server: Server, { host, port }: DaemonOptions): Promise<nu
 /** The first signal asks for a stop, the second one ends the process without a word: everything told is durable anyway. */
 function onStopSignal(stopping: AbortController, logger: Logger): () => void {
   const onSignal = (signal: NodeJS.Signals): void => {
-    if (stopping.signal.aborted) process.exit(EXIT.cancelled);
+    if (stopping.signal.aborted) process.exit(INTERRUPTED_EXIT_CODE);
     logger.info({ signal }, 'stopping');
     stopping.abort();
   };

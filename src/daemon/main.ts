@@ -1,38 +1,27 @@
 // The way into the daemon, for the CLI and for whoever starts it without the CLI. What cannot run is refused before the daemon's
-// modules are loaded, which takes longer than anything else in a start. Exit codes are the contract's.
+// modules are loaded, which takes longer than anything else in a start.
 
 import { mkdirSync } from 'node:fs';
 import os from 'node:os';
-import process from 'node:process';
 import { GptdError } from '../model/errors.ts';
 import { lockDirectory } from '../workers/store/lock.ts';
 import { checkAccess } from './edge/access.ts';
-import type { DaemonOptions } from './options.ts';
-import { EXIT } from './protocol/daemon.ts';
-import { LIMITS } from './protocol/fields.ts';
+import { WORKERS_MAX, type DaemonEnd, type DaemonOptions } from './options.ts';
 
-/** Runs a daemon until it is told to stop; resolves to the process's exit code. */
-export async function runDaemon(options: DaemonOptions): Promise<number> {
-  try {
-    const { dataDir, workers = Math.min(LIMITS.workersMax, os.availableParallelism()) } = options;
-    if (!Number.isInteger(workers) || workers < 1 || workers > LIMITS.workersMax) {
-      throw new GptdError(
-        'invalid_spec',
-        `--workers is ${workers}: it must be an integer between 1 and ${LIMITS.workersMax}.`,
-      );
-    }
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-    checkAccess(options);
-    refuseInUse(dataDir);
-    const { run } = await import('./composition.ts');
-    return await run({ ...options, workers });
-  } catch (error) {
-    if (!(error instanceof GptdError)) throw error;
-    process.stderr.write(`gptd: ${error.message}\n`);
-    if (error.code === 'conflict') return EXIT.dataDirInUse;
-    if (error.code === 'unauthorized') return EXIT.unsafeConfiguration;
-    return error.code === 'invalid_spec' ? EXIT.usage : EXIT.jobFailed;
+/**
+ * Runs a daemon until it is told to stop. Throws a `GptdError` when it cannot start: `conflict` when the data directory is in use,
+ * `unauthorized` when it would be open to others, `invalid_spec` when an option is wrong.
+ */
+export async function runDaemon(options: DaemonOptions): Promise<DaemonEnd> {
+  const { dataDir, workers = Math.min(WORKERS_MAX, os.availableParallelism()) } = options;
+  if (!Number.isInteger(workers) || workers < 1 || workers > WORKERS_MAX) {
+    throw new GptdError('invalid_spec', `--workers is ${workers}: it must be an integer between 1 and ${WORKERS_MAX}.`);
   }
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  checkAccess(options);
+  refuseInUse(dataDir);
+  const { run } = await import('./composition.ts');
+  return run({ ...options, workers });
 }
 
 /** Throws `conflict` while another daemon has the directory. The store takes the lock and keeps it, and tells of any other fault. */

@@ -7,6 +7,7 @@ import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import Database from 'better-sqlite3';
+import { TOKEN_CHARACTERS_MIN } from '../daemon/edge/access.ts';
 import { GraphBuilder } from '../model/programs/graph.ts';
 import { loadEngine } from '../workers/engines/choice.ts';
 import type { EngineChoice } from '../workers/settings.ts';
@@ -27,8 +28,6 @@ export interface DoctorOptions {
   readonly host: string;
   readonly port: number;
   readonly engine: EngineChoice;
-  /** The daemon refuses a shorter token. */
-  readonly tokenCharactersMin: number;
 }
 
 const NODE_VERSION_MIN = '20.19.0';
@@ -117,16 +116,16 @@ function lookAtDirectory(dataDir: string): Seen {
     : fault(`${dataDir} can be written by others`, `Take that away: chmod go-w ${dataDir}`);
 }
 
-function lookAtToken({ dataDir, tokenCharactersMin }: DoctorOptions): Seen {
+function lookAtToken({ dataDir }: DoctorOptions): Seen {
   const file = path.join(dataDir, 'token');
   if (!existsSync(file)) return fine('not there yet: the first start makes it');
   if ((statSync(file).mode & 0o077) !== 0) {
     return fault(`${file} can be read by others`, `chmod 600 ${file}, or delete it for a new one at the next start.`);
   }
   const { length } = readFileSync(file, 'utf8').trim();
-  return length < tokenCharactersMin
+  return length < TOKEN_CHARACTERS_MIN
     ? fault(
-        `${file} holds ${length} characters, and "gptd start" wants at least ${tokenCharactersMin}`,
+        `${file} holds ${length} characters, and "gptd start" wants at least ${TOKEN_CHARACTERS_MIN}`,
         'Delete it: the next start makes a new one.',
       )
     : fine('only its owner can read it');

@@ -14,7 +14,7 @@ import { SELFTEST_THREAD, type SelftestCalls } from './selftest-messages.ts';
 import { writeCheckpoint } from '../daemon/models/checkpoints.ts';
 import { Pipeline, type StepResult } from '../daemon/training/pipeline.ts';
 import { planStages } from '../daemon/threads/plan.ts';
-import { EXIT, VERSION } from '../daemon/protocol/daemon.ts';
+import { VERSION } from '../daemon/protocol/daemon.ts';
 import { inTurn, referenceChunks, referenceModel } from './selftest-model.ts';
 import {
   REFERENCE_ADAMW,
@@ -40,6 +40,8 @@ const NORM_ERROR_MAX = 1e-4;
 const DROP_RATE = 0.1;
 const BITS_STEPS = 3;
 const WRITER_MS_MAX = 60_000;
+/** What a shell tells of a process that SIGINT ended: 128 and the signal's number. */
+const INTERRUPTED_EXIT_CODE = 130;
 const WRITER_FILE = fileURLToPath(new URL('./selftest-writer.js', import.meta.url));
 
 export interface SelftestCheck {
@@ -68,7 +70,7 @@ export async function runSelftest({
   const dataDir = mkdtempSync(path.join(os.tmpdir(), 'gptd-selftest-'));
   const remove = (): void => rmSync(dataDir, { recursive: true, force: true });
   // Ctrl-C ends the process, which cleans up on its way out.
-  const interrupted = (): void => process.exit(EXIT.cancelled);
+  const interrupted = (): void => process.exit(INTERRUPTED_EXIT_CODE);
   process.once('exit', remove).once('SIGINT', interrupted).once('SIGTERM', interrupted);
   const opened: { close(): Promise<void> }[] = [];
   const keep = <P extends { close(): Promise<void> }>(part: P): P => {

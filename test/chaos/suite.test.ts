@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import process from 'node:process';
 import { expect, test } from 'vitest';
-import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import { EXIT } from '../../src/cli/exit-codes.ts';
 
 const run = (...flags: readonly string[]): { status: number | null; stdout: string; stderr: string } =>
   spawnSync(process.execPath, [path.join(import.meta.dirname, 'run.js'), ...flags], { encoding: 'utf8' });

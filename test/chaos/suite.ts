@@ -3,7 +3,7 @@
 
 import { parseArgs } from 'node:util';
 import process from 'node:process';
-import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import { EXIT } from '../../src/cli/exit-codes.ts';
 import { Random } from './random.ts';
 import { writeResults, type Line } from './results.ts';
 import { missingPrograms, runRow, type Row } from './row.ts';

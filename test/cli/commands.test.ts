@@ -226,6 +226,32 @@ describe('with a daemon', () => {
     expect(await runCli(['attach', 'j', '--after', '1'], second.env)).toEqual({ exitCode: 1, stdout: '', stderr: '' });
   });
 
+  it('attach follows a job of a kind that only a newer daemon knows, by what all jobs have', async () => {
+    const { env } = await peerWithJob(
+      [
+        { type: 'log', data: { message: 'One two three.' } },
+        { type: 'waltz', data: {} },
+        { type: 'succeeded', data: { result: 1 } },
+      ],
+      (connection, request) => connection.reply(request, { kind: 'dance', state: 'running', lastSeq: 3 }),
+    );
+    expect(await runCli(['attach', 'j'], env)).toEqual({ exitCode: 0, stdout: '', stderr: 'One two three.\n' });
+  });
+
+  it('generate shows the first sample as it grows, then the others, then the log probabilities', async () => {
+    const data = { id: 0, logprob: -0.5, top: [] };
+    const { env } = await peerWithJob([
+      { type: 'token', data: { ...data, sample: 1, index: 0, text: 'x', piece: 'x' } },
+      { type: 'token', data: { ...data, sample: 0, index: 0, text: 'a', piece: 'a' } },
+      { type: 'succeeded', data: { result: { ...generated.data.result, samples: [{ text: 'a' }, { text: 'x' }] } } },
+    ]);
+    const { stdout } = await runCli(['generate', 'm', '--prompt', 'x', '--n', '2', '--logprobs', '0'], env);
+    expect(stdout).toBe(
+      'a\n\n--- sample 2 of 2 ---\nx\n\n' +
+        'SAMPLE  INDEX  TOKEN  LOGPROB  LIKELIEST\n     1      0  "a"    -0.5000\n     2      0  "x"    -0.5000\n',
+    );
+  });
+
   it('a reader that leaves ends the command quietly', async () => {
     const { env } = await peerWithJob([token(0, 'a')], (connection, request) => {
       connection.reply(request, { jobId: 'j', state: 'running' });

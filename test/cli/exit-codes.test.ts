@@ -2,7 +2,8 @@
 
 import { CommanderError } from 'commander';
 import { describe, expect, it } from 'vitest';
-import { CliError, errorLine, exitCodeOf, RpcFault } from '../../src/cli/exit-codes.ts';
+import { ClientFault, RpcFault } from '../../src/cli/client/faults.ts';
+import { CliError, errorLine, exitCodeOf } from '../../src/cli/exit-codes.ts';
 import { ERROR_CODES, GptdError } from '../../src/daemon/protocol/errors.ts';
 
 describe('exit codes', () => {
@@ -12,6 +13,15 @@ describe('exit codes', () => {
     }
     expect(exitCodeOf(new RpcFault('no', { code: -32602 }))).toBe(2);
     expect(exitCodeOf(new RpcFault('no', { code: -32601 }))).toBe(1);
+  });
+
+  it.each([
+    ['no_daemon', 69],
+    ['refused', 1],
+    ['failed', 1],
+    ['too_long', 2],
+  ] as const)('are, of what the client met, %s: %i', (problem, exitCode) => {
+    expect(exitCodeOf(new ClientFault(problem, 'no'))).toBe(exitCode);
   });
 
   it('are those of the error itself, of help, of usage, and 1 for a bug', () => {

@@ -3,7 +3,7 @@
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
-import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import { EXIT } from '../../src/cli/exit-codes.ts';
 import type { CreateResult } from '../../src/daemon/protocol/models.ts';
 import type { CliRun } from '../cli/run-cli.ts';
 import { DataHome, flagsOf, generateResult, ofType, parseEvents, startedHome } from './daemon-fixture.ts';

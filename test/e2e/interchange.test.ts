@@ -5,7 +5,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import ort from 'onnxruntime-node';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import { EXIT } from '../../src/cli/exit-codes.ts';
 import type { CreateResult, ModelRecord } from '../../src/daemon/protocol/models.ts';
 import type { ExportResult } from '../../src/daemon/protocol/interchange.ts';
 import { parseSafetensorsHeader } from '../../src/model/formats/safetensors.ts';

@@ -3,7 +3,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { CheckpointRecord, CreateResult } from '../../src/daemon/protocol/models.ts';
 import type { JobRecord } from '../../src/daemon/protocol/jobs.ts';
-import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import { EXIT } from '../../src/cli/exit-codes.ts';
 import {
   flagsOf,
   generateResult,

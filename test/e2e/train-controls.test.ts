@@ -5,7 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { CHAIN_START, nextLink } from '../../src/model/chain.ts';
 import type { CheckpointRecord } from '../../src/daemon/protocol/models.ts';
 import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
-import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import { EXIT } from '../../src/cli/exit-codes.ts';
 import {
   flagsOf,
   generateResult,

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { EvaluateResult } from '../../src/daemon/protocol/evaluation.ts';
 import type { HistoryPoint, VerifyResult } from '../../src/daemon/protocol/history.ts';
 import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
-import { EXIT } from '../../src/daemon/protocol/daemon.ts';
+import { EXIT } from '../../src/cli/exit-codes.ts';
 import { flagsOf, ofType, startedHome, trainResult, type DataHome } from './daemon-fixture.ts';
 
 const T = 32;

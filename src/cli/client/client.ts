@@ -1,9 +1,8 @@
 // One WebSocket connection to the daemon that speaks JSON-RPC 2.0. Requests wait in a map under their ids; when the socket
-// dies every one of them rejects with the cause, and so does every listener. Connecting again is session.ts's matter.
+// dies every one of them rejects with the cause, and so does every listener. Connecting is connect.ts's matter, connecting again
+// session.ts's.
 
-import { WebSocket } from 'ws';
 import { LIMITS } from '../../daemon/protocol/fields.ts';
-import { SUBPROTOCOL, WEBSOCKET_PATH } from '../../daemon/protocol/daemon.ts';
 import type { JobEvent } from '../../daemon/protocol/jobs.ts';
 import type {
   JobEventNotification,
@@ -12,17 +11,21 @@ import type {
   MethodResults,
   RpcResponse,
 } from '../../daemon/protocol/methods.ts';
-import { noDaemonAt, refusal, type Address } from './address.ts';
-import { RpcFault, usageError } from '../exit-codes.ts';
+import type { Address } from './address.ts';
+import { ClientFault, ConnectionLost, RpcFault } from './faults.ts';
 
-const HANDSHAKE_TIMEOUT_MS = 10_000;
+const utf8 = new TextEncoder();
 
-/** The socket closed while something was waiting for it. */
-export class ConnectionLost extends Error {
-  constructor(message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.name = 'ConnectionLost';
-  }
+/** What the client needs of a WebSocket, named as the browser's names it; `terminate` closes without waiting for the other side. */
+export interface Socket {
+  send(text: string): void;
+  terminate(): void;
+  addEventListener(type: 'message', listener: (event: { readonly data: unknown }) => void): void;
+  addEventListener(
+    type: 'error',
+    listener: (event: { readonly message: string; readonly error: unknown }) => void,
+  ): void;
+  addEventListener(type: 'close', listener: (event: { readonly code: number; readonly reason: string }) => void): void;
 }
 
 /** Gets the events of one job, until the connection is lost. */
@@ -36,42 +39,22 @@ interface Pending {
   reject(cause: Error): void;
 }
 
-/** Resolves once the daemon has accepted the connection. Throws exit 69 when none answers, exit 1 when it refuses. */
-export async function connect(address: Address): Promise<Client> {
-  const socket = new WebSocket(`${address.url.replace(/^http/, 'ws')}${WEBSOCKET_PATH}`, SUBPROTOCOL, {
-    headers: address.token === undefined ? {} : { authorization: `Bearer ${address.token}` },
-    perMessageDeflate: false,
-    handshakeTimeout: HANDSHAKE_TIMEOUT_MS,
-  });
-  await new Promise<void>((resolve, reject) => {
-    socket.once('open', resolve);
-    socket.once('unexpected-response', (request, response) => {
-      request.destroy();
-      reject(refusal(address, response.statusCode ?? 0));
-    });
-    // The handshake was answered by nobody, or by something that is no gptd. The listener stays: an `error` event that
-    // nobody hears would end the process, and `close` follows each of them.
-    socket.on('error', (cause) => reject(noDaemonAt(address.url, cause)));
-  });
-  return new Client(socket, address);
-}
-
 export class Client {
   readonly address: Address;
   readonly connectedAtMs = performance.now();
-  readonly #socket: WebSocket;
+  readonly #socket: Socket;
   readonly #pending = new Map<number, Pending>();
   readonly #listeners = new Map<string, EventListener>();
   #lost: ConnectionLost | undefined;
   #nextId = 1;
 
   /** `socket` is open and becomes the client's own. */
-  constructor(socket: WebSocket, address: Address) {
+  constructor(socket: Socket, address: Address) {
     this.#socket = socket;
     this.address = address;
-    socket.on('error', (cause) => this.#lose(cause.message, cause));
-    socket.on('close', (code, reason) => this.#lose(reason.length > 0 ? reason.toString() : `close code ${code}`));
-    socket.on('message', (data) => this.#receive((data as Buffer).toString('utf8')));
+    socket.addEventListener('error', ({ message, error }) => this.#lose(message, error));
+    socket.addEventListener('close', ({ code, reason }) => this.#lose(reason === '' ? `close code ${code}` : reason));
+    socket.addEventListener('message', ({ data }) => this.#receive(String(data)));
   }
 
   get isOpen(): boolean {
@@ -83,9 +66,12 @@ export class Client {
     if (this.#lost !== undefined) throw this.#lost;
     const id = this.#nextId++;
     const frame = JSON.stringify({ jsonrpc: '2.0', id, method, params });
-    const frameBytes = Buffer.byteLength(frame);
+    const frameBytes = utf8.encode(frame).length;
     if (frameBytes > LIMITS.messageBytesMax) {
-      throw usageError(`The request is ${frameBytes} bytes long: it must be at most ${LIMITS.messageBytesMax}.`);
+      throw new ClientFault(
+        'too_long',
+        `The request is ${frameBytes} bytes long: it must be at most ${LIMITS.messageBytesMax}.`,
+      );
     }
     return new Promise<MethodResults[M]>((resolve, reject) => {
       this.#pending.set(id, { resolve: (result) => resolve(result as MethodResults[M]), reject });

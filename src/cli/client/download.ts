@@ -1,20 +1,18 @@
 // Blobs become files: each is streamed beside its place under another name, compared with its digest, and renamed when all
-// of them are there. So a directory never holds half an export, and nothing that was there is overwritten unasked.
+// of them are there. So a directory never holds half an export.
 
 import { createHash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, rename, rm } from 'node:fs/promises';
 import { get as httpGet, type IncomingMessage } from 'node:http';
 import { get as httpsGet } from 'node:https';
 import { dirname, join } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
 import type { ExportedFile } from '../../daemon/protocol/interchange.ts';
 import { noDaemonAt, refusal, type Address } from './address.ts';
-import { CliError, usageError } from '../exit-codes.ts';
-import type { ProgressLine } from '../render/progress-line.ts';
-import { formatPhaseLine } from '../render/records.ts';
+import { ClientFault } from './faults.ts';
+import type { OnProgress } from './upload.ts';
 
 /** What a daemon may call a file: one folder deep at the most, and nothing that leads out of it. */
 const NAME_PATTERN = /^(?:[A-Za-z0-9][\w.-]*\/)?[A-Za-z0-9][\w.-]*$/;
@@ -25,33 +23,18 @@ export interface Target {
   readonly isFile: boolean;
 }
 
-/** `path` names a file when it ends in `extension` and is no directory. Throws a usage error when something is there. */
-export async function checkTarget(
-  path: string,
-  { extension, force }: { readonly extension: string; readonly force: boolean },
-): Promise<Target> {
-  const there = await stat(path).catch(() => undefined);
-  const isFile = there === undefined ? path.endsWith(extension) : there.isFile();
-  if (force || there === undefined) return { path, isFile };
-  if (isFile) throw usageError(`${path} is there already: take another name, or overwrite it with --force.`);
-  if ((await readdir(path)).length > 0) {
-    throw usageError(`${path} is not empty: take another directory, or overwrite files in it with --force.`);
-  }
-  return { path, isFile };
-}
-
 /** Fetches the files to the target; returns their paths. What a failure leaves is removed. */
 export async function downloadFiles(
   files: readonly ExportedFile[],
   {
     target,
     address,
-    progress,
-  }: { readonly target: Target; readonly address: Address; readonly progress: ProgressLine },
+    onProgress,
+  }: { readonly target: Target; readonly address: Address; readonly onProgress: OnProgress },
 ): Promise<readonly string[]> {
   const wanted = (target.isFile ? files.slice(0, 1) : files).map((file) => {
     if (!NAME_PATTERN.test(file.name)) {
-      throw new CliError(EXIT.jobFailed, `The daemon names a file ${JSON.stringify(file.name)}: that is no name here.`);
+      throw new ClientFault('failed', `The daemon names a file ${JSON.stringify(file.name)}: that is no name here.`);
     }
     const path = target.isFile ? target.path : join(target.path, file.name);
     return { ...file, path, part: `${path}.part-${process.pid}` };
@@ -59,19 +42,18 @@ export async function downloadFiles(
   try {
     for (const file of wanted) {
       await mkdir(dirname(file.path), { recursive: true });
-      await download(file, { address, progress });
+      await download(file, { address, onProgress });
     }
     for (const { part, path } of wanted) await rename(part, path);
   } finally {
     for (const { part } of wanted) await rm(part, { force: true });
-    progress.clear();
   }
   return wanted.map(({ path }) => path);
 }
 
 async function download(
   { name, digest, bytes, part }: ExportedFile & { readonly part: string },
-  { address, progress }: { readonly address: Address; readonly progress: ProgressLine },
+  { address, onProgress }: { readonly address: Address; readonly onProgress: OnProgress },
 ): Promise<void> {
   const response = await request(address, `/v1/blobs/${digest}`);
   if (response.statusCode !== 200) {
@@ -84,18 +66,17 @@ async function download(
     transform(chunk: Buffer, _encoding, next) {
       hash.update(chunk);
       done += chunk.length;
-      const data = { phase: `downloading ${name}`, done, total: bytes, unit: 'bytes' };
-      progress.update((drawing) => formatPhaseLine(data, drawing));
+      onProgress({ phase: `downloading ${name}`, done, total: bytes, unit: 'bytes' });
       next(null, chunk);
     },
   });
   try {
     await pipeline(response, counted, createWriteStream(part));
   } catch (cause) {
-    throw new CliError(EXIT.jobFailed, `The download of ${name} broke off: ${(cause as Error).message}.`, { cause });
+    throw new ClientFault('failed', `The download of ${name} broke off: ${(cause as Error).message}.`, { cause });
   }
   if (`sha256:${hash.digest('hex')}` !== digest) {
-    throw new CliError(EXIT.jobFailed, `The download of ${name} is damaged: its digest is not ${digest}.`);
+    throw new ClientFault('failed', `The download of ${name} is damaged: its digest is not ${digest}.`);
   }
 }
 

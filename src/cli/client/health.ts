@@ -1,4 +1,4 @@
-// Whether a daemon answers, and whether a process is still there: the two questions of starting and stopping.
+// Whether a daemon answers, and whether a process is still there: these are the two questions of starting and stopping.
 
 import { readFile } from 'node:fs/promises';
 

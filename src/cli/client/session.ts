@@ -1,13 +1,11 @@
 // A conversation with the daemon that outlives its connections: when one breaks, the next request or event opens another,
 // with back-off. Job events go on after the last one seen, so a restart of the daemon repeats and misses nothing.
 
-import { setTimeout as delay } from 'node:timers/promises';
-import { EXIT } from '../../daemon/protocol/daemon.ts';
 import { isTerminal, type JobEvent } from '../../daemon/protocol/jobs.ts';
 import type { MethodInputs, MethodName, MethodResults } from '../../daemon/protocol/methods.ts';
-import { type Client, connect, ConnectionLost, type EventListener } from './client.ts';
 import type { Address } from './address.ts';
-import { CliError, RpcFault } from '../exit-codes.ts';
+import type { Client, EventListener } from './client.ts';
+import { ClientFault, ConnectionLost, RpcFault } from './faults.ts';
 
 /** How long a lost daemon is looked for. */
 const RECONNECT_MS_MAX = 30_000;
@@ -17,15 +15,15 @@ const BACKOFF_MS_MAX = 2_000;
 const GOOD_CONNECTION_MS = 5_000;
 
 export interface SessionOptions {
-  /** Finds the daemon, anew for every connection. */
-  readonly locate: () => Promise<Address>;
-  /** Told in one sentence when the connection is lost and when it is back. */
+  /** Finds the daemon and connects to it, anew for every connection. */
+  readonly connect: () => Promise<Client>;
+  /** Is told in one sentence when the connection is lost and when it is back. */
   readonly notify?: (sentence: string) => void;
 }
 
-/** Tries once: a daemon that does not answer now is exit 69. */
+/** Tries once: a daemon that does not answer now is looked for no longer. */
 export async function openSession(options: SessionOptions): Promise<Session> {
-  return new Session(await connect(await options.locate()), options);
+  return new Session(await options.connect(), options);
 }
 
 export class Session {
@@ -47,7 +45,7 @@ export class Session {
   }
 
   /**
-   * Sends the request again on a new connection when the first one broke: whatever the CLI asks is a read, is the same
+   * Sends the request again on a new connection when the first one broke: whatever is asked is a read, is the same
    * when done twice, or carries a key. Only `model.delete` would then answer that there is no such model, and is not repeated.
    */
   async request<M extends MethodName>(method: M, params: MethodInputs[M]): Promise<MethodResults[M]> {
@@ -73,7 +71,7 @@ export class Session {
         for await (const event of inbox) {
           if (event.seq <= lastSeq) continue;
           if (event.seq !== lastSeq + 1) {
-            throw new CliError(EXIT.jobFailed, `The daemon sent event ${event.seq} of job ${jobId} after ${lastSeq}.`);
+            throw new ClientFault('failed', `The daemon sent event ${event.seq} of job ${jobId} after ${lastSeq}.`);
           }
           lastSeq = event.seq;
           yield event;
@@ -117,18 +115,23 @@ export class Session {
       if (this.#closed) throw new ConnectionLost('The session is closed.');
       if (performance.now() > this.#searchDeadlineMs) {
         const sentence = `The daemon went away and did not come back within ${RECONNECT_MS_MAX / 1000} s`;
-        throw new CliError(EXIT.noDaemon, `${sentence}: start one with "gptd start".`);
+        throw new ClientFault('no_daemon', `${sentence}: start one with "gptd start".`);
       }
       try {
-        this.#client = await connect(await this.#options.locate());
+        this.#client = await this.#options.connect();
         this.#options.notify?.(`Connected again to ${this.#client.address.url}.`);
         return this.#client;
       } catch (error) {
-        if (!(error instanceof CliError) || error.exitCode !== EXIT.noDaemon) throw error;
+        if (!(error instanceof ClientFault) || error.problem !== 'no_daemon') throw error;
       }
     }
   }
 }
+
+const delay = (ms: number): Promise<void> =>
+  new Promise((resolve) => {
+    setTimeout(resolve, ms);
+  });
 
 /** Events that came and were not read yet. After a lost connection it hands out what it has, then throws the cause. */
 class Inbox implements EventListener, AsyncIterable<JobEvent> {

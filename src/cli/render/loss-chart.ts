@@ -42,8 +42,13 @@ export function drawLosses(runs: readonly LossRun[], columns: number): string {
     return plot(
       line.map(([step, loss]) => [step, loss]),
       {
-        ...{ width, height: HEIGHT, yRange: y, title: runs[i].name, xLabel: 'step' },
-        ...{ customXAxisTicks: ticks(range(steps), X_TICKS).map(Math.round), customYAxisTicks: ticks(y, Y_TICKS) },
+        width,
+        height: HEIGHT,
+        yRange: y,
+        title: runs[i].name,
+        xLabel: 'step',
+        customXAxisTicks: ticks(range(steps), X_TICKS).map(Math.round),
+        customYAxisTicks: ticks(y, Y_TICKS),
         points: training.length > 0 ? validation.map(([step, loss]) => ({ x: step, y: loss })) : [],
         formatter: (value, { axis }) => (axis === 'x' ? formatCount(value) : value.toFixed(2)),
       },
@@ -73,7 +78,7 @@ function thinned(curve: Curve, count: number): Curve {
 const ticks = ([low, high]: readonly [number, number], count: number): number[] =>
   Array.from({ length: count }, (_, i) => low + ((high - low) * i) / (count - 1));
 
-/** Blocks of lines next to each other. */
+/** Puts blocks of lines next to each other. */
 function beside(blocks: readonly string[]): string {
   const lines = blocks.map((block) => block.split('\n'));
   const widths = lines.map((block) => Math.max(...block.map((line) => line.length)));

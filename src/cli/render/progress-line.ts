@@ -2,6 +2,7 @@
 // few seconds. Lines that must stay (evaluations, checkpoints, logs) are printed above the live one.
 
 import type { OutputStream } from '../context.ts';
+import { formatPhaseLine, type PhaseProgress } from './records.ts';
 
 const LIVE_INTERVAL_MS = 100;
 const PLAIN_INTERVAL_MS = 5_000;
@@ -24,13 +25,18 @@ export class ProgressLine {
     this.#live = stream.isTTY === true;
   }
 
-  /** Cheap to call for every event: only the latest is drawn, when its time has come. */
+  /** Shows what `draw` draws. This is cheap to call for every event: only the latest is drawn, when its time has come. */
   update(draw: DrawProgress): void {
     this.#latest = draw;
     this.#timer ??= setInterval(() => this.#draw(), this.#live ? LIVE_INTERVAL_MS : PLAIN_INTERVAL_MS).unref();
   }
 
-  /** A line that stays. */
+  /** Shows how far a part of the work is. */
+  updatePhase(progress: PhaseProgress): void {
+    this.update((drawing) => formatPhaseLine(progress, drawing));
+  }
+
+  /** Prints a line that stays. */
   print(line: string): void {
     this.clear();
     this.#stream.write(`${line}\n`);

@@ -8,8 +8,9 @@ import { isIPv6 } from 'node:net';
 import path from 'node:path';
 import { GptdError } from '../../model/errors.ts';
 import { BEARER_SUBPROTOCOL_PREFIX } from '../protocol/daemon.ts';
-import { LIMITS } from '../protocol/fields.ts';
 
+/** A shorter token could be guessed. */
+export const TOKEN_CHARACTERS_MIN = 16;
 const TOKEN_BYTES = 32;
 const LOOPBACK_NAMES: ReadonlySet<string> = new Set(['localhost', '127.0.0.1', '[::1]']);
 
@@ -48,10 +49,10 @@ export function checkAccess({
       `Refusing to listen on ${host} without a token: start once on 127.0.0.1 to make ${file}, or set GPTD_TOKEN.`,
     );
   }
-  if (known !== undefined && known.length < LIMITS.tokenCharactersMin) {
+  if (known !== undefined && known.length < TOKEN_CHARACTERS_MIN) {
     throw new GptdError(
       'unauthorized',
-      `The token has ${known.length} characters: at least ${LIMITS.tokenCharactersMin} are needed, or no token at all to have one made in ${file}.`,
+      `The token has ${known.length} characters: at least ${TOKEN_CHARACTERS_MIN} are needed, or no token at all to have one made in ${file}.`,
     );
   }
 }

@@ -14,7 +14,6 @@ import type { JobTransition } from '../operations/metrics.ts';
 import { modelOf } from '../threads/model-reference.ts';
 import { isTerminal, JOB_TRANSITIONS, type JobEventBody, type JobRecord, type JobState } from '../protocol/jobs.ts';
 import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
-import { LIMITS } from '../protocol/fields.ts';
 import { VERSION } from '../protocol/daemon.ts';
 import type { MethodParams, MethodResults } from '../protocol/methods.ts';
 import { describeIssue } from '../protocol/errors.ts';
@@ -23,6 +22,9 @@ import { WorkerDied } from '../threads/worker-thread.ts';
 
 /** Deaths of a worker thread, with nothing new told between them, after which a job is taken for their cause. */
 const DEATHS_IN_A_ROW_MAX = 3;
+
+/** Specs and results in one reply of `job.list`, which tells one job at least. */
+const LIST_BYTES_MAX = 4 << 20;
 
 /** How long a stop waits for jobs to save their work; what is not saved by then is done again after the next start. */
 const STOP_GRACE_MS = 8000;
@@ -136,7 +138,7 @@ export class Jobs {
   async list(filters: MethodParams['job.list']): Promise<MethodResults['job.list']> {
     const { jobs, hasMore } = await this.#services.store.call('listJobs', {
       ...filters,
-      bytesMax: LIMITS.listBytesMax,
+      bytesMax: LIST_BYTES_MAX,
     });
     return { jobs: jobs.map(recordOf), ...(hasMore ? { next: jobs[jobs.length - 1].jobId } : {}) };
   }

@@ -6,7 +6,6 @@ import path from 'node:path';
 import process from 'node:process';
 import { pino } from 'pino';
 import { errorData, GptdError } from '../../model/errors.ts';
-import type { LogLevel } from '../protocol/daemon.ts';
 
 const STDERR = 2;
 /** The largest size of the file that `--detach` writes; as much again is kept in `daemon.log.1`. */
@@ -23,7 +22,7 @@ export interface Log {
   flush(): void;
 }
 
-export function openLog({ level, dataDir }: { readonly level: LogLevel; readonly dataDir: string }): Log {
+export function openLog({ level, dataDir }: { readonly level: pino.LevelWithSilent; readonly dataDir: string }): Log {
   const destination = pino.destination({ fd: STDERR, sync: false, maxLength: WAITING_BYTES_MAX });
   // The daemon goes on when nobody can read its log any more.
   destination.on('error', () => undefined);

@@ -41,19 +41,3 @@ export interface DaemonStatus {
   };
   readonly memory: { readonly rssBytes: number; readonly budgetBytes: number };
 }
-
-/** How much the daemon's log tells: everything from this level up. */
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
-
-export type LogLevel = (typeof LOG_LEVELS)[number];
-
-/** Exit codes of the CLI and of the daemon. */
-export const EXIT = {
-  ok: 0,
-  jobFailed: 1,
-  usage: 2,
-  noDaemon: 69,
-  dataDirInUse: 75,
-  unsafeConfiguration: 78,
-  cancelled: 130,
-} as const;

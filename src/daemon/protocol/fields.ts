@@ -9,14 +9,10 @@ export const LIMITS = {
   messageBytesMax: 1 << 20,
   /** One blob (a weights or text file). */
   blobBytesMax: 64 * 2 ** 30,
-  /** A shorter bearer token could be guessed. */
-  tokenCharactersMin: 16,
   promptCharactersMax: 1 << 19,
   maxTokensMax: 1 << 20,
   /** Samples of one generation. */
   samplesMax: 64,
-  /** Answers to one request over HTTP: its prompts times its samples. */
-  choicesMax: 64,
   /** Likeliest tokens that a `token` event lists. */
   logprobsMax: 20,
   stopsMax: 16,
@@ -27,14 +23,8 @@ export const LIMITS = {
   batchSizeMax: 65536,
   dataFilesMax: 1024,
   listMax: 1000,
-  /** Specs and results in one reply of `job.list`, which tells one job at least. */
-  listBytesMax: 4 << 20,
-  queueLengthDefault: 100,
-  keepJobsDefault: 10_000,
   /** Priorities go from -100 to 100. */
   priorityMax: 100,
-  /** Worker threads of one daemon; by default one a core. */
-  workersMax: 64,
 } as const;
 
 export const MODEL_NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;

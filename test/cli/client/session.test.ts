@@ -2,7 +2,8 @@
 // rejects with its cause. The peer speaks literal frames.
 
 import { afterEach, describe, expect, it } from 'vitest';
-import { connect, ConnectionLost } from '../../../src/cli/client/client.ts';
+import { connect } from '../../../src/cli/client/connect.ts';
+import { ConnectionLost } from '../../../src/cli/client/faults.ts';
 import { openSession, type Session } from '../../../src/cli/client/session.ts';
 import { PEER_TOKEN, startPeer, type PeerConnection, type PeerRequest, type ScriptedPeer } from './scripted-peer.ts';
 
@@ -18,7 +19,7 @@ async function peerWith(answer: (connection: PeerConnection, request: PeerReques
 }
 
 async function sessionWith(peer: ScriptedPeer): Promise<Session> {
-  const session = await openSession({ locate: () => Promise.resolve({ url: peer.url, token: PEER_TOKEN }) });
+  const session = await openSession({ connect: () => connect({ url: peer.url, token: PEER_TOKEN }) });
   opened.push(session);
   return session;
 }
@@ -120,9 +121,10 @@ describe('requests', () => {
     const peer = await peerWith(() => undefined);
     const session = await sessionWith(peer);
     const spec = { prompt: 'x'.repeat(1 << 20) };
-    await expect(session.request('job.submit', { kind: 'generate', spec })).rejects.toThrow(
-      'it must be at most 1048576',
-    );
+    await expect(session.request('job.submit', { kind: 'generate', spec })).rejects.toMatchObject({
+      problem: 'too_long',
+      message: expect.stringContaining('it must be at most 1048576') as unknown,
+    });
     expect(peer.requests).toEqual([]);
   });
 });
@@ -131,17 +133,17 @@ describe('connecting', () => {
   it('without the token is refused with a word about it', async () => {
     const peer = await peerWith(() => undefined);
     await expect(connect({ url: peer.url, token: undefined })).rejects.toMatchObject({
-      exitCode: 1,
+      problem: 'refused',
       message: expect.stringContaining('needs a token') as unknown,
     });
     await expect(connect({ url: peer.url, token: 'wrong' })).rejects.toThrow('refused the token');
   });
 
-  it('to nobody is exit 69', async () => {
+  it('to nobody says that no daemon answers', async () => {
     const peer = await startPeer(() => undefined);
     await peer.close();
     await expect(connect({ url: peer.url, token: PEER_TOKEN })).rejects.toMatchObject({
-      exitCode: 69,
+      problem: 'no_daemon',
       message: `No daemon answers at ${peer.url}: start one with "gptd start".`,
     });
   });

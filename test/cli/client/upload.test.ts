@@ -1,12 +1,12 @@
-// Files on their way to the daemon: what is checked before, and that only missing blobs are sent.
+// Files on their way to the daemon: only missing blobs are sent, and it is told how far they are.
 
 import { createHash } from 'node:crypto';
-import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { ProgressLine } from '../../../src/cli/render/progress-line.ts';
-import { checkSourceFile, importFilesOf, uploadFile } from '../../../src/cli/client/upload.ts';
+import { uploadFile } from '../../../src/cli/client/upload.ts';
+import { checkSourceFile } from '../../../src/cli/source-files.ts';
 import { PEER_TOKEN, startPeer, type ScriptedPeer } from './scripted-peer.ts';
 
 let folder: string;
@@ -20,7 +20,7 @@ afterAll(async () => {
   await rm(folder, { recursive: true });
 });
 
-const silent = new ProgressLine({ write: () => true });
+const silent = (): void => undefined;
 
 it('sends a file once, under the hash of its bytes', async () => {
   const path = join(folder, 'book.txt');
@@ -28,9 +28,9 @@ it('sends a file once, under the hash of its bytes', async () => {
   await writeFile(path, bytes);
   const address = { url: peer.url, token: PEER_TOKEN };
   const file = await checkSourceFile(path);
-  const digest = await uploadFile(file, { address, progress: silent });
+  const digest = await uploadFile(file, { address, onProgress: silent });
   expect(digest).toBe(createHash('sha256').update(bytes).digest('hex'));
-  expect(await uploadFile(file, { address, progress: silent })).toBe(digest);
+  expect(await uploadFile(file, { address, onProgress: silent })).toBe(digest);
   expect(peer.blobs.get(digest)?.equals(bytes)).toBe(true);
   const blob = `/v1/blobs/sha256:${digest}`;
   expect(peer.httpRequests).toEqual([`HEAD ${blob}`, `PUT ${blob}`, `HEAD ${blob}`]);
@@ -40,70 +40,28 @@ it('tells a refused token from a missing daemon', async () => {
   const path = join(folder, 'small.txt');
   await writeFile(path, 'text');
   const file = await checkSourceFile(path);
-  const refused = uploadFile(file, { address: { url: peer.url, token: 'wrong' }, progress: silent });
+  const refused = uploadFile(file, { address: { url: peer.url, token: 'wrong' }, onProgress: silent });
   await expect(refused).rejects.toMatchObject({
-    exitCode: 1,
+    problem: 'refused',
     message: expect.stringContaining('refused the token') as unknown,
   });
   const gone = await startPeer(() => undefined);
   await gone.close();
-  const nobody = uploadFile(file, { address: { url: gone.url, token: PEER_TOKEN }, progress: silent });
-  await expect(nobody).rejects.toMatchObject({ exitCode: 69 });
+  const nobody = uploadFile(file, { address: { url: gone.url, token: PEER_TOKEN }, onProgress: silent });
+  await expect(nobody).rejects.toMatchObject({ problem: 'no_daemon' });
 });
 
-it('wants a file with something in it', async () => {
-  await writeFile(join(folder, 'empty.txt'), '');
-  await expect(checkSourceFile(join(folder, 'empty.txt'))).rejects.toMatchObject({
-    exitCode: 2,
-    message: /is empty\.$/,
-  });
-  await expect(checkSourceFile(folder)).rejects.toMatchObject({
-    exitCode: 2,
-    message: /is a directory: a file was wanted\.$/,
-  });
-  await expect(checkSourceFile(join(folder, 'none'))).rejects.toMatchObject({
-    exitCode: 2,
-    message: /^There is no file /,
-  });
-});
-
-it('finds the weights of an import and what is beside them', async () => {
-  const source = join(folder, 'weights');
-  await mkdir(source);
-  await writeFile(join(source, 'model.safetensors'), 'w');
-  expect(Object.keys(await importFilesOf(source))).toEqual(['model.safetensors']);
-  await writeFile(join(source, 'config.json'), '{}');
-  await writeFile(join(source, 'other.safetensors'), 'ww');
-  const config = { path: join(source, 'config.json'), sizeBytes: 2 };
-  expect(await importFilesOf(source)).toEqual({
-    'model.safetensors': { path: join(source, 'model.safetensors'), sizeBytes: 1 },
-    'config.json': config,
-  });
-  expect(await importFilesOf(join(source, 'other.safetensors'))).toEqual({
-    'model.safetensors': { path: join(source, 'other.safetensors'), sizeBytes: 2 },
-    'config.json': config,
-  });
-  await expect(importFilesOf(join(source, 'config.json'))).rejects.toThrow('config.json cannot be imported');
-});
-
-it('finds the shards that an index names, and the files of the tokenizer', async () => {
-  const source = join(folder, 'shards');
-  await mkdir(source);
-  const index = join(source, 'model.safetensors.index.json');
-  await expect(importFilesOf(source)).rejects.toThrow(
-    `${source} has no model.safetensors and no model.safetensors.index.json: weights are read as safetensors`,
-  );
-  const shards = ['model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'];
-  await writeFile(index, JSON.stringify({ weight_map: { a: shards[0], b: shards[1], c: shards[0] } }));
-  await writeFile(join(source, shards[0]), 'w');
-  await expect(importFilesOf(source)).rejects.toThrow(`There is no file ${join(source, shards[1])}.`);
-  await writeFile(join(source, shards[1]), 'w');
-  for (const name of ['vocab.json', 'merges.txt', 'README.md']) await writeFile(join(source, name), '{}');
-  const found = ['model.safetensors.index.json', ...shards, 'vocab.json', 'merges.txt'];
-  expect(Object.keys(await importFilesOf(source))).toEqual(found);
-  expect(Object.keys(await importFilesOf(index))).toEqual(found);
-  await writeFile(join(source, 'model.safetensors'), 'w');
-  expect(Object.keys(await importFilesOf(source))[0]).toBe('model.safetensors');
-  await writeFile(index, JSON.stringify({ weight_map: { a: '../secret.safetensors' } }));
-  await expect(importFilesOf(index)).rejects.toThrow('must map tensors to shards');
+it('tells how far a large file is, first hashed and then uploaded', async () => {
+  const path = join(folder, 'large.txt');
+  const totalBytes = 9 << 20;
+  await writeFile(path, Buffer.alloc(totalBytes, 'Some years ago. '));
+  const told: { phase: string; done: number; total: number; unit: string }[] = [];
+  const address = { url: peer.url, token: PEER_TOKEN };
+  await uploadFile(await checkSourceFile(path), { address, onProgress: (progress) => told.push(progress) });
+  for (const phase of ['hashing large.txt', 'uploading large.txt']) {
+    const counts = told.filter((progress) => progress.phase === phase).map(({ done }) => done);
+    expect(counts).toEqual([...counts].sort((a, b) => a - b));
+    expect(counts.at(-1)).toBe(totalBytes);
+  }
+  expect(told.every(({ total, unit }) => total === totalBytes && unit === 'bytes')).toBe(true);
 });

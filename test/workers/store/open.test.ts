@@ -106,7 +106,7 @@ it.each([
   const reply = await handle({ type: 'open', dataDir });
   const message = expect.stringMatching(/is damaged \(.+\)\. It was left as it is: "gptd doctor" says/) as string;
   expect(reply).toMatchObject({ ok: false, error: { code: 'corrupt', message } });
-  const findings = await examine({ dataDir, host: '127.0.0.1', port: 0, engine: 'onnx', tokenCharactersMin: 16 });
+  const findings = await examine({ dataDir, host: '127.0.0.1', port: 0, engine: 'onnx' });
   const advice = expect.stringContaining('put the newest copy of gptd.db in their place') as string;
   expect(findings.find(({ name }) => name === 'database')).toMatchObject({ ok: false, advice });
   expect(readFileSync(file).equals(before)).toBe(true);

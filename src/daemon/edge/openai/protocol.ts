@@ -8,15 +8,18 @@ import { generateSpec, stopText } from '../../protocol/generation.ts';
 import { integer, LIMITS, modelReference } from '../../protocol/fields.ts';
 
 const { shape } = generateSpec;
+/** Answers to one request: its prompts times its samples. */
+export const CHOICES_MAX = 64;
+
 const promptText = z.string().max(LIMITS.promptCharactersMax);
 const promptIds = shape.promptIds.unwrap();
-const prompts = <T extends z.ZodType>(prompt: T): z.ZodArray<T> => z.array(prompt).min(1).max(LIMITS.choicesMax);
+const prompts = <T extends z.ZodType>(prompt: T): z.ZodArray<T> => z.array(prompt).min(1).max(CHOICES_MAX);
 
 /** What is left out has OpenAI's default: see openai/request.ts. */
 export const completionRequest = z.strictObject({
   model: modelReference,
   prompt: z.union([promptText, promptIds.min(1), prompts(promptText), prompts(promptIds)], {
-    error: `it must be a text, a list of token ids, or a list of at most ${LIMITS.choicesMax} of either`,
+    error: `it must be a text, a list of token ids, or a list of at most ${CHOICES_MAX} of either`,
   }),
   max_tokens: integer(1, LIMITS.maxTokensMax).nullish(),
   temperature: z.number().min(0).max(2).nullish(),

@@ -3,7 +3,7 @@
 
 import type { IncomingMessage } from 'node:http';
 import { GptdError } from '../../../model/errors.ts';
-import { completionRequest, FieldError, type CompletionRequest } from './protocol.ts';
+import { CHOICES_MAX, completionRequest, FieldError, type CompletionRequest } from './protocol.ts';
 import { describeIssue } from '../../protocol/errors.ts';
 import { LIMITS } from '../../protocol/fields.ts';
 import type { JobSpecInputs } from '../../protocol/kinds.ts';
@@ -50,8 +50,8 @@ async function readBody(request: IncomingMessage): Promise<string> {
 function checkTogether(request: CompletionRequest): void {
   const { echo, logprobs, n, stream, stream_options: options } = request;
   const choiceCount = promptsOf(request).length * (n ?? 1);
-  if (choiceCount > LIMITS.choicesMax) {
-    throw new FieldError('n', `The request asks for ${choiceCount} answers: at most ${LIMITS.choicesMax} are given.`);
+  if (choiceCount > CHOICES_MAX) {
+    throw new FieldError('n', `The request asks for ${choiceCount} answers: at most ${CHOICES_MAX} are given.`);
   }
   if (echo === true && typeof logprobs === 'number') {
     throw new FieldError('echo', 'echo with logprobs is not supported: logprobs are those of generated tokens.');
