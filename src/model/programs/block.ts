@@ -34,14 +34,24 @@ export const BLOCK_SAVED = ['qkv', 'weights', 'context', 'a', 'u'] as const;
  * dropouts; without dropout dFed is dy and is not returned.
  */
 export const BLOCK_ROW_GRADIENTS = ['dqkv', 'dMixed', 'du', 'dn1', 'dn2', 'dFed'] as const;
-/** Widths of the rows that the block's programs exchange, as multiples of D. */
-export const BLOCK_ROW_WIDTHS = { qkv: 3, context: 1, a: 1, u: 4, dqkv: 3, dMixed: 1, du: 4, dn1: 1, dn2: 1, dFed: 1 };
+/** Rows that the block's programs exchange. */
+export type BlockRowName = keyof ReturnType<typeof blockRowWidths>;
+
+/** How wide those rows are. */
+export function blockRowWidths(config: GptConfig) {
+  const table = blockTable(config, 0);
+  const D = config.emb_dim;
+  const [qkv, u] = (['attn.c_attn.weight', 'mlp.c_fc.weight'] as const).map((name) => table.get(name)!.shape[1]);
+  const forward = { x: D, qkv, context: D, a: D, u };
+  return { ...forward, dy: D, dqkv: qkv, dMixed: D, du: u, dn1: D, dn2: D, dFed: D };
+}
 /** The masks of a block's three dropouts: attention weights (B, H, T, T), and both residual branches (B*T, D). */
 export const BLOCK_MASKS = ['maskWeights', 'maskAttention', 'maskFeedForward'] as const;
 
 interface BlockInputs {
   readonly shape: AttentionShape;
-  readonly rows: (name: string, width: number) => Value;
+  /** Rows (B*T, width) as an input. */
+  readonly rows: (name: BlockRowName) => Value;
   readonly attentionWeights: (name: string) => Value;
   /** One of the block's tensors, declared when it is first asked for. */
   readonly tensor: (name: BlockTensorName) => Value;
@@ -52,6 +62,7 @@ interface BlockInputs {
 function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): BlockInputs {
   const { emb_dim: D, n_heads: H, drop_rate: rate } = config;
   const table = blockTable(config, 0);
+  const widths = blockRowWidths(config);
   const declared = new Map<string, Value>();
   const once = (name: string, declare: () => Value): Value => {
     const value = declared.get(name) ?? declare();
@@ -66,7 +77,7 @@ function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): 
   };
   return {
     shape: { B, T, H, D },
-    rows: (name, width) => g.input(name, [B * T, width]),
+    rows: (name) => g.input(name, [B * T, widths[name]]),
     attentionWeights: (name) => g.input(name, [B, H, T, T]),
     tensor,
     drop,
@@ -88,7 +99,7 @@ export function blockForwardProgram(config: GptConfig, batch: BatchShape, { save
   const settings = save ? config : { ...config, drop_rate: 0 };
   const { shape, rows, drop, layers } = blockInputs(g, settings, batch);
   const saved: Record<string, Value> = {};
-  const { a, u, y } = blockForward(layers, rows('x', shape.D), (qkv) => {
+  const { a, u, y } = blockForward(layers, rows('x'), (qkv) => {
     const { context, weights } = attention(g, qkv, { shape, drop: drop('maskWeights') });
     Object.assign(saved, { qkv, weights, context });
     return context;
@@ -110,9 +121,8 @@ export const normTensorNames = (config: GptConfig): BlockTensorName[] =>
 export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Graph {
   const g = new GraphBuilder('block backward, inputs');
   const { shape, rows, attentionWeights, tensor, drop } = blockInputs(g, config, batch);
-  const { D } = shape;
-  const [dy, x, qkv, context] = [rows('dy', D), rows('x', D), rows('qkv', 3 * D), rows('context', D)];
-  const [a, u, weights] = [rows('a', D), rows('u', 4 * D), attentionWeights('weights')];
+  const [dy, x, qkv, context, a, u] = (['dy', 'x', 'qkv', 'context', 'a', 'u'] as const).map(rows);
+  const weights = attentionWeights('weights');
 
   const dFed = dropout(g, dy, drop('maskFeedForward'));
   const du = geluBackward(g, u, linearBackward(g, dFed, tensor('mlp.c_proj.weight')));
@@ -163,11 +173,10 @@ export function blockWeightsProgram(
   { accumulate }: { accumulate: boolean },
 ): Graph {
   const g = new GraphBuilder('block backward, weights');
-  const { shape, rows, layers } = blockInputs(g, config, batch);
-  const { D } = shape;
-  const [x, context, a, u] = [rows('x', D), rows('context', D), rows('a', D), rows('u', 4 * D)];
-  const [dqkv, dMixed, du, dFed] = [rows('dqkv', 3 * D), rows('dMixed', D), rows('du', 4 * D), rows('dFed', D)];
-  const [dn1, dn2] = [rows('dn1', D), rows('dn2', D)];
+  const { rows, layers } = blockInputs(g, config, batch);
+  const [x, context, a, u] = (['x', 'context', 'a', 'u'] as const).map(rows);
+  const [dqkv, dMixed, du, dFed] = (['dqkv', 'dMixed', 'du', 'dFed'] as const).map(rows);
+  const [dn1, dn2] = [rows('dn1'), rows('dn2')];
   for (const name of normTensorNames(config)) layers.tensor(name);
 
   type Gradient = (soFar: readonly (Value | null)[], slabs: readonly number[]) => Value[];

@@ -4,6 +4,7 @@
 // Letters: N rows, D width, V vocabulary.
 
 import type { GptConfig } from '../config.ts';
+import { countMatrices } from '../count.ts';
 import { projectionName } from '../tensors.ts';
 import { headForward, type HeadLayers } from './forward.ts';
 import { GraphBuilder, type Graph, type Value } from './graph.ts';
@@ -19,10 +20,12 @@ export const headTensorNames = (config: GptConfig): readonly [string, string, st
 /**
  * Threads of the head's programs. No split into stages divides the head, so where it costs more than all the blocks together
  * it takes the core that they leave idle. The number decides bits, so it follows the model and never the machine or the
- * layout. Multiply-adds of a row: V D in the head, 12 D^2 in a block.
+ * layout.
  */
-export const headThreads = ({ vocab_size: V, emb_dim: D, n_layers }: GptConfig): number =>
-  V > 12 * D * n_layers ? 2 : 1;
+export function headThreads(config: GptConfig): number {
+  const { block, head } = countMatrices(config);
+  return head > block * config.n_layers ? 2 : 1;
+}
 
 /** What the head's first training program leaves for its second: softmax (V, N), normalized rows (N, D) and their gradient. */
 export const HEAD_SAVED = ['probabilities', 'normalized', 'dNormalized'] as const;

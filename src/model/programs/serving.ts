@@ -7,6 +7,7 @@
 
 import { assert } from '../errors.ts';
 import type { GptConfig } from '../config.ts';
+import { countMatrices } from '../count.ts';
 import { afterAttention, beforeAttention, blockForward, headForward, type BlockLayers } from './forward.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
 import { product, productTransposedB } from './layers.ts';
@@ -53,9 +54,6 @@ export function askedOnce(weights: Weights): Weights {
   };
 }
 
-/** Weights of a model's matrices, those of the blocks and the head. */
-export const matrixSize = ({ n_layers: L, emb_dim: D, vocab_size: V }: GptConfig): number => L * 12 * D * D + V * D;
-
 /** Bytes of so many of a matrix's weights. */
 export function formatBytes(weightCount: number, quantization: Quantization | null): number {
   if (quantization === null) return weightCount * Float32Array.BYTES_PER_ELEMENT;
@@ -67,7 +65,7 @@ const PASS_BYTES_MAX = 256 << 20;
 
 /** Whether stages compile passProgram besides the other programs, each of which has its own copy of the weights. */
 export const passesAtOnce = (config: GptConfig, quantization: Quantization | null): boolean =>
-  formatBytes(matrixSize(config), quantization) <= PASS_BYTES_MAX;
+  formatBytes(countMatrices(config).total, quantization) <= PASS_BYTES_MAX;
 
 export interface ServingOptions {
   /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */

@@ -9,14 +9,15 @@ import {
   blockForwardProgram,
   blockWeightsProgram,
   BLOCK_ROW_GRADIENTS,
-  BLOCK_ROW_WIDTHS,
+  blockRowWidths,
   normTensorNames,
   type BatchShape,
+  type BlockRowName,
 } from '../../model/programs/block.ts';
 import { dropoutInPlace, embed, embedBackward } from '../../model/programs/embedding.ts';
 import { assert } from '../../model/errors.ts';
 import type { Graph } from '../../model/programs/graph.ts';
-import { headTensorNames } from '../../model/programs/head.ts';
+import { headTensorNames, headThreads } from '../../model/programs/head.ts';
 import {
   blockTable,
   blockTensorName,
@@ -53,8 +54,10 @@ export class TrainStage {
   readonly #batch: BatchShape;
   readonly #tokens: Uint16Array | Uint32Array;
   readonly #blockTable: ReadonlyMap<BlockTensorName, TensorSpec>;
+  readonly #rowWidths: Readonly<Record<BlockRowName, number>>;
   readonly #backwardTensors: readonly BlockTensorName[];
   readonly #normTensors: readonly BlockTensorName[];
+  readonly #headThreads: number;
   readonly #parameters = new Map<string, Parameter>();
   readonly #programs = new Map<string, Promise<Program>>();
   readonly #arrays = new ArrayPool();
@@ -74,6 +77,8 @@ export class TrainStage {
     this.#batch = { B: setup.microBatchSize, T: setup.contextLength };
     this.#tokens = setup.wideTokens ? new Uint32Array(setup.tokens) : new Uint16Array(setup.tokens);
     this.#blockTable = blockTable(setup.config, 0);
+    this.#rowWidths = blockRowWidths(setup.config);
+    this.#headThreads = headThreads(setup.config);
     this.#backwardTensors = backwardTensorNames(setup.config);
     this.#normTensors = normTensorNames(setup.config);
     const specs = tensorTable(setup.config).filter((spec) => ownsTensor(setup.stage, spec));
@@ -123,10 +128,10 @@ export class TrainStage {
     return { data, dims: [rowCount, data.length / rowCount] };
   }
 
-  /** Arrays of the pool with the shapes of named rows: `widths` in multiples of D. */
-  #takeRows<Name extends keyof typeof BLOCK_ROW_WIDTHS>(names: readonly Name[]): Record<Name, Float32Array> {
-    const size = this.#batch.B * this.#batch.T * this.#setup.config.emb_dim;
-    const arrays = names.map((name) => [name, this.#arrays.take(size * BLOCK_ROW_WIDTHS[name])]);
+  /** Arrays of the pool with the shapes of named rows. */
+  #takeRows<Name extends BlockRowName>(names: readonly Name[]): Record<Name, Float32Array> {
+    const rowCount = this.#batch.B * this.#batch.T;
+    const arrays = names.map((name) => [name, this.#arrays.take(rowCount * this.#rowWidths[name])]);
     return Object.fromEntries(arrays) as Record<Name, Float32Array>;
   }
 
@@ -385,6 +390,7 @@ export class TrainStage {
   #head(micro: MicroBatch): HeadStage {
     return {
       setup: this.#setup,
+      threadCount: this.#headThreads,
       accumulate: micro.index > 0,
       arrays: this.#arrays,
       targets: this.#ids(micro, 1),
