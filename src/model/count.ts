@@ -1,8 +1,8 @@
-// How many parameters a configuration has, part by part, read off the tensor table. One block stands for all of them,
-// so the cost does not depend on the depth. It is not about bytes: those follow from how the daemon runs a model.
+// How many parameters a configuration has, kind by kind, and how many elements its matrices have, read off the tensor table.
+// One block stands for all of them, so the cost does not depend on the depth.
 
 import type { GptConfig } from './config.ts';
-import { blockTensors, tensorTable, type TensorSpec } from './tensors.ts';
+import { blockTensors, projectionName, tensorTable, type TensorSpec } from './tensors.ts';
 
 /** Exact counts under the names of `gptd params --json`. */
 export interface ParameterCount {
@@ -22,7 +22,7 @@ export interface ParameterCount {
 
 /** Counts the tensors of a checked configuration. */
 export function countParameters(config: GptConfig): ParameterCount {
-  const outside = tensorTable({ ...config, n_layers: 0 });
+  const outside = outsideBlocks(config);
   const block = blockTensors(config, 0);
   const token_embeddings = sizeOf(outside, 'wte.');
   const position_embeddings = sizeOf(outside, 'wpe.');
@@ -43,6 +43,28 @@ export function countParameters(config: GptConfig): ParameterCount {
     total_params: sizeOf(outside, '') + transformer_blocks_total,
   };
 }
+
+/** Elements of the matrices that rows are multiplied with: as many as a row takes multiply-adds. */
+export interface MatrixCount {
+  /** Of one block. */
+  readonly block: number;
+  /** Of the head's projection, also where it is the token embedding. */
+  readonly head: number;
+  /** Of all blocks and the head. */
+  readonly total: number;
+  readonly largest: number;
+}
+
+export function countMatrices(config: GptConfig): MatrixCount {
+  const sizes = blockTensors(config, 0)
+    .filter(({ matrix }) => matrix)
+    .map(({ size }) => size);
+  const block = sizes.reduce((sum, size) => sum + size, 0);
+  const head = sizeOf(outsideBlocks(config), projectionName(config));
+  return { block, head, total: block * config.n_layers + head, largest: Math.max(head, ...sizes) };
+}
+
+const outsideBlocks = (config: GptConfig): TensorSpec[] => tensorTable({ ...config, n_layers: 0 });
 
 const sizeOf = (tensors: readonly TensorSpec[], prefix: string): number =>
   tensors.reduce((sum, tensor) => (tensor.name.startsWith(prefix) ? sum + tensor.size : sum), 0);

@@ -26,11 +26,12 @@ export function* initialTensors(
   config: GptConfig,
   options: { readonly seed: number; readonly scheme: InitScheme },
 ): Generator<InitialTensor, void, undefined> {
-  const D = config.emb_dim;
+  const table = tensorTable(config);
   const source: Source = { words: createMt19937(options.seed), spareNormal: undefined };
   const residualStd = GPT2_STD / Math.sqrt(2 * config.n_layers);
   // A torch Linear is (out, in): it is drawn here, then transposed into the table's (in, out).
-  const drawn = new Float32Array(4 * D * D);
+  const blockMatrices = table.filter(({ place, matrix }) => place === 'block' && matrix);
+  const drawn = new Float32Array(Math.max(...blockMatrices.map(({ size }) => size)));
 
   const drawWeight = (out: Float32Array, { fanIn, residual }: { fanIn: number; residual: boolean }): void => {
     if (options.scheme === 'torch') fillUniform(out, { source, bound: kaimingBound(fanIn) });
@@ -42,7 +43,7 @@ export function* initialTensors(
 
   // W_query, W_key and W_value are drawn as three Linears, each with its bias, so that the bias exists before its turn.
   let attentionBias: Float32Array | undefined;
-  for (const tensor of tensorTable(config)) {
+  for (const tensor of table) {
     const { name, initializer } = tensor;
     const data = new Float32Array(tensor.size);
     switch (initializer.type) {

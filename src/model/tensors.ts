@@ -30,69 +30,86 @@ export interface TensorSpec {
   readonly block: number;
 }
 
-/** Names of one block's tensors without the `h.N.` prefix, in table order. */
-export const BLOCK_TENSOR_NAMES = [
-  'ln_1.weight',
-  'ln_1.bias',
-  'attn.c_attn.weight',
-  'attn.c_attn.bias',
-  'attn.c_proj.weight',
-  'attn.c_proj.bias',
-  'ln_2.weight',
-  'ln_2.bias',
-  'mlp.c_fc.weight',
-  'mlp.c_fc.bias',
-  'mlp.c_proj.weight',
-  'mlp.c_proj.bias',
-] as const;
-export type BlockTensorName = (typeof BLOCK_TENSOR_NAMES)[number];
-
-function spec(
-  name: string,
-  shape: readonly number[],
-  initializer: Initializer,
-  where: { readonly place: TensorPlace; readonly block?: number },
-): TensorSpec {
-  const size = shape.reduce((product, length) => product * length, 1);
-  return { name, shape, size, initializer, matrix: shape.length > 1, place: where.place, block: where.block ?? -1 };
+interface Row {
+  readonly shape: readonly number[];
+  readonly initializer: Initializer;
 }
+
+const ONES: Initializer = { type: 'ones' };
+const ZEROS: Initializer = { type: 'zeros' };
+const weight = (fanIn: number, residual = false): Initializer => ({ type: 'linearWeight', fanIn, residual });
+const bias = (fanIn: number): Initializer => ({ type: 'linearBias', fanIn });
+
+/** Width of the rows between the feed-forward's two layers. */
+export const feedForwardWidth = ({ emb_dim: D }: GptConfig): number => 4 * D;
+
+/** One block's tensors in table order, by their names without the `h.N.` prefix. */
+function blockRows(config: GptConfig) {
+  const D = config.emb_dim;
+  const F = feedForwardWidth(config);
+  return {
+    'ln_1.weight': { shape: [D], initializer: ONES },
+    'ln_1.bias': { shape: [D], initializer: ZEROS },
+    'attn.c_attn.weight': { shape: [D, 3 * D], initializer: weight(D) },
+    ...(config.qkv_bias ? { 'attn.c_attn.bias': { shape: [3 * D], initializer: bias(D) } } : {}),
+    'attn.c_proj.weight': { shape: [D, D], initializer: weight(D, true) },
+    'attn.c_proj.bias': { shape: [D], initializer: bias(D) },
+    'ln_2.weight': { shape: [D], initializer: ONES },
+    'ln_2.bias': { shape: [D], initializer: ZEROS },
+    'mlp.c_fc.weight': { shape: [D, F], initializer: weight(D) },
+    'mlp.c_fc.bias': { shape: [F], initializer: bias(D) },
+    'mlp.c_proj.weight': { shape: [F, D], initializer: weight(F, true) },
+    'mlp.c_proj.bias': { shape: [D], initializer: bias(F) },
+  } satisfies Record<string, Row>;
+}
+
+/** A block's tensor without the `h.N.` prefix. */
+export type BlockTensorName = keyof ReturnType<typeof blockRows>;
+type LayerOf<Name> = Name extends `${infer Layer}.weight` ? Layer : never;
+/** What a block's tensors belong to: their names without `.weight` and `.bias`. */
+export type BlockLayerName = LayerOf<BlockTensorName>;
+
+/** A block's tensor as the table has it. */
+export const blockTensorName = (block: number, name: BlockTensorName): string => `h.${block}.${name}`;
+
+/** The tensors of a block by their names without the prefix, in table order. */
+export const blockTable = (config: GptConfig, block: number): ReadonlyMap<BlockTensorName, TensorSpec> =>
+  new Map(
+    (Object.entries(blockRows(config)) as [BlockTensorName, Row][]).map(([name, row]) => [
+      name,
+      spec(blockTensorName(block, name), row, { place: 'block', block }),
+    ]),
+  );
 
 /** The tensors of block `block` in table order. */
-export function blockTensors(config: GptConfig, block: number): TensorSpec[] {
-  const D = config.emb_dim;
-  const where = { place: 'block', block } as const;
-  const weight = (fanIn: number, residual = false): Initializer => ({ type: 'linearWeight', fanIn, residual });
-  const bias = (fanIn: number): Initializer => ({ type: 'linearBias', fanIn });
-  const at = (name: BlockTensorName): string => `h.${block}.${name}`;
-  return [
-    spec(at('ln_1.weight'), [D], { type: 'ones' }, where),
-    spec(at('ln_1.bias'), [D], { type: 'zeros' }, where),
-    spec(at('attn.c_attn.weight'), [D, 3 * D], weight(D), where),
-    ...(config.qkv_bias ? [spec(at('attn.c_attn.bias'), [3 * D], bias(D), where)] : []),
-    spec(at('attn.c_proj.weight'), [D, D], weight(D, true), where),
-    spec(at('attn.c_proj.bias'), [D], bias(D), where),
-    spec(at('ln_2.weight'), [D], { type: 'ones' }, where),
-    spec(at('ln_2.bias'), [D], { type: 'zeros' }, where),
-    spec(at('mlp.c_fc.weight'), [D, 4 * D], weight(D), where),
-    spec(at('mlp.c_fc.bias'), [4 * D], bias(D), where),
-    spec(at('mlp.c_proj.weight'), [4 * D, D], weight(4 * D, true), where),
-    spec(at('mlp.c_proj.bias'), [D], bias(4 * D), where),
-  ];
-}
+export const blockTensors = (config: GptConfig, block: number): TensorSpec[] => [...blockTable(config, block).values()];
+
+/** The matrix that the logits are made with, (V, D): the token embedding when tied. */
+export const projectionName = ({ tie_weights }: GptConfig): 'wte.weight' | 'lm_head.weight' =>
+  tie_weights ? 'wte.weight' : 'lm_head.weight';
 
 /** Every tensor of the model, in table order. */
 export function tensorTable(config: GptConfig): TensorSpec[] {
   const { vocab_size: V, context_length: C, emb_dim: D } = config;
   return [
-    spec('wte.weight', [V, D], { type: 'embedding' }, { place: 'embedding' }),
-    spec('wpe.weight', [C, D], { type: 'embedding' }, { place: 'embedding' }),
+    spec('wte.weight', { shape: [V, D], initializer: { type: 'embedding' } }, { place: 'embedding' }),
+    spec('wpe.weight', { shape: [C, D], initializer: { type: 'embedding' } }, { place: 'embedding' }),
     ...Array.from({ length: config.n_layers }, (_, block) => blockTensors(config, block)).flat(),
-    spec('ln_f.weight', [D], { type: 'ones' }, { place: 'head' }),
-    spec('ln_f.bias', [D], { type: 'zeros' }, { place: 'head' }),
+    spec('ln_f.weight', { shape: [D], initializer: ONES }, { place: 'head' }),
+    spec('ln_f.bias', { shape: [D], initializer: ZEROS }, { place: 'head' }),
     ...(config.tie_weights
       ? []
-      : [spec('lm_head.weight', [V, D], { type: 'linearWeight', fanIn: D, residual: false }, { place: 'head' })]),
+      : [spec('lm_head.weight', { shape: [V, D], initializer: weight(D) }, { place: 'head' })]),
   ];
+}
+
+function spec(
+  name: string,
+  { shape, initializer }: Row,
+  { place, block = -1 }: { readonly place: TensorPlace; readonly block?: number },
+): TensorSpec {
+  const size = shape.reduce((product, length) => product * length, 1);
+  return { name, shape, size, initializer, matrix: shape.length > 1, place, block };
 }
 
 /** Whether a stage that holds blocks [firstBlock, endBlock), and perhaps the embeddings or the head, holds the tensor. */

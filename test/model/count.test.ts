@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { PRESETS, type PresetName } from '../../src/model/config.ts';
-import { countParameters } from '../../src/model/count.ts';
+import { countMatrices, countParameters } from '../../src/model/count.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 
 test.each<[PresetName, number]>([
@@ -70,4 +70,17 @@ test('the total is that of the whole table, and the parts add up', () => {
       },
     ),
   );
+});
+
+test('the matrices are those that rows are multiplied with, however deep and tied the model', () => {
+  const { block, head, total, largest } = countMatrices(PRESETS.gpt2);
+  expect({ block, head, largest }).toEqual({ block: 12 * 768 * 768, head: 50257 * 768, largest: 50257 * 768 });
+  expect(total).toBe(12 * block + head);
+  expect(countMatrices({ ...PRESETS.gpt2, tie_weights: false, qkv_bias: false })).toEqual({
+    block,
+    head,
+    total,
+    largest,
+  });
+  expect(countMatrices({ ...PRESETS.gpt2, vocab_size: 100 }).largest).toBe(4 * 768 * 768);
 });

@@ -2,10 +2,10 @@
 // estimate is the only guard.
 
 import type { GptConfig } from '../../model/config.ts';
-import { countParameters } from '../../model/count.ts';
+import { countMatrices, countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
-import { CACHE_STEP, capacityFor, formatBytes, matrixSize, passesAtOnce } from '../../model/programs/serving.ts';
+import { CACHE_STEP, capacityFor, formatBytes, passesAtOnce } from '../../model/programs/serving.ts';
 
 const FLOAT_BYTES = 4;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
@@ -42,10 +42,9 @@ export function cachedTokensMax(config: GptConfig, budgetBytes: number): number 
 
 /** Packed weights, twice where rows may pass at once, the embedding table beside the packed head, and one sequence's full cache. */
 export function servingBytes(config: GptConfig, quantization: Quantization | null = null): number {
-  const { emb_dim: D, context_length: C, vocab_size: V, tie_weights: tied } = config;
-  const cache = C * positionBytes(config);
-  const matrices = matrixSize(config);
-  const rest = countParameters(config).total_params - matrices + (tied ? V * D : 0);
+  const cache = config.context_length * positionBytes(config);
+  const { total: matrices, head } = countMatrices(config);
+  const rest = countParameters(config).total_params - matrices + (config.tie_weights ? head : 0);
   const copies = passesAtOnce(config, quantization) ? 2 : 1;
   return copies * formatBytes(matrices, quantization) + rest * FLOAT_BYTES + cache;
 }
@@ -59,9 +58,8 @@ const UNCOLLECTED_BYTES = 128 << 20;
  * where two programs take them.
  */
 export function loadingBytes(config: GptConfig, quantization: Quantization | null = null): number {
-  const { emb_dim: D, vocab_size: V } = config;
-  const largest = Math.max(V, 4 * D) * D;
-  const all = formatBytes(matrixSize(config), quantization);
+  const { total, largest } = countMatrices(config);
+  const all = formatBytes(total, quantization);
   const isTwice = passesAtOnce(config, quantization);
   const program = isTwice ? all : formatBytes(largest, quantization);
   const held = isTwice || quantization !== null ? all : 0;

@@ -2,13 +2,10 @@
 // pipeline waits long for another. Costs are multiply-adds a row; embeddings cost next to nothing.
 
 import type { GptConfig } from '../../model/config.ts';
+import { countMatrices } from '../../model/count.ts';
 import { assert, GptdError } from '../../model/errors.ts';
 import { ownsTensor, tensorTable } from '../../model/tensors.ts';
 import type { PlanStage } from '../protocol/models.ts';
-
-/** Multiply-adds of one row: 12 D^2 in a block's four matrices, V D in the head. */
-const blockCost = ({ emb_dim: D }: GptConfig): number => 12 * D * D;
-const headCost = ({ emb_dim: D, vocab_size: V }: GptConfig): number => V * D;
 
 /** Stages in pipeline order, at most one a block and at most `workers`. */
 export function planStages(config: GptConfig, workers: number): PlanStage[] {
@@ -38,7 +35,7 @@ export function planStages(config: GptConfig, workers: number): PlanStage[] {
  */
 function balancedEnds(config: GptConfig, stageCount: number): number[] {
   const layers = config.n_layers;
-  const [block, head] = [blockCost(config), headCost(config)];
+  const { block, head } = countMatrices(config);
   const costs = Array.from({ length: layers }, (_, i) => [(i + 1) * block, (i + 1) * block + head]).flat();
   for (const limit of costs.sort((a, b) => a - b)) {
     const ends: number[] = [];

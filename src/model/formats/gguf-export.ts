@@ -6,7 +6,7 @@ import { GptdError } from '../errors.ts';
 import { GGML_TYPES, type GgmlType, type GgufTensor, type GgufValue } from './gguf.ts';
 import { byteLevelVocabulary, endOfTextOf, type ExportedModel } from './hf-export.ts';
 import { LAYER_NORM_EPSILON } from '../programs/layers.ts';
-import { tensorTable } from '../tensors.ts';
+import { feedForwardWidth, tensorTable, type BlockLayerName } from '../tensors.ts';
 import type { TokenizerSpec } from '../text/tokenizer.ts';
 
 export interface GgufExportTensor extends GgufTensor {
@@ -28,7 +28,7 @@ const OUTSIDE: Readonly<Record<string, string>> = {
   'ln_f.bias': 'output_norm.bias',
   'lm_head.weight': 'output.weight',
 };
-const IN_BLOCK: Readonly<Record<string, string>> = {
+const IN_BLOCK: Readonly<Record<BlockLayerName, string>> = {
   ln_1: 'attn_norm',
   'attn.c_attn': 'attn_qkv',
   'attn.c_proj': 'attn_output',
@@ -50,7 +50,8 @@ export function ggufTensors({ config }: ExportedModel, type: GgmlType): GgufExpo
     const inBlock = /^h\.(\d+)\.(.*)\.(weight|bias)$/.exec(name);
     const transposed = matrix && inBlock !== null;
     return {
-      name: inBlock === null ? OUTSIDE[name] : `blk.${inBlock[1]}.${IN_BLOCK[inBlock[2]]}.${inBlock[3]}`,
+      name:
+        inBlock === null ? OUTSIDE[name] : `blk.${inBlock[1]}.${IN_BLOCK[inBlock[2] as BlockLayerName]}.${inBlock[3]}`,
       shape: transposed ? [...shape].reverse() : shape,
       // Positions are added to the embedding as they are: llama.cpp's own converter leaves them alone too.
       type: matrix && name !== 'wpe.weight' ? type : 'f32',
@@ -78,7 +79,7 @@ export async function ggufMetadata(
     ['gpt2.vocab_size', uint32(config.vocab_size)],
     ['gpt2.context_length', uint32(config.context_length)],
     ['gpt2.embedding_length', uint32(config.emb_dim)],
-    ['gpt2.feed_forward_length', uint32(4 * config.emb_dim)],
+    ['gpt2.feed_forward_length', uint32(feedForwardWidth(config))],
     ['gpt2.block_count', uint32(config.n_layers)],
     ['gpt2.attention.head_count', uint32(config.n_heads)],
     ['gpt2.attention.layer_norm_epsilon', { type: 'float32', value: LAYER_NORM_EPSILON }],

@@ -4,7 +4,7 @@
 
 import { checkConfig, PRESETS, type GptConfig } from '../config.ts';
 import { GptdError } from '../errors.ts';
-import { tensorTable } from '../tensors.ts';
+import { feedForwardWidth, tensorTable } from '../tensors.ts';
 
 export interface NamedShape {
   readonly name: string;
@@ -160,8 +160,10 @@ function readConfig(
   if (headCount !== undefined && headCount !== config.n_heads) {
     throw incompatible(`config.json has ${config.n_heads} heads and --n-heads is ${headCount}: leave the flag out.`);
   }
-  if (inner !== undefined && inner !== null && inner !== 4 * config.emb_dim) {
-    throw incompatible(`The n_inner is ${shownValue(inner)}: it must be 4 times the width, ${4 * config.emb_dim}.`);
+  if (inner !== undefined && inner !== null && inner !== feedForwardWidth(config)) {
+    throw incompatible(
+      `The n_inner is ${shownValue(inner)}: it must be 4 times the width, ${feedForwardWidth(config)}.`,
+    );
   }
   return checked(config);
 }

@@ -3,10 +3,9 @@
 // Letters: B sequences, T new positions, P cached ones, D width, H heads, W = D/H, V vocabulary.
 
 import type { GptConfig } from '../config.ts';
+import { blockForward, headForward, type DenseName } from '../programs/forward.ts';
 import { GraphBuilder, type Graph, type Value } from '../programs/graph.ts';
-import { gelu, layerNorm } from '../programs/layers.ts';
-import { headTensorNames } from '../programs/head.ts';
-import { tensorTable, type BlockTensorName } from '../tensors.ts';
+import { blockTensorName, projectionName, tensorTable, type BlockTensorName } from '../tensors.ts';
 
 /** Added to the scores of what may not be seen: finite, so that a row of padding alone does not become NaN. */
 const UNSEEN = -3.4e38;
@@ -36,17 +35,11 @@ export function cachedModelGraph(config: GptConfig): Graph {
     g.node('Gather', [weight('wte.weight'), ids]),
     g.node('Gather', [weight('wpe.weight'), positions]),
   ]);
-  for (let n = 0; n < n_layers; n++) {
-    const tensor = (name: BlockTensorName): Value => weight(`h.${n}.${name}`);
-    const dense = (rowsIn: Value, layer: 'attn.c_attn' | 'attn.c_proj' | 'mlp.c_fc' | 'mlp.c_proj'): Value => {
-      const y = g.node('MatMul', [rowsIn, tensor(`${layer}.weight`)]);
-      return weights.has(`h.${n}.${layer}.bias`) ? g.node('Add', [y, tensor(`${layer}.bias`)]) : y;
-    };
-    const n1 = layerNorm(g, x, { weight: tensor('ln_1.weight'), bias: tensor('ln_1.bias') });
+  const attend = (qkv: Value, n: number): Value => {
     const [q, k, v] = g
-      .nodes('Split', [dense(n1, 'attn.c_attn'), g.integers([D, D, D])], 3, { axis: 2 })
-      .map((part) =>
-        g.node('Transpose', [g.node('Reshape', [part, g.integers([0, 0, H, D / H])])], { perm: [0, 2, 1, 3] }),
+      .nodes('Split', [qkv, g.integers([D, D, D])], 3, { axis: 2 })
+      .map((each) =>
+        g.node('Transpose', [g.node('Reshape', [each, g.integers([0, 0, H, D / H])])], { perm: [0, 2, 1, 3] }),
       );
     const keys = g.node('Concat', [past[n].key, k], { axis: 2 });
     const values = g.node('Concat', [past[n].value, v], { axis: 2 });
@@ -54,19 +47,32 @@ export function cachedModelGraph(config: GptConfig): Graph {
     const scores = g.node('Mul', [g.node('MatMul', [q, columns]), g.scalar(1 / Math.sqrt(D / H))]);
     const attended = g.node('Softmax', [g.node('Add', [scores, mask])], { axis: -1 });
     const heads = g.node('Transpose', [g.node('MatMul', [attended, values])], { perm: [0, 2, 1, 3] });
-    const a = g.node('Add', [x, dense(g.node('Reshape', [heads, g.integers([0, 0, D])]), 'attn.c_proj')]);
-    const n2 = layerNorm(g, a, { weight: tensor('ln_2.weight'), bias: tensor('ln_2.bias') });
-    x = g.node('Add', [a, dense(gelu(g, dense(n2, 'mlp.c_fc')), 'mlp.c_proj')]);
     g.output(`present.${n}.key`, keys);
     g.output(`present.${n}.value`, values);
+    return g.node('Reshape', [heads, g.integers([0, 0, D])]);
+  };
+  for (let n = 0; n < n_layers; n++) {
+    const block = {
+      g,
+      tensor: (name: BlockTensorName) => weight(blockTensorName(n, name)),
+      // Gemm takes rows side by side only, and these are (B, T).
+      dense: (x: Value, layer: DenseName) => {
+        const y = g.node('MatMul', [x, weight(blockTensorName(n, `${layer}.weight`))]);
+        const bias = weights.get(blockTensorName(n, `${layer}.bias`));
+        return bias === undefined ? y : g.node('Add', [y, bias]);
+      },
+    };
+    x = blockForward(block, x, (qkv) => attend(qkv, n)).y;
   }
-  const [normWeight, normBias, projection] = headTensorNames(config);
-  const normalized = layerNorm(g, x, { weight: weight(normWeight), bias: weight(normBias) });
-  const flat = g.node('Gemm', [g.node('Reshape', [normalized, g.integers([-1, D])]), weight(projection)], {
-    transB: 1,
-  });
+  const head = {
+    g,
+    tensor: weight,
+    project: (x: Value) =>
+      g.node('Gemm', [g.node('Reshape', [x, g.integers([-1, D])]), weight(projectionName(config))], { transB: 1 }),
+  };
+  const { logits } = headForward(head, x);
   const shape = g.node('Concat', [g.node('Shape', [ids]), g.integers([V])], { axis: 0 });
-  g.output('logits', g.node('Reshape', [flat, shape]));
+  g.output('logits', g.node('Reshape', [logits, shape]));
   return g.build();
 }
 

@@ -1,17 +1,16 @@
-// One pre-norm transformer block as three programs: forward, the inputs' backward pass (B) and the weights' gradients (W).
-// They are compiled once per shape and serve every block: the weights are inputs. B and W are apart so that a pipeline can
+// One block in training as three programs: forward (see forward.ts), the inputs' backward pass (B) and the weights' gradients
+// (W). They are compiled once per shape and serve every block: the weights are inputs. B and W are apart so that a pipeline can
 // send dx upstream before it spends time on weights (Qi et al., 2023, "Zero Bubble Pipeline Parallelism").
-//   a = x + drop(proj(attention(qkv(ln_1(x)))))        y = a + drop(proj(gelu(fc(ln_2(a)))))
 
 import { attention, attentionBackward, type AttentionShape } from './attention.ts';
 import type { GptConfig } from '../config.ts';
+import { blockForward, blockNorm, type BlockLayers } from './forward.ts';
 import { GraphBuilder, type Graph, type Value } from './graph.ts';
 import {
   dropout,
   gelu,
   geluBackward,
   gradientSlabs,
-  layerNorm,
   layerNormBackward,
   layerNormScaleGradient,
   linear,
@@ -20,7 +19,7 @@ import {
   rowSum,
   type Dropout,
 } from './layers.ts';
-import { blockTensors, BLOCK_TENSOR_NAMES, type BlockTensorName } from '../tensors.ts';
+import { blockTable, type BlockTensorName } from '../tensors.ts';
 
 /** A micro-batch: B sequences of T tokens. */
 export interface BatchShape {
@@ -35,49 +34,61 @@ export const BLOCK_SAVED = ['qkv', 'weights', 'context', 'a', 'u'] as const;
  * dropouts; without dropout dFed is dy and is not returned.
  */
 export const BLOCK_ROW_GRADIENTS = ['dqkv', 'dMixed', 'du', 'dn1', 'dn2', 'dFed'] as const;
-/** Widths of the rows that the block's programs exchange, as multiples of D. */
-export const BLOCK_ROW_WIDTHS = { qkv: 3, context: 1, a: 1, u: 4, dqkv: 3, dMixed: 1, du: 4, dn1: 1, dn2: 1, dFed: 1 };
+/** Rows that the block's programs exchange. */
+export type BlockRowName = keyof ReturnType<typeof blockRowWidths>;
+
+/** How wide those rows are. */
+export function blockRowWidths(config: GptConfig) {
+  const table = blockTable(config, 0);
+  const D = config.emb_dim;
+  const [qkv, u] = (['attn.c_attn.weight', 'mlp.c_fc.weight'] as const).map((name) => table.get(name)!.shape[1]);
+  const forward = { x: D, qkv, context: D, a: D, u };
+  return { ...forward, dy: D, dqkv: qkv, dMixed: D, du: u, dn1: D, dn2: D, dFed: D };
+}
 /** The masks of a block's three dropouts: attention weights (B, H, T, T), and both residual branches (B*T, D). */
 export const BLOCK_MASKS = ['maskWeights', 'maskAttention', 'maskFeedForward'] as const;
 
 interface BlockInputs {
   readonly shape: AttentionShape;
-  readonly rows: (name: string, width: number) => Value;
+  /** Rows (B*T, width) as an input. */
+  readonly rows: (name: BlockRowName) => Value;
   readonly attentionWeights: (name: string) => Value;
-  /** One of the block's tensors, or null when the configuration has none of that name. */
-  readonly tensor: (name: BlockTensorName) => Value | null;
-  readonly required: (name: BlockTensorName) => Value;
+  /** One of the block's tensors, declared when it is first asked for. */
+  readonly tensor: (name: BlockTensorName) => Value;
   readonly drop: (name: (typeof BLOCK_MASKS)[number]) => Dropout | null;
+  readonly layers: BlockLayers;
 }
-
-/** Shapes of a block's tensors by the names of its programs' inputs. */
-export const blockShapes = (config: GptConfig): ReadonlyMap<string, readonly number[]> =>
-  new Map(blockTensors(config, 0).map((tensor) => [tensor.name.replace('h.0.', ''), tensor.shape]));
 
 function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): BlockInputs {
   const { emb_dim: D, n_heads: H, drop_rate: rate } = config;
-  const shapes = blockShapes(config);
-  const rows = (name: string, width: number): Value => g.input(name, [B * T, width]);
+  const table = blockTable(config, 0);
+  const widths = blockRowWidths(config);
   const declared = new Map<string, Value>();
   const once = (name: string, declare: () => Value): Value => {
     const value = declared.get(name) ?? declare();
     declared.set(name, value);
     return value;
   };
-  const tensor = (name: BlockTensorName): Value | null => {
-    const shape = shapes.get(name);
-    return shape === undefined ? null : once(name, () => g.input(name, shape));
+  const tensor = (name: BlockTensorName): Value => once(name, () => g.input(name, table.get(name)!.shape));
+  const drop = (name: (typeof BLOCK_MASKS)[number]): Dropout | null => {
+    if (rate === 0) return null;
+    const dims = name === 'maskWeights' ? [B, H, T, T] : [B * T, D];
+    return { mask: once(name, () => g.input(name, dims, 'uint8')), rate };
   };
   return {
     shape: { B, T, H, D },
-    rows,
+    rows: (name) => g.input(name, [B * T, widths[name]]),
     attentionWeights: (name) => g.input(name, [B, H, T, T]),
     tensor,
-    required: (name) => tensor(name)!,
-    drop: (name) => {
-      if (rate === 0) return null;
-      const dims = name === 'maskWeights' ? [B, H, T, T] : [B * T, D];
-      return { mask: once(name, () => g.input(name, dims, 'uint8')), rate };
+    drop,
+    layers: {
+      g,
+      tensor,
+      dense: (x, layer) => {
+        const bias = `${layer}.bias` as const;
+        return linear(g, x, { weight: tensor(`${layer}.weight`), bias: table.has(bias) ? tensor(bias) : null });
+      },
+      drop: (branch, name) => dropout(g, branch, drop(name === 'attention' ? 'maskAttention' : 'maskFeedForward')),
     },
   };
 }
@@ -86,39 +97,43 @@ function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): 
 export function blockForwardProgram(config: GptConfig, batch: BatchShape, { save }: { save: boolean }): Graph {
   const g = new GraphBuilder(save ? 'block forward' : 'block evaluate');
   const settings = save ? config : { ...config, drop_rate: 0 };
-  const { shape, rows, required, tensor, drop } = blockInputs(g, settings, batch);
-  const x = rows('x', shape.D);
-  const n1 = layerNorm(g, x, { weight: required('ln_1.weight'), bias: required('ln_1.bias') });
-  const qkv = linear(g, n1, { weight: required('attn.c_attn.weight'), bias: tensor('attn.c_attn.bias') });
-  const { context, weights } = attention(g, qkv, { shape, drop: drop('maskWeights') });
-  const mixed = linear(g, context, { weight: required('attn.c_proj.weight'), bias: tensor('attn.c_proj.bias') });
-  const a = g.node('Add', [x, dropout(g, mixed, drop('maskAttention'))]);
-  const n2 = layerNorm(g, a, { weight: required('ln_2.weight'), bias: required('ln_2.bias') });
-  const u = linear(g, n2, { weight: required('mlp.c_fc.weight'), bias: tensor('mlp.c_fc.bias') });
-  const fed = linear(g, gelu(g, u), { weight: required('mlp.c_proj.weight'), bias: tensor('mlp.c_proj.bias') });
-  g.output('y', g.node('Add', [a, dropout(g, fed, drop('maskFeedForward'))]));
-  if (save) for (const [name, value] of Object.entries({ qkv, weights, context, a, u })) g.output(name, value);
+  const { shape, rows, drop, layers } = blockInputs(g, settings, batch);
+  const saved: Record<string, Value> = {};
+  const { a, u, y } = blockForward(layers, rows('x'), (qkv) => {
+    const { context, weights } = attention(g, qkv, { shape, drop: drop('maskWeights') });
+    Object.assign(saved, { qkv, weights, context });
+    return context;
+  });
+  g.output('y', y);
+  if (save) for (const [name, value] of Object.entries({ ...saved, a, u })) g.output(name, value);
   return g.build();
 }
+
+/** The block's tensors that B reads: what is only added has no part in it. */
+export const backwardTensorNames = (config: GptConfig): BlockTensorName[] =>
+  [...blockTable(config, 0).keys()].filter((name) => !name.endsWith('.bias'));
+
+/** The block's tensors that W reads, to compute the normalized rows again. */
+export const normTensorNames = (config: GptConfig): BlockTensorName[] =>
+  [...blockTable(config, 0).keys()].filter((name) => name.startsWith('ln_'));
 
 /** B: dy (B*T, D), x, BLOCK_SAVED, tensors, masks -> dx (B*T, D) and BLOCK_ROW_GRADIENTS. */
 export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Graph {
   const g = new GraphBuilder('block backward, inputs');
-  const { shape, rows, attentionWeights, required, drop } = blockInputs(g, config, batch);
-  const { D } = shape;
-  const [dy, x, qkv, context] = [rows('dy', D), rows('x', D), rows('qkv', 3 * D), rows('context', D)];
-  const [a, u, weights] = [rows('a', D), rows('u', 4 * D), attentionWeights('weights')];
+  const { shape, rows, attentionWeights, tensor, drop } = blockInputs(g, config, batch);
+  const [dy, x, qkv, context, a, u] = (['dy', 'x', 'qkv', 'context', 'a', 'u'] as const).map(rows);
+  const weights = attentionWeights('weights');
 
   const dFed = dropout(g, dy, drop('maskFeedForward'));
-  const du = geluBackward(g, u, linearBackward(g, dFed, required('mlp.c_proj.weight')));
-  const dn2 = linearBackward(g, du, required('mlp.c_fc.weight'));
-  const da = g.node('Add', [dy, layerNormBackward(g, a, { dy: dn2, weight: required('ln_2.weight') })]);
+  const du = geluBackward(g, u, linearBackward(g, dFed, tensor('mlp.c_proj.weight')));
+  const dn2 = linearBackward(g, du, tensor('mlp.c_fc.weight'));
+  const da = g.node('Add', [dy, layerNormBackward(g, a, { dy: dn2, weight: tensor('ln_2.weight') })]);
 
   const dMixed = dropout(g, da, drop('maskAttention'));
-  const dContext = linearBackward(g, dMixed, required('attn.c_proj.weight'));
+  const dContext = linearBackward(g, dMixed, tensor('attn.c_proj.weight'));
   const dqkv = attentionBackward(g, dContext, { qkv, weights, context, shape, drop: drop('maskWeights') });
-  const dn1 = linearBackward(g, dqkv, required('attn.c_attn.weight'));
-  g.output('dx', g.node('Add', [da, layerNormBackward(g, x, { dy: dn1, weight: required('ln_1.weight') })]));
+  const dn1 = linearBackward(g, dqkv, tensor('attn.c_attn.weight'));
+  g.output('dx', g.node('Add', [da, layerNormBackward(g, x, { dy: dn1, weight: tensor('ln_1.weight') })]));
   for (const [name, value] of Object.entries({ dqkv, dMixed, du, dn1, dn2 })) g.output(name, value);
   if (config.drop_rate > 0) g.output('dFed', dFed);
   return g.build();
@@ -158,15 +173,11 @@ export function blockWeightsProgram(
   { accumulate }: { accumulate: boolean },
 ): Graph {
   const g = new GraphBuilder('block backward, weights');
-  const { shape, rows, required } = blockInputs(g, config, batch);
-  const { D } = shape;
-  const [x, context, a, u] = [rows('x', D), rows('context', D), rows('a', D), rows('u', 4 * D)];
-  const [dqkv, dMixed, du, dFed] = [rows('dqkv', 3 * D), rows('dMixed', D), rows('du', 4 * D), rows('dFed', D)];
-  const [dn1, dn2] = [rows('dn1', D), rows('dn2', D)];
-  const norm = (n: 1 | 2): { weight: Value; bias: Value } => ({
-    weight: required(`ln_${n}.weight`),
-    bias: required(`ln_${n}.bias`),
-  });
+  const { rows, layers } = blockInputs(g, config, batch);
+  const [x, context, a, u] = (['x', 'context', 'a', 'u'] as const).map(rows);
+  const [dqkv, dMixed, du, dFed] = (['dqkv', 'dMixed', 'du', 'dFed'] as const).map(rows);
+  const [dn1, dn2] = [rows('dn1'), rows('dn2')];
+  for (const name of normTensorNames(config)) layers.tensor(name);
 
   type Gradient = (soFar: readonly (Value | null)[], slabs: readonly number[]) => Value[];
   const matrix =
@@ -180,25 +191,22 @@ export function blockWeightsProgram(
     (from: Value, dy: Value, weight: Value): Gradient =>
     ([soFar]) => [layerNormScaleGradient(g, from, { dy, weight, soFar })];
   const gradient: Readonly<Record<BlockTensorName, Gradient>> = {
-    'ln_1.weight': scale(x, dn1, norm(1).weight),
+    'ln_1.weight': scale(x, dn1, layers.tensor('ln_1.weight')),
     'ln_1.bias': bias(dn1),
-    'attn.c_attn.weight': matrix(() => layerNorm(g, x, norm(1)), dqkv),
+    'attn.c_attn.weight': matrix(() => blockNorm(layers, x, 'ln_1'), dqkv),
     'attn.c_attn.bias': bias(dqkv),
     'attn.c_proj.weight': matrix(() => context, dMixed),
     'attn.c_proj.bias': bias(dMixed),
-    'ln_2.weight': scale(a, dn2, norm(2).weight),
+    'ln_2.weight': scale(a, dn2, layers.tensor('ln_2.weight')),
     'ln_2.bias': bias(dn2),
-    'mlp.c_fc.weight': matrix(() => layerNorm(g, a, norm(2)), du),
+    'mlp.c_fc.weight': matrix(() => blockNorm(layers, a, 'ln_2'), du),
     'mlp.c_fc.bias': bias(du),
     'mlp.c_proj.weight': matrix(() => gelu(g, u), dFed),
     'mlp.c_proj.bias': bias(dFed),
   };
-  const shapes = blockShapes(config);
-  for (const name of BLOCK_TENSOR_NAMES) {
-    const dims = shapes.get(name);
-    if (dims === undefined) continue;
-    const outputs = gradientParts({ name, shape: dims }, 'gradient');
-    const soFar = gradientParts({ name, shape: dims }, 'soFar').map((part) =>
+  for (const [name, { shape }] of blockTable(config, 0)) {
+    const outputs = gradientParts({ name, shape }, 'gradient');
+    const soFar = gradientParts({ name, shape }, 'soFar').map((part) =>
       accumulate ? g.input(part.name, part.dims) : null,
     );
     const values = gradient[name](

@@ -4,32 +4,53 @@
 // Letters: N rows, D width, V vocabulary.
 
 import type { GptConfig } from '../config.ts';
+import { countMatrices } from '../count.ts';
+import { projectionName } from '../tensors.ts';
+import { headForward, type HeadLayers } from './forward.ts';
 import { GraphBuilder, type Graph, type Value } from './graph.ts';
-import { layerNorm, layerNormBackward, layerNormScaleGradient, rowSum } from './layers.ts';
+import { layerNormBackward, layerNormScaleGradient, rowSum } from './layers.ts';
 
-/** The tensors that the head reads; the projection is `wte.weight` when tied. */
+/** The tensors that the head reads. */
 export const headTensorNames = (config: GptConfig): readonly [string, string, string] => [
   'ln_f.weight',
   'ln_f.bias',
-  config.tie_weights ? 'wte.weight' : 'lm_head.weight',
+  projectionName(config),
 ];
 
 /**
  * Threads of the head's programs. No split into stages divides the head, so where it costs more than all the blocks together
  * it takes the core that they leave idle. The number decides bits, so it follows the model and never the machine or the
- * layout. Multiply-adds of a row: V D in the head, 12 D^2 in a block.
+ * layout.
  */
-export const headThreads = ({ vocab_size: V, emb_dim: D, n_layers }: GptConfig): number =>
-  V > 12 * D * n_layers ? 2 : 1;
+export function headThreads(config: GptConfig): number {
+  const { block, head } = countMatrices(config);
+  return head > block * config.n_layers ? 2 : 1;
+}
 
 /** What the head's first training program leaves for its second: softmax (V, N), normalized rows (N, D) and their gradient. */
 export const HEAD_SAVED = ['probabilities', 'normalized', 'dNormalized'] as const;
 
-interface Head {
-  readonly x: Value;
-  readonly target: Value;
+interface HeadInputs extends HeadLayers {
   readonly normWeight: Value;
   readonly projection: Value;
+}
+
+/** The head's layers with its tensors as inputs. */
+function headInputs(g: GraphBuilder, { emb_dim: D, vocab_size: V }: GptConfig): HeadInputs {
+  const norm = { 'ln_f.weight': g.input('ln_f.weight', [D]), 'ln_f.bias': g.input('ln_f.bias', [D]) };
+  const projection = g.input('projection', [V, D]);
+  return {
+    g,
+    tensor: (name) => norm[name],
+    project: (rows) => g.node('Gemm', [rows, projection], { transB: 1 }),
+    normWeight: norm['ln_f.weight'],
+    projection,
+  };
+}
+
+interface HeadLoss extends Pick<HeadInputs, 'normWeight' | 'projection'> {
+  readonly x: Value;
+  readonly target: Value;
   readonly normalized: Value;
   /** Softmax of the logits (N, V). */
   readonly probabilities: Value;
@@ -41,19 +62,17 @@ interface Head {
  * The loss is (max logit - target's logit) - log(max probability), which stays exact where the target's own probability
  * is too small for a float32: the largest probability is 1 / sum(exp(logit - max logit)).
  */
-function headForward(g: GraphBuilder, config: GptConfig, rowCount: number): Head {
-  const { emb_dim: D, vocab_size: V } = config;
-  const x = g.input('x', [rowCount, D]);
+function headLoss(g: GraphBuilder, config: GptConfig, rowCount: number): HeadLoss {
+  const x = g.input('x', [rowCount, config.emb_dim]);
   const target = g.input('target', [rowCount, 1], 'int64');
-  const norm = { weight: g.input('ln_f.weight', [D]), bias: g.input('ln_f.bias', [D]) };
-  const projection = g.input('projection', [V, D]);
-  const normalized = layerNorm(g, x, norm);
-  const logits = g.node('Gemm', [normalized, projection], { transB: 1 });
+  const inputs = headInputs(g, config);
+  const { normWeight, projection } = inputs;
+  const { normalized, logits } = headForward(inputs, x);
   const probabilities = g.node('Softmax', [logits], { axis: -1 });
   const largest = (rows: Value): Value => g.node('ReduceMax', [rows, g.integers([-1])], { keepdims: 1 });
   const behind = g.node('Sub', [largest(logits), g.node('GatherElements', [logits, target], { axis: 1 })]);
   const loss = g.node('Sub', [behind, g.node('Log', [largest(probabilities)])]);
-  return { x, target, normWeight: norm.weight, projection, normalized, probabilities, loss };
+  return { x, target, normWeight, projection, normalized, probabilities, loss };
 }
 
 /**
@@ -73,19 +92,16 @@ export function logitOutputs(g: GraphBuilder, logits: Value): void {
 
 /** x (N, D), tensors -> logitOutputs. */
 export function headLogitsProgram(config: GptConfig, rowCount: number): Graph {
-  const { emb_dim: D, vocab_size: V } = config;
   const g = new GraphBuilder('head logits');
-  const x = g.input('x', [rowCount, D]);
-  const norm = { weight: g.input('ln_f.weight', [D]), bias: g.input('ln_f.bias', [D]) };
-  const projection = g.input('projection', [V, D]);
-  logitOutputs(g, g.node('Gemm', [layerNorm(g, x, norm), projection], { transB: 1 }));
+  const x = g.input('x', [rowCount, config.emb_dim]);
+  logitOutputs(g, headForward(headInputs(g, config), x).logits);
   return g.build();
 }
 
 /** x (N, D), target (N, 1), tensors -> loss (N, 1), the cross-entropy of each row. */
 export function headLossProgram(config: GptConfig, rowCount: number): Graph {
   const g = new GraphBuilder('head loss');
-  g.output('loss', headForward(g, config, rowCount).loss);
+  g.output('loss', headLoss(g, config, rowCount).loss);
   return g.build();
 }
 
@@ -99,7 +115,7 @@ interface HeadRows {
 /** x (N, D), target (N, 1), tensors -> loss (N, 1), dx (N, D) and HEAD_SAVED. */
 export function headTrainProgram(config: GptConfig, { rowCount, tokenCount }: HeadRows): Graph {
   const g = new GraphBuilder('head loss and backward, inputs');
-  const { x, target, normWeight, projection, normalized, probabilities, loss } = headForward(g, config, rowCount);
+  const { x, target, normWeight, projection, normalized, probabilities, loss } = headLoss(g, config, rowCount);
   const targets = g.node('Gather', [projection, g.node('Reshape', [target, g.integers([rowCount])])], { axis: 0 });
   const factors = { alpha: { float: 1 / tokenCount }, beta: { float: -1 / tokenCount } };
   const dNormalized = g.node('Gemm', [probabilities, projection, targets], factors);

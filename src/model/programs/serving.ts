@@ -7,9 +7,11 @@
 
 import { assert } from '../errors.ts';
 import type { GptConfig } from '../config.ts';
+import { countMatrices } from '../count.ts';
+import { afterAttention, beforeAttention, blockForward, headForward, type BlockLayers } from './forward.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from './graph.ts';
-import { gelu, layerNorm, product, productTransposedB } from './layers.ts';
-import { headTensorNames, logitOutputs } from './head.ts';
+import { product, productTransposedB } from './layers.ts';
+import { logitOutputs } from './head.ts';
 import {
   BLOCK_SIZE,
   quantize,
@@ -18,7 +20,7 @@ import {
   type QuantizedMatrix,
   type QuantizedSource,
 } from './quantize.ts';
-import { tensorTable, type BlockTensorName } from '../tensors.ts';
+import { blockTensorName, projectionName, tensorTable } from '../tensors.ts';
 
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
 export const CACHE_STEP = 64;
@@ -52,9 +54,6 @@ export function askedOnce(weights: Weights): Weights {
   };
 }
 
-/** Weights of a model's matrices, those of the blocks and the head. */
-export const matrixSize = ({ n_layers: L, emb_dim: D, vocab_size: V }: GptConfig): number => L * 12 * D * D + V * D;
-
 /** Bytes of so many of a matrix's weights. */
 export function formatBytes(weightCount: number, quantization: Quantization | null): number {
   if (quantization === null) return weightCount * Float32Array.BYTES_PER_ELEMENT;
@@ -66,7 +65,7 @@ const PASS_BYTES_MAX = 256 << 20;
 
 /** Whether stages compile passProgram besides the other programs, each of which has its own copy of the weights. */
 export const passesAtOnce = (config: GptConfig, quantization: Quantization | null): boolean =>
-  formatBytes(matrixSize(config), quantization) <= PASS_BYTES_MAX;
+  formatBytes(countMatrices(config).total, quantization) <= PASS_BYTES_MAX;
 
 export interface ServingOptions {
   /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */
@@ -90,18 +89,43 @@ class ServingBuilder {
     this.#quantization = quantization;
   }
 
-  constant(name: string): Value {
+  /** The layers of one block. */
+  block(block: number): BlockLayers {
+    return {
+      g: this.g,
+      tensor: (name) => this.#constant(blockTensorName(block, name)),
+      dense: (x, layer) => {
+        const bias = blockTensorName(block, `${layer}.bias`);
+        return this.#linear(x, {
+          weight: blockTensorName(block, `${layer}.weight`),
+          bias: this.#shapes.has(bias) ? bias : null,
+        });
+      },
+    };
+  }
+
+  /** Ends the program with logitOutputs of x (M, D). */
+  logits(x: Value, config: GptConfig): void {
+    const layers = {
+      g: this.g,
+      tensor: (name: string) => this.#constant(name),
+      project: (rows: Value) => this.#linear(rows, { weight: projectionName(config), bias: null, transposed: true }),
+    };
+    logitOutputs(this.g, headForward(layers, x).logits);
+  }
+
+  #constant(name: string): Value {
     return this.g.constant(...this.#tensor(name));
   }
 
   /** x (M, K) times the matrix `weight` (K, N), or (N, K) when `transposed`, plus `bias` (N) -> (M, N). Quantized: M is even. */
-  linear(
+  #linear(
     x: Value,
     { weight, bias, transposed = false }: { weight: string; bias: string | null; transposed?: boolean },
   ): Value {
-    const added = bias === null ? [] : [this.constant(bias)];
+    const added = bias === null ? [] : [this.#constant(bias)];
     if (this.#quantization === null) {
-      return this.g.node('Gemm', [x, this.constant(weight), ...added], transposed ? { transB: 1 } : {});
+      return this.g.node('Gemm', [x, this.#constant(weight), ...added], transposed ? { transB: 1 } : {});
     }
     const [rows, columns] = this.#shapes.get(weight)!;
     const [K, N] = transposed ? [columns, rows] : [rows, columns];
@@ -136,31 +160,6 @@ class ServingBuilder {
   }
 }
 
-const blockName =
-  (block: number) =>
-  (name: BlockTensorName): string =>
-    `h.${block}.${name}`;
-
-/** x (M, D) -> qkv (M, 3D). */
-function emitQkv(b: ServingBuilder, x: Value, { config, block }: { config: GptConfig; block: number }): Value {
-  const name = blockName(block);
-  const n1 = layerNorm(b.g, x, { weight: b.constant(name('ln_1.weight')), bias: b.constant(name('ln_1.bias')) });
-  const bias = config.qkv_bias ? name('attn.c_attn.bias') : null;
-  return b.linear(n1, { weight: name('attn.c_attn.weight'), bias });
-}
-
-/** What is behind attention: x (M, D) before the block, context (M, D) -> the block's result (M, D). */
-function emitFeed(b: ServingBuilder, x: Value, { context, block }: { context: Value; block: number }): Value {
-  const { g } = b;
-  const name = blockName(block);
-  const mixed = b.linear(context, { weight: name('attn.c_proj.weight'), bias: name('attn.c_proj.bias') });
-  const a = g.node('Add', [x, mixed]);
-  const n2 = layerNorm(g, a, { weight: b.constant(name('ln_2.weight')), bias: b.constant(name('ln_2.bias')) });
-  const u = b.linear(n2, { weight: name('mlp.c_fc.weight'), bias: name('mlp.c_fc.bias') });
-  const fed = b.linear(gelu(g, u), { weight: name('mlp.c_proj.weight'), bias: name('mlp.c_proj.bias') });
-  return g.node('Add', [a, fed]);
-}
-
 /** x (M, D) -> qkv (M, 3D). */
 export function qkvProgram(
   config: GptConfig,
@@ -168,7 +167,7 @@ export function qkvProgram(
   { block, quantization }: { block: number } & ServingOptions,
 ): Graph {
   const b = new ServingBuilder(`block ${block} qkv`, { config, weights, quantization });
-  b.g.output('qkv', emitQkv(b, b.g.input('x', ['M', config.emb_dim]), { config, block }));
+  b.g.output('qkv', beforeAttention(b.block(block), b.g.input('x', ['M', config.emb_dim])));
   return b.g.build();
 }
 
@@ -189,9 +188,9 @@ export function feedProgram(
   const rows = g.input('rows', ['M'], 'int64');
   const attended = emitAttention(g, attentionInputs(g, { config, suffix: '' }), config);
   const all = g.node('Concat', [before, attended], { axis: 0 });
-  const y = emitFeed(b, x, { context: g.node('Gather', [all, rows], { axis: 0 }), block });
+  const { y } = afterAttention(b.block(block), x, g.node('Gather', [all, rows], { axis: 0 }));
   g.output('y', y);
-  if (next) g.output('qkv', emitQkv(b, y, { config, block: block + 1 }));
+  if (next) g.output('qkv', beforeAttention(b.block(block + 1), y));
   return g.build();
 }
 
@@ -230,10 +229,10 @@ export function passProgram(
   const keyPlaces = g.input('keyPlaces', ['U', H, 3], 'int64');
   const valuePlaces = g.input('valuePlaces', ['U', H, W, 4], 'int64');
   const mask = g.input('mask', ['N', 1, 'R', 'P']);
-  for (let block = firstBlock; block < endBlock; block++) {
+  const attend = (qkv: Value, block: number): Value => {
     const names = passCacheNames(block - firstBlock);
-    const qkv = g.node('Gather', [emitQkv(b, x, { config, block }), fresh], { axis: 0 });
-    const [asking, k, v] = g.nodes('Split', [qkv, g.integers([D, D, D])], 3, { axis: 1 });
+    const own = g.node('Gather', [qkv, fresh], { axis: 0 });
+    const [asking, k, v] = g.nodes('Split', [own, g.integers([D, D, D])], 3, { axis: 1 });
     const q = g.node('Gather', [asking, queries], { axis: 0 });
     const put = (cache: Value, places: Value, entries: Value): Value =>
       g.node('ScatterND', [cache, places, g.node('Reshape', [entries, g.integers([-1, H, W])])]);
@@ -241,10 +240,12 @@ export function passProgram(
     const values = put(g.input(names.values[0], ['N', H, W, 'P']), valuePlaces, v);
     g.output(names.keys[1], keys);
     g.output(names.values[1], values);
-    const attended = emitAttention(g, { q, keys, values, mask }, config);
-    x = emitFeed(b, x, { context: g.node('Gather', [attended, rows], { axis: 0 }), block });
+    return g.node('Gather', [emitAttention(g, { q, keys, values, mask }, config), rows], { axis: 0 });
+  };
+  for (let block = firstBlock; block < endBlock; block++) {
+    x = blockForward(b.block(block), x, (qkv) => attend(qkv, block)).y;
   }
-  if (head) emitLogits(b, x, config);
+  if (head) b.logits(x, config);
   else g.output('y', x);
   return g.build();
 }
@@ -345,12 +346,6 @@ function emitAttention(g: GraphBuilder, { q, keys, values, mask }: AttentionInpu
 /** x (M, D) -> logitOutputs of the M rows. */
 export function logitsProgram(config: GptConfig, weights: Weights, { quantization }: ServingOptions): Graph {
   const b = new ServingBuilder('logits', { config, weights, quantization });
-  emitLogits(b, b.g.input('x', ['M', config.emb_dim]), config);
+  b.logits(b.g.input('x', ['M', config.emb_dim]), config);
   return b.g.build();
-}
-
-function emitLogits(b: ServingBuilder, x: Value, config: GptConfig): void {
-  const [normWeight, normBias, projection] = headTensorNames(config);
-  const normalized = layerNorm(b.g, x, { weight: b.constant(normWeight), bias: b.constant(normBias) });
-  logitOutputs(b.g, b.linear(normalized, { weight: projection, bias: null, transposed: true }));
 }

@@ -5,7 +5,6 @@ import type { Graph } from '../../model/programs/graph.ts';
 import {
   headLossProgram,
   headTensorNames,
-  headThreads,
   headTrainProgram,
   headWeightsProgram,
   PROJECTION_TOKENS,
@@ -21,6 +20,8 @@ import { gradientTensors, type Parameter } from './parameters.ts';
 /** What a stage lends for a micro-batch: its programs, compiled once a name, its tensors and its arrays. */
 export interface HeadStage {
   readonly setup: TrainSetup;
+  /** Of its programs, see headThreads. */
+  readonly threadCount: number;
   /** Whether gradients of earlier micro-batches are there to be added to. */
   readonly accumulate: boolean;
   readonly arrays: ArrayPool;
@@ -58,7 +59,7 @@ function headInputs(stage: HeadStage, x: Float32Array): Tensors {
 export async function headLosses(stage: HeadStage, x: Float32Array): Promise<Float32Array> {
   const { config } = stage.setup;
   const program = await stage.program('loss', () => headLossProgram(config, stage.targets.length), {
-    threadCount: headThreads(config),
+    threadCount: stage.threadCount,
   });
   const losses = new Float32Array(stage.targets.length);
   await program.run(headInputs(stage, x), { loss: rows(losses, stage) });
@@ -75,7 +76,7 @@ export async function trainHead(
   const N = stage.targets.length;
   const { emb_dim: D, vocab_size: V } = config;
   const program = await stage.program('head', () => headTrainProgram(config, headRows(stage)), {
-    threadCount: headThreads(config),
+    threadCount: stage.threadCount,
   });
   const [dx, normalized, dNormalized, probabilities] = [D, D, D, V].map((width) => arrays.take(N * width));
   const losses = new Float32Array(N);
@@ -119,10 +120,9 @@ async function projectionGradient(
   { g, spec }: Parameter,
   { probabilities, normalized }: { probabilities: Float32Array; normalized: Float32Array },
 ): Promise<void> {
-  const { setup, accumulate, targets } = stage;
+  const { setup, threadCount, accumulate, targets } = stage;
   const [V, D] = spec.shape;
   const N = targets.length;
-  const threadCount = headThreads(setup.config);
   const program = await stage.program(
     `projection ${accumulate ? 'next' : 'first'}`,
     () => projectionGradientProgram(setup.config, { ...headRows(stage), accumulate }),

@@ -4,19 +4,28 @@
 
 import { adamwProgram } from '../../model/programs/adamw.ts';
 import {
+  backwardTensorNames,
   blockBackwardProgram,
   blockForwardProgram,
-  blockShapes,
   blockWeightsProgram,
   BLOCK_ROW_GRADIENTS,
-  BLOCK_ROW_WIDTHS,
+  blockRowWidths,
+  normTensorNames,
   type BatchShape,
+  type BlockRowName,
 } from '../../model/programs/block.ts';
 import { dropoutInPlace, embed, embedBackward } from '../../model/programs/embedding.ts';
 import { assert } from '../../model/errors.ts';
 import type { Graph } from '../../model/programs/graph.ts';
-import { headTensorNames } from '../../model/programs/head.ts';
-import { blockTensors, ownsTensor, tensorTable, type TensorSpec } from '../../model/tensors.ts';
+import { headTensorNames, headThreads } from '../../model/programs/head.ts';
+import {
+  blockTable,
+  blockTensorName,
+  ownsTensor,
+  tensorTable,
+  type BlockTensorName,
+  type TensorSpec,
+} from '../../model/tensors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from '../engines/engine.ts';
 import { FusedProgram } from '../engines/fused-program.ts';
@@ -44,6 +53,11 @@ export class TrainStage {
   readonly #setup: TrainSetup;
   readonly #batch: BatchShape;
   readonly #tokens: Uint16Array | Uint32Array;
+  readonly #blockTable: ReadonlyMap<BlockTensorName, TensorSpec>;
+  readonly #rowWidths: Readonly<Record<BlockRowName, number>>;
+  readonly #backwardTensors: readonly BlockTensorName[];
+  readonly #normTensors: readonly BlockTensorName[];
+  readonly #headThreads: number;
   readonly #parameters = new Map<string, Parameter>();
   readonly #programs = new Map<string, Promise<Program>>();
   readonly #arrays = new ArrayPool();
@@ -62,6 +76,11 @@ export class TrainStage {
     this.#setup = setup;
     this.#batch = { B: setup.microBatchSize, T: setup.contextLength };
     this.#tokens = setup.wideTokens ? new Uint32Array(setup.tokens) : new Uint16Array(setup.tokens);
+    this.#blockTable = blockTable(setup.config, 0);
+    this.#rowWidths = blockRowWidths(setup.config);
+    this.#headThreads = headThreads(setup.config);
+    this.#backwardTensors = backwardTensorNames(setup.config);
+    this.#normTensors = normTensorNames(setup.config);
     const specs = tensorTable(setup.config).filter((spec) => ownsTensor(setup.stage, spec));
     const adamw = new FusedProgram(adamwProgram());
     const memory = adamw.allocate(specs.map(({ size }) => [size, size, size]));
@@ -95,10 +114,8 @@ export class TrainStage {
 
   /** Those of a block, by the names of its programs' inputs. */
   #blockParameters(block: number): Record<string, Parameter> {
-    const named = blockTensors(this.#setup.config, block).map(
-      ({ name }) => [name.slice(`h.${block}.`.length), this.#parameter(name)] as const,
-    );
-    return Object.fromEntries(named);
+    const names = [...this.#blockTable.keys()];
+    return Object.fromEntries(names.map((name) => [name, this.#parameter(blockTensorName(block, name))]));
   }
 
   #blockTensors(block: number): Record<string, Tensor> {
@@ -111,10 +128,10 @@ export class TrainStage {
     return { data, dims: [rowCount, data.length / rowCount] };
   }
 
-  /** Arrays of the pool with the shapes of named rows: `widths` in multiples of D. */
-  #takeRows<Name extends keyof typeof BLOCK_ROW_WIDTHS>(names: readonly Name[]): Record<Name, Float32Array> {
-    const size = this.#batch.B * this.#batch.T * this.#setup.config.emb_dim;
-    const arrays = names.map((name) => [name, this.#arrays.take(size * BLOCK_ROW_WIDTHS[name])]);
+  /** Arrays of the pool with the shapes of named rows. */
+  #takeRows<Name extends BlockRowName>(names: readonly Name[]): Record<Name, Float32Array> {
+    const rowCount = this.#batch.B * this.#batch.T;
+    const arrays = names.map((name) => [name, this.#arrays.take(rowCount * this.#rowWidths[name])]);
     return Object.fromEntries(arrays) as Record<Name, Float32Array>;
   }
 
@@ -200,7 +217,7 @@ export class TrainStage {
         {
           ...this.#rowTensors({ dy: gradient, x: at.x, qkv, context, a, u }),
           weights: this.#attentionWeights(weights),
-          ...Object.fromEntries(BACKWARD_TENSORS.map((name) => [name, tensors[name]])),
+          ...Object.fromEntries(this.#backwardTensors.map((name) => [name, tensors[name]])),
           ...maskTensors(this.#setup, at.masks),
         },
         this.#rowTensors({ dx, ...rows }),
@@ -250,7 +267,7 @@ export class TrainStage {
       accumulate: micro.index > 0,
       last: this.#isLast(micro),
       rows: named({ x, context, a, u, ...gradients! }),
-      norms: NORM_TENSORS.map((name) => ({ name, bytes: parameters[name].w })),
+      norms: this.#normTensors.map((name) => ({ name, bytes: parameters[name].w })),
       gradients: Object.entries(parameters).map(([name, { g }]) => ({ name, bytes: g, sumOfSquares: null })),
     };
   }
@@ -262,13 +279,13 @@ export class TrainStage {
     const program = await this.#program(`weights ${accumulate ? 'next' : 'first'}`, () =>
       blockWeightsProgram(config, this.#batch, { accumulate }),
     );
-    const shapes = blockShapes(config);
+    const shapeOf = (name: string): readonly number[] => this.#blockTable.get(name as BlockTensorName)!.shape;
     const { dy, dFed = dy, ...named } = Object.fromEntries(rows.map(({ name, bytes }) => [name, bytes]));
-    const own = gradients.map(({ name, bytes }) => ({ name, g: bytes, shape: shapes.get(name)! }));
+    const own = gradients.map(({ name, bytes }) => ({ name, g: bytes, shape: shapeOf(name) }));
     await program.run(
       {
         ...this.#rowTensors({ ...named, dFed }),
-        ...Object.fromEntries(norms.map(({ name, bytes }) => [name, { data: bytes, dims: shapes.get(name)! }])),
+        ...Object.fromEntries(norms.map(({ name, bytes }) => [name, { data: bytes, dims: shapeOf(name) }])),
         ...(accumulate ? gradientTensors(own, 'soFar') : {}),
       },
       gradientTensors(own, 'gradient'),
@@ -373,6 +390,7 @@ export class TrainStage {
   #head(micro: MicroBatch): HeadStage {
     return {
       setup: this.#setup,
+      threadCount: this.#headThreads,
       accumulate: micro.index > 0,
       arrays: this.#arrays,
       targets: this.#ids(micro, 1),
@@ -428,13 +446,3 @@ export class TrainStage {
     this.reset();
   }
 }
-
-const NORM_TENSORS = ['ln_1.weight', 'ln_1.bias', 'ln_2.weight', 'ln_2.bias'] as const;
-const BACKWARD_TENSORS = [
-  'ln_1.weight',
-  'attn.c_attn.weight',
-  'attn.c_proj.weight',
-  'ln_2.weight',
-  'mlp.c_fc.weight',
-  'mlp.c_proj.weight',
-] as const;

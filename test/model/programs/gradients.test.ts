@@ -7,7 +7,7 @@ import {
   blockBackwardProgram,
   blockForwardProgram,
   blockWeightsProgram,
-  BLOCK_ROW_WIDTHS,
+  blockRowWidths,
   BLOCK_SAVED,
 } from '../../../src/model/programs/block.ts';
 import { embed, embedBackward } from '../../../src/model/programs/embedding.ts';
@@ -216,9 +216,9 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
       graph,
       Object.fromEntries(Object.entries(offered).filter(([name]) => wanted.has(name))),
     );
+    const widths = blockRowWidths(config);
     const rowGradients = Object.entries(gradients).map(
-      ([name, data]) =>
-        [name, tensor(data, [rows, 12 * BLOCK_ROW_WIDTHS[name as keyof typeof BLOCK_ROW_WIDTHS]])] as const,
+      ([name, data]) => [name, tensor(data, [rows, widths[name as keyof typeof widths]])] as const,
     );
     return { dx, all: { ...offered, dFed: inputs['dy'], ...Object.fromEntries(rowGradients) } };
   }
