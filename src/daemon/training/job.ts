@@ -160,14 +160,8 @@ function progressOf(
   own: boolean,
 ): Pick<Run, 'loss' | 'valLoss' | 'evalStep' | 'best' | 'evaluationsSinceBest' | 'chainStart' | 'chain'> {
   const { training, loss, valLoss } = from.meta;
-  const {
-    chain = null,
-    chainStart = null,
-    best = null,
-    evaluationsSinceBest = 0,
-  }: Partial<TrainingMeta> = training ?? {
-    chain: CHAIN_START,
-  };
+  const untrained = { chain: CHAIN_START, chainStart: null, best: null, evaluationsSinceBest: 0 };
+  const { chain, chainStart, best, evaluationsSinceBest } = training ?? untrained;
   const fresh = { loss: null, valLoss: null, best: null, evaluationsSinceBest: 0, chainStart: chain };
   return {
     evalStep: from.step,
