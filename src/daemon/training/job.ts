@@ -5,7 +5,7 @@ import type { AdamwStep } from '../../model/programs/adamw.ts';
 import { CHAIN_START, nextLink } from '../../model/chain.ts';
 import { GptdError } from '../../model/errors.ts';
 import { learningRate } from '../../model/schedule.ts';
-import type { CheckpointMeta, StoredCheckpoint, StoredModel, TrainingMeta } from '../../workers/store/messages.ts';
+import type { CheckpointMeta, StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
 import { BackgroundCheckpoint } from './background-checkpoint.ts';
 import { checkpointDue, writeCheckpoint } from '../models/checkpoints.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
