@@ -160,14 +160,8 @@ function progressOf(
   own: boolean,
 ): Pick<Run, 'loss' | 'valLoss' | 'evalStep' | 'best' | 'evaluationsSinceBest' | 'chainStart' | 'chain'> {
   const { training, loss, valLoss } = from.meta;
-  const {
-    chain = null,
-    chainStart = null,
-    best = null,
-    evaluationsSinceBest = 0,
-  }: Partial<TrainingMeta> = training ?? {
-    chain: CHAIN_START,
-  };
+  const { chain, chainStart, best, evaluationsSinceBest }: Omit<TrainingMeta, 'baseStep' | 'baseUpdates' | 'tokens'> =
+    training ?? { chain: CHAIN_START, chainStart: null, best: null, evaluationsSinceBest: 0 };
   const fresh = { loss: null, valLoss: null, best: null, evaluationsSinceBest: 0, chainStart: chain };
   return {
     evalStep: from.step,
