@@ -4,7 +4,7 @@
 import type { Duplex } from 'node:stream';
 import type { WebSocket } from 'ws';
 import type { EventLog } from '../jobs/event-log.ts';
-import type { JobEvent } from '../protocol/jobs.ts';
+import type { StoredEvent } from '../../workers/store/messages.ts';
 import type { JobEventNotification, MethodName, RpcResponse } from '../protocol/methods.ts';
 import type { Handlers } from '../protocol/methods.ts';
 import { answer, readFrame, type Question } from './rpc.ts';
@@ -22,6 +22,8 @@ const STALL_TIMEOUT_MS = 10_000;
 /** The close code that tells a reader that was cut off, if it still listens, to try again. */
 const CLOSE_TRY_AGAIN = 1013;
 const CLOSE_GRACE_MS = 1_000;
+
+type StoredNotification = Omit<JobEventNotification, 'params'> & { readonly params: StoredEvent };
 
 export interface ConnectionParts {
   readonly store: StoreClient;
@@ -49,8 +51,9 @@ export class Connection {
     const { store, events, handlers, onError } = parts;
     this.#socket = socket;
     this.#onError = onError;
-    const notify = (params: JobEvent): void =>
-      this.#send(JSON.stringify({ jsonrpc: '2.0', method: 'job.event', params } satisfies JobEventNotification));
+    // An event is passed on as it is stored, for the client to read: nothing is parsed for each token.
+    const notify = (params: StoredEvent): void =>
+      this.#send(JSON.stringify({ jsonrpc: '2.0', method: 'job.event', params } satisfies StoredNotification));
     const sink = { bufferedBytes: () => socket.bufferedAmount, send: notify };
     // A subscription that cannot go on ends the connection: the client comes back with its last seq.
     const onBroken = (error: unknown): void => {

@@ -3,7 +3,7 @@
 
 import type { StoredEvent } from '../../workers/store/messages.ts';
 import type { EventLog } from '../jobs/event-log.ts';
-import { isTerminal, type JobEvent } from '../protocol/jobs.ts';
+import { isTerminal } from '../protocol/jobs.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
 /** So many bytes may wait in a socket before its cursors stop; the kernel holds megabytes more. */
@@ -15,7 +15,7 @@ const PAGE = 64;
 export interface EventSink {
   /** How many bytes the socket has been given and has not sent yet. */
   bufferedBytes(): number;
-  send(event: JobEvent): void;
+  send(event: StoredEvent): void;
 }
 
 interface Cursor {
@@ -80,7 +80,12 @@ export class Subscriptions {
   #hear(cursor: Cursor, event: StoredEvent): void {
     if (!cursor.live || cursor.closed || event.seq <= cursor.last) return;
     if (event.seq === cursor.last + 1 && this.#sink.bufferedBytes() < BUFFERED_BYTES_MAX) {
-      this.#send(cursor, event);
+      // The event log calls this: what goes wrong with one client's event is not its fault.
+      try {
+        this.#send(cursor, event);
+      } catch (error) {
+        this.#onError(error);
+      }
       return;
     }
     cursor.live = false;
@@ -110,7 +115,7 @@ export class Subscriptions {
   #send(cursor: Cursor, event: StoredEvent): void {
     if (cursor.closed) return;
     cursor.last = event.seq;
-    this.#sink.send(event as JobEvent);
+    this.#sink.send(event);
     // Nothing follows the event that ends a job.
     if (isTerminal(event.type)) this.unsubscribe(event.jobId);
   }

@@ -2,7 +2,6 @@
 // that a model takes over from its first training text.
 
 import { GptdError } from '../../model/errors.ts';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { StoredModel } from '../../workers/store/messages.ts';
 import { openDataset, type Dataset } from './dataset.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
@@ -20,7 +19,7 @@ export function stopIfAsked({ cancelled, halted }: Pick<DataContext, 'cancelled'
 /** Throws `invalid_spec` for another tokenizer than the model's, and for data that cannot be read that way. */
 export async function prepareData(context: DataContext, model: StoredModel): Promise<Dataset> {
   const { spec, services, emit } = context;
-  const stored = model.tokenizer as TokenizerSpec | { type: 'char'; alphabet: null } | null;
+  const stored = model.tokenizer;
   const wanted = spec.tokenizer ?? stored?.type ?? 'none';
   if (stored !== null && wanted !== 'none' && wanted !== stored.type) {
     throw new GptdError(

@@ -12,8 +12,8 @@ import { resolveModel } from '../../threads/model-reference.ts';
 import { joinPieces, JobChoices } from './choices.ts';
 import type { Completion, CompletionChoice, CompletionRequest, CompletionUsage } from './protocol.ts';
 import { completionSpecs, promptsOf, readCompletionRequest } from './request.ts';
-import type { GenerateResult } from '../../protocol/generation.ts';
-import type { JobEvent } from '../../protocol/jobs.ts';
+import type { StoredEvent } from '../../../workers/store/messages.ts';
+import { readFailure, readGenerated, readToken, type Generated } from './events.ts';
 import type { Handlers } from '../../protocol/methods.ts';
 import { Subscriptions } from '../subscriptions.ts';
 
@@ -96,18 +96,18 @@ async function follow(
     ended: AbortSignal;
   },
 ): Promise<CompletionUsage> {
-  const results: GenerateResult[] = [];
+  const results: Generated[] = [];
   await new Promise<void>((resolve, reject) => {
-    const hear = (event: JobEvent): void => {
+    const hear = (event: StoredEvent): void => {
       const choices = jobs.get(event.jobId)!;
       if (event.type === 'token') {
-        answer.add(choices.token(event.data));
+        answer.add(choices.token(readToken(event)));
       } else if (event.type === 'succeeded') {
-        const result = event.data.result as GenerateResult;
+        const result = readGenerated(event);
         for (const piece of choices.end(result)) answer.add(piece);
         if (results.push(result) === jobs.size) resolve();
       } else if (event.type === 'failed') {
-        reject(new GptdError(event.data.error.code, event.data.error.message));
+        reject(readFailure(event));
       } else if (event.type === 'cancelled') {
         reject(new GptdError('cancelled', `The job ${event.jobId} was cancelled.`));
       }
@@ -119,7 +119,7 @@ async function follow(
     if (left.aborted) reject(left.reason as Error);
     for (const jobId of jobs.keys()) void subscriptions.subscribe(jobId, 0).catch(reject);
   });
-  const sum = (count: (usage: GenerateResult['usage']) => number): number =>
+  const sum = (count: (usage: Generated['usage']) => number): number =>
     results.reduce((total, { usage }) => total + count(usage), 0);
   const [prompt, completion] = [sum((usage) => usage.promptTokens), sum((usage) => usage.completionTokens)];
   return { prompt_tokens: prompt, completion_tokens: completion, total_tokens: prompt + completion };
