@@ -3,7 +3,7 @@
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
-import { createTokenizer } from '../model/text/tokenizer.ts';
+import { createTokenizer } from '../model/text/create-tokenizer.ts';
 import { openReader, type ChunkReader } from './store/reader.ts';
 import { loadThreadEngine, sameChoice } from './engines/choice.ts';
 import { Loans } from './training/loans.ts';

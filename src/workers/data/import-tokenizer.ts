@@ -4,7 +4,8 @@
 import { gpt2Vocabulary, isSameBpe, readBpe } from '../../model/text/bpe-files.ts';
 import type { GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
-import { charAlphabet, type TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { charAlphabet } from '../../model/text/create-tokenizer.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ChunkReader } from '../store/reader.ts';
 
 /** A longer file of a tokenizer is refused; GPT-2's longest has 2 MB. */

@@ -4,7 +4,7 @@
 import { workerData } from 'node:worker_threads';
 import { assert } from '../../model/errors.ts';
 import { initialTensors } from '../../model/init.ts';
-import { createTokenizer } from '../../model/text/tokenizer.ts';
+import { createTokenizer } from '../../model/text/create-tokenizer.ts';
 import { countDuplicateWindows } from '../../model/text/window-duplicates.ts';
 import { openReader, type ChunkReader } from '../store/reader.ts';
 import { exportedBytes, openExport } from './export-source.ts';
