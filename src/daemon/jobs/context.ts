@@ -1,7 +1,6 @@
 // What a running job may use: the daemon's parts, its own event log, and the two ways in which it is told to stop. A cancel
 // takes effect between micro-batches or tokens; a halt (pause or shutdown) lets it save its work first.
 
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { EngineInfo } from '../../workers/settings.ts';
 import type { PreparerCalls } from '../../workers/data/messages.ts';
 import type { EmitOptions, EventLog } from './event-log.ts';
@@ -9,7 +8,6 @@ import type { Metrics } from '../operations/metrics.ts';
 import type { StageThread } from '../threads/stages.ts';
 import type { JobEventBody } from '../protocol/jobs.ts';
 import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
-import type { ModelTokenizerName } from '../protocol/fields.ts';
 import type { ServedModels } from '../serving/served-models.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import type { Tidying } from './tidying.ts';
@@ -51,6 +49,3 @@ export class JobHalted extends Error {
     this.name = 'JobHalted';
   }
 }
-
-/** What a model's tokenizer is called; null for a model that knows token ids only. */
-export const tokenizerName = (spec: unknown): ModelTokenizerName | null => (spec as TokenizerSpec | null)?.type ?? null;

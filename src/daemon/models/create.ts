@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import { resolveConfig, type GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { importedTokenizer, newTokenizer } from '../../model/text/choice.ts';
 import type { ModelFile, TensorChunk } from '../../workers/store/messages.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 import { JobHalted, type JobContext, type Services } from '../jobs/context.ts';
@@ -12,10 +12,6 @@ import { optimizerBytes, servingBytes, trainingBytes, weightsBytes } from '../th
 import { planStages } from '../threads/plan.ts';
 import { TOKENIZER_FILES } from '../protocol/interchange.ts';
 import type { CreateResult, ParamsResult } from '../protocol/models.ts';
-import type { TokenizerName } from '../protocol/fields.ts';
-
-const GPT2_VOCABULARY = 50257;
-const BYTE_VOCABULARY = 256;
 
 /** Exact counts, bytes and the plan of a configuration; nothing is allocated. */
 export function describeParameters(config: GptConfig, workers: number): ParamsResult {
@@ -41,7 +37,7 @@ export function runParams({ spec, services }: JobContext<'params'>): Promise<Par
 export async function runCreate(context: JobContext<'create'>): Promise<CreateResult> {
   const { spec, services } = context;
   const config = resolveConfig(spec.config);
-  const tokenizer = tokenizerFor(config, spec.tokenizer);
+  const tokenizer = newTokenizer(config.vocab_size, spec.tokenizer);
   const source = randomUUID();
   await services.preparer.call('initBegin', { source, config, seed: spec.seed, scheme: spec.init });
   return await makeModel(context, { config, tokenizer, source });
@@ -54,31 +50,14 @@ export async function runImport(context: JobContext<'import'>): Promise<CreateRe
   const opened = await services.preparer.call('importBegin', { source, files, headCount: spec.nHeads ?? null });
   for (const [i, message] of opened.notes.entries())
     await emit({ type: 'log', data: { message } }, { key: `note:${i}` });
-  const { vocab_size } = opened.config;
-  const suggests = spec.tokenizer !== undefined || (opened.tokenizer === null && opened.notes.length === 0);
-  const tokenizer =
-    suggests && (spec.tokenizer !== undefined || vocab_size === GPT2_VOCABULARY)
-      ? tokenizerFor(opened.config, spec.tokenizer)
-      : opened.tokenizer;
+  const tokenizer = importedTokenizer({
+    vocabSize: opened.config.vocab_size,
+    named: spec.tokenizer,
+    found: opened.tokenizer,
+    isNoted: opened.notes.length > 0,
+  });
   const kept = TOKENIZER_FILES.flatMap((name) => (name in files ? [{ name, blob: files[name] }] : []));
   return await makeModel(context, { config: opened.config, tokenizer, source, files: kept });
-}
-
-/** The named tokenizer, or the one that the vocabulary suggests. A char tokenizer gets its alphabet from the first training text. */
-function tokenizerFor(
-  { vocab_size: V }: GptConfig,
-  name: TokenizerName | undefined,
-): TokenizerSpec | { type: 'char'; alphabet: null } {
-  const type = name ?? (V >= GPT2_VOCABULARY ? 'gpt2' : V >= BYTE_VOCABULARY ? 'byte' : 'char');
-  if (type === 'char') return { type, alphabet: null };
-  const needed = type === 'gpt2' ? GPT2_VOCABULARY : BYTE_VOCABULARY;
-  if (V < needed) {
-    throw new GptdError(
-      'invalid_spec',
-      `The ${type} tokenizer has ${needed} ids and vocab_size is ${V}: take --vocab-size ${needed} or another tokenizer.`,
-    );
-  }
-  return { type };
 }
 
 async function makeModel(

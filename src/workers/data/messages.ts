@@ -4,6 +4,7 @@ import type { GptConfig } from '../../model/config.ts';
 import type { GgmlType } from '../../model/formats/gguf.ts';
 import type { ExportedModel } from '../../model/formats/hf-export.ts';
 import type { InitScheme } from '../../model/init.ts';
+import type { StoredTokenizer } from '../../model/text/choice.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ModelFile, TensorChunk } from '../store/messages.ts';
 
@@ -15,7 +16,7 @@ export interface SourceProgress {
 
 export interface TokenizeRequest {
   readonly files: readonly { readonly digest: string; readonly format: 'text' | 'jsonl' | 'tokens' }[];
-  readonly tokenizer: TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
+  readonly tokenizer: StoredTokenizer;
   readonly vocabSize: number;
 }
 
