@@ -11,6 +11,7 @@ import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
 import type { ServedModels } from '../serving/served-models.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import type { Tidying } from './tidying.ts';
+import type { Texts } from '../threads/texts.ts';
 import type { WorkerThread } from '../threads/worker-thread.ts';
 import type { StoredEvent } from '../../workers/store/messages.ts';
 
@@ -21,6 +22,7 @@ export interface Services {
   readonly metrics: Metrics;
   readonly stages: readonly StageThread[];
   readonly preparer: WorkerThread<PreparerCalls>;
+  readonly texts: Texts;
   readonly served: ServedModels;
   readonly tidying: Tidying;
   readonly engine: EngineInfo;

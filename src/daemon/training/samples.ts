@@ -23,11 +23,11 @@ export async function openSampler(
 ): Promise<Sampler | null> {
   const { sampleEvery, samplePrompt, sampleTokens: maxTokens, sampleTemperature: temperature, seed } = spec;
   if (sampleEvery === 0) return null;
-  const { preparer } = services;
+  const { texts } = services;
   const tokenizer = dataset.tokenizer ?? completeTokenizer(model.tokenizer);
   const context = model.config.context_length;
   const textOf = async (ids: readonly number[]): Promise<string> =>
-    tokenizer === null ? ids.join(' ') : (await preparer.call('decode', { ids, tokenizer })).text;
+    tokenizer === null ? ids.join(' ') : (await texts.decoding({ model, tokenizer })).decode(ids);
   const prompt = await promptIds();
   if (prompt.length === 0 || prompt.length >= context) {
     throw new GptdError(
@@ -48,7 +48,7 @@ export async function openSampler(
         `${model.name} has no tokenizer that could read a samplePrompt: leave it out.`,
       );
     }
-    return (await preparer.call('encode', { text: samplePrompt, tokenizer })).ids;
+    return await texts.encode({ model, tokenizer }, samplePrompt);
   }
 
   return {

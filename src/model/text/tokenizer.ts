@@ -32,7 +32,7 @@ export interface StreamDecoder {
 /** The half of a tokenizer that goes from ids to text. */
 export interface TokenDecoding {
   /** The bytes that an id stands for; undefined when there is no such id. */
-  bytesOf(id: number): Uint8Array | undefined;
+  readonly bytesOf: (id: number) => Uint8Array | undefined;
   /** Unknown ids decode to nothing, broken UTF-8 to U+FFFD. */
   decode(ids: Iterable<number>): string;
   /** What `decode` gives for one id alone. */

@@ -3,14 +3,14 @@
 
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS } from '../../../src/daemon/serving/batcher.ts';
-import type { Generation } from '../../../src/daemon/serving/sequence.ts';
+import type { Generation, GenerationRequest } from '../../../src/daemon/serving/sequence.ts';
 import type { StageCaller } from '../../../src/daemon/threads/stages.ts';
 import { planStages } from '../../../src/daemon/threads/plan.ts';
 import { generateSpec } from '../../../src/daemon/protocol/generation.ts';
 import type { GptConfig } from '../../../src/model/config.ts';
+import type { Sample } from '../../../src/model/sampling.ts';
 import { initialTensors } from '../../../src/model/init.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
-import type { SampledToken } from '../../../src/workers/serving/messages.ts';
 import type { StageRequest } from '../../../src/workers/stage-messages.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
 
@@ -41,7 +41,7 @@ beforeAll(async () => {
   const tensors = new Map(
     [...initialTensors(CONFIG, { seed: 1, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
   );
-  const setup = { config: CONFIG, stage: PLAN, tokenizer: null, quantization: null };
+  const setup = { config: CONFIG, stage: PLAN, quantization: null };
   stage = await ServeStage.load(await loadEngine('onnx'), setup, tensors);
 });
 afterAll(() => stage.close());
@@ -60,9 +60,10 @@ const caller: StageCaller = {
 async function answer(request: StageRequest): Promise<object> {
   switch (request.type) {
     case 'serveBegin':
-      return stage.begin(request);
+      stage.begin(request);
+      return {};
     case 'serveStep':
-      steps.push(request.parts.map((part) => ({ ...part, samples: part.sample !== null, follows: false })));
+      steps.push(request.shares.map((share) => ({ ...share, samples: share.sample !== null, follows: false })));
       return await stage.step(request);
     case 'serveFollow': {
       const reply = await stage.follow(request);
@@ -84,6 +85,23 @@ async function answer(request: StageRequest): Promise<object> {
 const newBatcher = (lease: string, thread = caller): Batcher =>
   new Batcher({ lease, config: CONFIG, stages: [{ thread, plan: PLAN }] }, { sequencesMax: 16, cachedTokensMax: 1e6 });
 
+/** A generation that nobody listens to, and whose texts have no stops. */
+function request(spec: object, { sequence, signal }: { sequence: string; signal: AbortSignal }): GenerationRequest {
+  const parsed = generateSpec.parse({ model: 'm', ...spec });
+  return {
+    sequence,
+    spec: parsed,
+    prompt: parsed.promptIds!,
+    sample: 0,
+    continued: [],
+    isStopped: false,
+    cancelled: signal,
+    halted: signal,
+    onToken: () => false,
+    onWait: () => undefined,
+  };
+}
+
 /** `onToken` hears of every token. Prompts of different names share no beginning. */
 function generate(
   batcher: Batcher,
@@ -98,10 +116,11 @@ function generate(
   const promptIds = Array.from({ length: promptLength }, (_, i) => (salt + i * (salt + 1)) % CONFIG.vocab_size);
   const never = new AbortController().signal;
   return batcher.generate({
-    spec: generateSpec.parse({ model: 'm', promptIds, maxTokens, temperature: 1 }),
-    ...{ sequence: name, sample: 0, continued: [], cancelled: never, halted: never },
-    onToken: () => onToken?.(),
-    onWait: () => undefined,
+    ...request({ promptIds, maxTokens, temperature: 1 }, { sequence: name, signal: never }),
+    onToken: () => {
+      onToken?.();
+      return false;
+    },
   });
 }
 
@@ -162,11 +181,7 @@ test('the first step of a prompt of ids is sent behind its beginning, without wa
 test('a prompt with an id outside the vocabulary is refused before any step', async () => {
   const batcher = newBatcher('o');
   const never = new AbortController().signal;
-  const refused = batcher.generate({
-    spec: generateSpec.parse({ model: 'm', promptIds: [3, 97], maxTokens: 1 }),
-    ...{ sequence: 'o', sample: 0, continued: [], cancelled: never, halted: never },
-    ...{ onToken: () => undefined, onWait: () => undefined },
-  });
+  const refused = batcher.generate(request({ promptIds: [3, 97], maxTokens: 1 }, { sequence: 'o', signal: never }));
   await expect(refused).rejects.toThrow("The prompt has token 97: the model's ids go from 0 to 96.");
   expect(steps).toEqual([]);
 });
@@ -189,12 +204,13 @@ async function yieldOf(lease: string, { together }: { together: boolean }): Prom
   const batcher = newBatcher(lease);
   const never = new AbortController().signal;
   const one = async (spec: object, i: number): Promise<unknown> => {
-    const tokens: (SampledToken & { index: number })[] = [];
+    const tokens: (Sample & { index: number })[] = [];
     const { ids, reason } = await batcher.generate({
-      spec: generateSpec.parse({ temperature: 0, ...spec }),
-      ...{ sequence: `${lease} ${i}`, sample: 0, continued: [], cancelled: never, halted: never },
-      onToken: (token, index) => tokens.push({ ...token, index }),
-      onWait: () => undefined,
+      ...request(spec, { sequence: `${lease} ${i}`, signal: never }),
+      onToken: (token, { index }) => {
+        tokens.push({ ...token, index });
+        return false;
+      },
     });
     return { ids, reason, tokens };
   };
@@ -220,15 +236,20 @@ test.each([true, false])('steps that are asked for ahead yield the very same, to
 test('a stage goes on by itself until it has so many tokens, is interrupted, its time is over or a sequence ends', async () => {
   const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
   stage.begin({
-    ...{ lease: 'f', sequence, prompt, continued: [], stop: [], stopIds: [] },
-    ...{ sampling: { temperature: 0, seed: 1 }, sample: 0 },
+    lease: 'f',
+    sequence,
+    prompt,
+    continued: [],
+    stopIds: [],
+    sampling: { temperature: 0, seed: 1 },
+    sample: 0,
   });
   const sample = { index: 0, lastIndex, drafts: [], draftMax: 0 };
-  await stage.step({ input: prompt, parts: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
+  await stage.step({ input: prompt, shares: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
   const interrupt = new Int32Array(new SharedArrayBuffer(4));
   const follows = [{ sequence, left: 0, lastIndex, draftMax: 0, guessMax: 0 }];
   const yields = async (more: { tokensMax?: number; spanMs?: number }): Promise<(number | undefined)[]> => {
-    const { steps } = await stage.follow({ follows, tokensMax: 16, spanMs: 1e6, interrupt, ...more });
+    const { steps } = await stage.follow({ follows, tokensMax: 16, spanMs: 1e6, interrupt, turn: 0, ...more });
     return steps.map(([sampled]) => sampled?.tokens.length);
   };
   expect(await yields({ tokensMax: 4 })).toEqual([1, 1, 1, 1]);
@@ -245,14 +266,12 @@ test('a sequence that is cancelled between two steps leaves no trace in the othe
   const batcher = newBatcher('l');
   const alone = await generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
   const cancel = new AbortController();
-  const never = new AbortController().signal;
   const gone = batcher.generate({
-    spec: generateSpec.parse({ model: 'm', promptIds: [5, 6, 7], maxTokens: 400, temperature: 1 }),
-    ...{ sequence: 'gone', sample: 0, continued: [], cancelled: cancel.signal, halted: never },
-    onToken: (_, index) => {
+    ...request({ promptIds: [5, 6, 7], maxTokens: 400, temperature: 1 }, { sequence: 'gone', signal: cancel.signal }),
+    onToken: (_, { index }) => {
       if (index === 9) cancel.abort(new Error('cancelled'));
+      return false;
     },
-    onWait: () => undefined,
   });
   const beside = generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
   await expect(gone).rejects.toThrow('cancelled');
@@ -277,12 +296,14 @@ test.each(['slides', 'is cancelled'])(
         {
           onToken = () => undefined,
           signal = new AbortController().signal,
-        }: { onToken?: (token: SampledToken, index: number) => void; signal?: AbortSignal } = {},
+        }: { onToken?: (token: Sample, index: number) => void; signal?: AbortSignal } = {},
       ): Promise<Generation> =>
         batcher.generate({
-          spec: generateSpec.parse({ model: 'm', temperature: 0, speculate: false, ...spec }),
-          ...{ sequence: `${lease} ${name}`, sample: 0, continued: [], cancelled: signal, halted: signal },
-          ...{ onToken, onWait: () => undefined },
+          ...request({ speculate: false, ...spec }, { sequence: `${lease} ${name}`, signal }),
+          onToken: (token, { index }) => {
+            onToken(token, index);
+            return false;
+          },
         });
       const last = (): Promise<Generation> =>
         start(
@@ -295,7 +316,7 @@ test.each(['slides', 'is cancelled'])(
         // Long prompts take up the steps' room, and one behind them shares the source's beginning; then the source slides or goes.
         const atToken = CONFIG.context_length - shared.length - filler.length - 4;
         const others: Promise<unknown>[] = [];
-        const onToken = (_: SampledToken, index: number): void => {
+        const onToken = (_: Sample, index: number): void => {
           if (index === atToken) {
             others.push(
               ...['long', 'longer'].map((name) => start(name, { promptIds: filler.toReversed(), maxTokens: 5 })),
