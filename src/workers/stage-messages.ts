@@ -4,7 +4,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { GptConfig } from '../model/config.ts';
 import type { Quantization } from '../model/programs/quantize.ts';
-import type { FollowRequest, SampledRows, SamplingOptions, ServeShare } from './serving/messages.ts';
+import type { FollowRequest, SampledRows, SequenceBegin, ServeShare } from './serving/messages.ts';
 import type { EngineChoice, EngineInfo } from './settings.ts';
 import type { ChunkAddress, TensorChunk } from './store/messages.ts';
 import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training/messages.ts';
@@ -84,21 +84,6 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     /** Quantized matrices that the store did not have: to be kept there. */
     { readonly made: readonly TensorChunk<Quantization>[] },
   ];
-  /** Opens a sequence on the head's stage. It ends there with one of `stopIds`, or with the last index that a step is told. */
-  serveBegin: [
-    {
-      readonly lease: string;
-      readonly sequence: string;
-      readonly prompt: readonly number[];
-      /** Ids that were generated before an interruption: they follow the prompt. */
-      readonly continued: readonly number[];
-      readonly stopIds: readonly number[];
-      readonly sampling: SamplingOptions;
-      /** Which of several samples of one prompt this is: it keys the draws. */
-      readonly sample: number;
-    },
-    Record<string, never>,
-  ];
   /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */
   serveEmbed: [
     { readonly lease: string; readonly ids: readonly number[]; readonly shares: readonly ServeShare[] },
@@ -113,6 +98,8 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
       readonly lease: string;
       readonly input: readonly number[] | Float32Array;
       readonly shares: readonly ServeShare[];
+      /** For the head's stage: sequences that it does not know yet. */
+      readonly begins?: readonly SequenceBegin[] | undefined;
       readonly targets?: readonly number[] | undefined;
     },
     {

@@ -132,9 +132,6 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       return {};
     case 'serveLoad':
       return await loadServing(request);
-    case 'serveBegin':
-      serving(request.lease).begin(request);
-      return {};
     case 'serveEmbed':
       return { x: serving(request.lease).embed(request.ids, request.shares) };
     case 'serveStep':

@@ -4,9 +4,8 @@
 
 import { checkTokenIds, type GptConfig } from '../../model/config.ts';
 import { assert, GptdError } from '../../model/errors.ts';
-import type { SampledRows, SamplingOptions, ServeFollow } from '../../workers/serving/messages.ts';
+import type { SampledRows, ServeFollow } from '../../workers/serving/messages.ts';
 import { JobHalted } from '../jobs/context.ts';
-import type { GenerateSpec } from '../protocol/kinds.ts';
 import { commonLength, Retained } from './retained.ts';
 import { Sequence, type Generation, type GenerationRequest } from './sequence.ts';
 import { serveRows, type LoadedModel } from './serve-rows.ts';
@@ -70,25 +69,13 @@ export class Batcher {
 
   /** Generates until the end, a cancel or a halt. Throws `invalid_spec` for a prompt that the model cannot take. */
   async generate(request: GenerationRequest): Promise<Generation> {
-    const { spec, sequence, prompt, continued, sample } = request;
-    const { lease, config } = this.#model;
-    checkPrompt(prompt, config);
+    const { config } = this.#model;
+    checkPrompt(request.prompt, config);
     try {
       return await new Promise<Generation>((resolve, reject) => {
         const queued = new Sequence({ request, context: config.context_length, resolve, reject });
         if (queued.endedBefore()) return;
         assert(queued.room <= this.#limits.cachedTokensMax, 'a full context fits into the cache');
-        const beginning = {
-          lease,
-          sequence,
-          prompt,
-          continued,
-          stopIds: spec.stopIds,
-          sampling: samplingOf(spec),
-          sample,
-        };
-        // Nothing waits for the answer: the first step is taken up behind this, and meets the death of the thread as well.
-        this.#head.call('serveBegin', beginning, { priority: PRIORITY.interactive }).catch(() => undefined);
         for (const signal of [request.cancelled, request.halted]) {
           signal.addEventListener('abort', () => this.#interruptSteps(), { once: true });
         }
@@ -97,7 +84,7 @@ export class Batcher {
         if (!this.#looping) void this.#loop();
       });
     } catch (error) {
-      this.#end([sequence], { keepCaches: false });
+      this.#end([request.sequence], { keepCaches: false });
       throw error;
     }
   }
@@ -106,10 +93,6 @@ export class Batcher {
   #interruptSteps(): void {
     Atomics.add(this.#interrupt, 0, 1);
     this.#ahead.abort();
-  }
-
-  get #head(): LoadedModel['stages'][number]['thread'] {
-    return this.#model.stages.find(({ plan }) => plan.head)!.thread;
   }
 
   async #loop(): Promise<void> {
@@ -197,7 +180,8 @@ export class Batcher {
     });
     const ids = composed.flatMap(({ rows }) => rows);
     const shares = composed.map(({ share }) => share);
-    const reply = serveRows(this.#model, { ids, shares, priority: PRIORITY.interactive });
+    const begins = composed.flatMap(({ begin }) => begin ?? []);
+    const reply = serveRows(this.#model, { ids, shares, begins, priority: PRIORITY.interactive });
     return {
       shares: composed.map(({ sequence, share: { rowCount, sample } }) => {
         const drafted = sample?.drafts.length ?? 0;
@@ -273,25 +257,6 @@ export class Batcher {
 
 /** Guesses that each of so many sequences may have in a step. */
 const guessesOfEach = (sequences: number): number => (sequences === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / sequences));
-
-/** The fields of a spec that the head's stage samples by. */
-function samplingOf(spec: GenerateSpec): SamplingOptions {
-  const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
-  const { logitBias = {}, bannedIds, logprobs, seed } = spec;
-  return {
-    temperature,
-    topK,
-    topP,
-    minP,
-    repetitionPenalty,
-    presencePenalty,
-    frequencyPenalty,
-    bannedIds,
-    logprobs,
-    seed,
-    logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])),
-  };
-}
 
 function checkPrompt(ids: readonly number[], config: GptConfig): void {
   checkTokenIds(ids, { config, what: 'The prompt' });

@@ -4,7 +4,13 @@
 
 import { capacityFor } from '../../model/programs/serving.ts';
 import type { Sample } from '../../model/sampling.ts';
-import type { SampledRows, ServeFollow, ServeShare } from '../../workers/serving/messages.ts';
+import type {
+  SampledRows,
+  SamplingOptions,
+  SequenceBegin,
+  ServeFollow,
+  ServeShare,
+} from '../../workers/serving/messages.ts';
 import type { GenerateSpec } from '../protocol/kinds.ts';
 import type { TokenEnd } from './sequence-text.ts';
 
@@ -77,6 +83,8 @@ export class Sequence {
   position = 0;
   /** Where the beginning of the cache comes from; taken by the first step. */
   fork: ServeShare['fork'] = null;
+  /** Until its first step takes it along. */
+  #begin: SequenceBegin | null;
   #drafts: readonly number[] = [];
   #place = 0;
   readonly #stats = { reused: 0, drafted: 0, accepted: 0 };
@@ -90,6 +98,7 @@ export class Sequence {
     this.#promptLength = request.prompt.length;
     this.#stopIds = new Set(request.spec.stopIds);
     this.#ids = [...request.continued];
+    this.#begin = beginOf(request);
     const all = [...request.prompt, ...request.continued];
     this.window = this.#slides ? all.slice(keptFrom(all.length, context)) : all;
   }
@@ -127,14 +136,14 @@ export class Sequence {
     this.#stats.reused = Math.min(this.position, this.#promptLength);
   }
 
-  /** The rows of its next step, null when there is no room for more of its prompt in this step. */
+  /** The rows of its next step, with its beginning in the first one; null when there is no room for more of its prompt in this step. */
   next({
     prefillRows,
     guessMax,
   }: {
     prefillRows: number;
     guessMax: number;
-  }): { share: ServeShare; rows: readonly number[] } | null {
+  }): { share: ServeShare; rows: readonly number[]; begin: SequenceBegin | null } | null {
     const { decoding } = this;
     const rest = this.window.length - this.position;
     const count = decoding ? 1 : Math.min(rest, prefillRows);
@@ -147,8 +156,10 @@ export class Sequence {
     const rows = [...this.window.slice(this.position, this.position + count), ...drafts];
     const sample = count < rest ? null : { index, lastIndex, drafts, draftMax: this.#draftMax };
     const share = { sequence: this.name, position: this.position, rowCount: rows.length, fork: this.fork, sample };
+    const begin = this.#begin;
     this.fork = null;
-    return { share, rows };
+    this.#begin = null;
+    return { share, rows, begin };
   }
 
   /**
@@ -247,4 +258,28 @@ export class Sequence {
     this.position = 0;
     this.#drafts = [];
   }
+}
+
+/** What the head's stage is to know of a sequence. */
+function beginOf({ sequence, spec, prompt, continued, sample }: GenerationRequest): SequenceBegin {
+  return { sequence, prompt, continued, stopIds: spec.stopIds, sampling: samplingOf(spec), sample };
+}
+
+/** The fields of a spec that the head's stage samples by. */
+function samplingOf(spec: GenerateSpec): SamplingOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
+  const { logitBias = {}, bannedIds, logprobs, seed } = spec;
+  return {
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    presencePenalty,
+    frequencyPenalty,
+    bannedIds,
+    logprobs,
+    seed,
+    logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])),
+  };
 }

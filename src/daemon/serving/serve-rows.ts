@@ -2,7 +2,7 @@
 // it decides whose rows they are (batcher.ts, served-loss.ts); rows do not know their neighbours.
 
 import { assert } from '../../model/errors.ts';
-import type { ServeShare } from '../../workers/serving/messages.ts';
+import type { SequenceBegin, ServeShare } from '../../workers/serving/messages.ts';
 import type { StageCalls } from '../../workers/stage-messages.ts';
 import type { GptConfig } from '../../model/config.ts';
 import type { PlanStage } from '../protocol/models.ts';
@@ -20,6 +20,8 @@ export interface ServedRows {
   /** Of all shares' rows. */
   readonly ids: readonly number[];
   readonly shares: readonly ServeShare[];
+  /** Sequences that begin with these rows and will sample. */
+  readonly begins?: readonly SequenceBegin[];
   /** As in StageCalls.serveStep. */
   readonly targets?: readonly number[];
 }
@@ -27,7 +29,7 @@ export interface ServedRows {
 /** What the stage with the head says. Rejects as the stages' threads do. */
 export async function serveRows(
   { lease, stages }: LoadedModel,
-  { ids, shares, targets, priority }: ServedRows & { readonly priority: Priority },
+  { ids, shares, begins, targets, priority }: ServedRows & { readonly priority: Priority },
 ): Promise<StageCalls['serveStep'][1]> {
   const embedder = stages.find(({ plan }) => plan.embeds)!;
   let input: readonly number[] | Float32Array = ids;
@@ -36,7 +38,7 @@ export async function serveRows(
     input = (await embedder.thread.call('serveEmbed', { lease, ids, shares }, { priority })).x;
   }
   for (const { thread, plan } of stages) {
-    const step = { lease, input, shares, targets };
+    const step = { lease, input, shares, begins: plan.head ? begins : undefined, targets };
     const reply: StageCalls['serveStep'][1] = await thread.call('serveStep', step, { priority });
     if (plan.head) return reply;
     input = reply.x!;

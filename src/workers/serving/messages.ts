@@ -19,6 +19,18 @@ export interface SamplingOptions {
   readonly seed: number;
 }
 
+/** A sequence as the head's stage gets to know it. It ends there with one of `stopIds`, or with the last index that a step tells. */
+export interface SequenceBegin {
+  readonly sequence: string;
+  readonly prompt: readonly number[];
+  /** Ids that were generated before an interruption: they follow the prompt. */
+  readonly continued: readonly number[];
+  readonly stopIds: readonly number[];
+  readonly sampling: SamplingOptions;
+  /** Which of several samples of one prompt this is: it keys the draws. */
+  readonly sample: number;
+}
+
 /** One sequence's share of a step's rows, at positions from `position` on. */
 export interface ServeShare {
   readonly sequence: string;

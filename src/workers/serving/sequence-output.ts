@@ -4,18 +4,15 @@
 import { PURPOSE, uniform } from '../../model/random/philox.ts';
 import { sample, type LogitRow, type Sample } from '../../model/sampling.ts';
 import { GuessLength } from './guess-length.ts';
-import type { ServeSample } from './messages.ts';
-import type { StageCalls } from '../stage-messages.ts';
+import type { SequenceBegin, ServeSample } from './messages.ts';
 
 /** Ids that a guess must match, tried from the longest on. */
 const DRAFT_MATCH_LENGTHS = [3, 2];
 /** How far back a guess looks. */
 const DRAFT_HISTORY_MAX = 4096;
 
-type Begun = Pick<StageCalls['serveBegin'][0], 'prompt' | 'continued' | 'stopIds' | 'sampling' | 'sample'>;
-
 export class SequenceOutput {
-  readonly #request: Begun;
+  readonly #begin: SequenceBegin;
   /** The prompt's ids, then the generated ones. */
   readonly #history: number[];
   readonly #promptLength: number;
@@ -26,9 +23,9 @@ export class SequenceOutput {
   /** A stop id has been reached, or the last index. */
   #ended = false;
 
-  constructor(request: Begun) {
-    const { prompt, continued, stopIds } = request;
-    this.#request = request;
+  constructor(begin: SequenceBegin) {
+    const { prompt, continued, stopIds } = begin;
+    this.#begin = begin;
     this.#history = [...prompt, ...continued];
     this.#promptLength = prompt.length;
     this.#stopIds = new Set(stopIds);
@@ -51,8 +48,8 @@ export class SequenceOutput {
   }
 
   #next(row: LogitRow, index: number): Sample {
-    const { seed, ...options } = this.#request.sampling;
-    const u = uniform({ seed, purpose: PURPOSE.sampling, step: this.#request.sample, index });
+    const { seed, ...options } = this.#begin.sampling;
+    const u = uniform({ seed, purpose: PURPOSE.sampling, step: this.#begin.sample, index });
     const [history, promptLength] = [this.#history, this.#promptLength];
     const token = sample(row, { ...options, history, promptLength, u });
     history.push(token.id);

@@ -120,11 +120,6 @@ export class ServeStage {
     }
   }
 
-  /** Opens a sequence on the head's stage. */
-  begin(request: StageCalls['serveBegin'][0]): void {
-    this.#outputs.set(request.sequence, new SequenceOutput(request));
-  }
-
   /** wte[id] + wpe[position] for the rows of a step: (M, D). */
   embed(ids: readonly number[], shares: readonly ServeShare[]): Float32Array {
     const { emb_dim: D } = this.#setup.config;
@@ -139,6 +134,7 @@ export class ServeStage {
   async step({
     input,
     shares,
+    begins = [],
     targets = [],
   }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
     const { emb_dim: D } = this.#setup.config;
@@ -146,6 +142,7 @@ export class ServeStage {
     const given = input instanceof Float32Array ? input : this.embed(input, shares);
     const rowCount = given.length / D;
     this.#reserve(shares);
+    for (const begin of begins) this.#outputs.set(begin.sequence, new SequenceOutput(begin));
     const groups = attendGroups([...this.#cached(shares)], { wide: attendsWide(this.#setup.config) });
     const all = passage(this.#paired(Array.from({ length: rowCount }, (_, row) => row)), groups);
     const headRows = head ? this.#headRows(shares, { rowCount, judged: targets.length }) : all.rows.slice(0, rowCount);

@@ -59,9 +59,6 @@ const caller: StageCaller = {
 
 async function answer(request: StageRequest): Promise<object> {
   switch (request.type) {
-    case 'serveBegin':
-      stage.begin(request);
-      return {};
     case 'serveStep':
       steps.push(request.shares.map((share) => ({ ...share, samples: share.sample !== null, follows: false })));
       return await stage.step(request);
@@ -162,7 +159,7 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
   expect(order).toEqual(order.toSorted());
 });
 
-test('the first step of a prompt of ids is sent behind its beginning, without waiting for the answer', async () => {
+test('a sequence begins with its first step: its stage is asked for nothing before', async () => {
   const calls: string[] = [];
   const noting: StageCaller = {
     ...caller,
@@ -175,7 +172,7 @@ test('the first step of a prompt of ids is sent behind its beginning, without wa
   };
   const batcher = newBatcher('n', noting);
   await generate(batcher, { name: 'n', promptLength: 5, maxTokens: 1 });
-  expect(calls.slice(0, 3)).toEqual(['serveBegin', 'serveStep', 'serveBegin answered']);
+  expect(calls.slice(0, 2)).toEqual(['serveStep', 'serveStep answered']);
 });
 
 test('a prompt with an id outside the vocabulary is refused before any step', async () => {
@@ -235,17 +232,9 @@ test.each([true, false])('steps that are asked for ahead yield the very same, to
 
 test('a stage goes on by itself until it has so many tokens, is interrupted, its time is over or a sequence ends', async () => {
   const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
-  stage.begin({
-    lease: 'f',
-    sequence,
-    prompt,
-    continued: [],
-    stopIds: [],
-    sampling: { temperature: 0, seed: 1 },
-    sample: 0,
-  });
+  const begins = [{ sequence, prompt, continued: [], stopIds: [], sampling: { temperature: 0, seed: 1 }, sample: 0 }];
   const sample = { index: 0, lastIndex, drafts: [], draftMax: 0 };
-  await stage.step({ input: prompt, shares: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
+  await stage.step({ input: prompt, begins, shares: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
   const interrupt = new Int32Array(new SharedArrayBuffer(4));
   const follows = [{ sequence, left: 0, lastIndex, draftMax: 0, guessMax: 0 }];
   const yields = async (more: { tokensMax?: number; spanMs?: number }): Promise<(number | undefined)[]> => {

@@ -13,7 +13,7 @@ import {
 import type { Sample } from '../../../src/model/sampling.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
-import type { SamplingOptions, ServeShare } from '../../../src/workers/serving/messages.ts';
+import type { SamplingOptions, SequenceBegin, ServeShare } from '../../../src/workers/serving/messages.ts';
 import type { StageRange } from '../../../src/workers/training/messages.ts';
 
 const GREEDY: SamplingOptions = { temperature: 0, seed: 1 };
@@ -49,20 +49,24 @@ class Stream {
   readonly tokens: Sample[] = [];
   readonly ids: number[];
   position = 0;
+  /** For its first step. */
+  begins: SequenceBegin[];
   readonly #lastIndex: number;
 
-  constructor(
-    stages: readonly ServeStage[],
-    {
-      prompt = PROMPT,
-      sampling = GREEDY,
-      sample = 0,
-      count,
-    }: { prompt?: readonly number[]; sampling?: SamplingOptions; sample?: number; count: number },
-  ) {
+  constructor({
+    prompt = PROMPT,
+    sampling = GREEDY,
+    sample = 0,
+    count,
+  }: {
+    prompt?: readonly number[];
+    sampling?: SamplingOptions;
+    sample?: number;
+    count: number;
+  }) {
     this.ids = [...prompt];
     this.#lastIndex = count - 1;
-    stages.at(-1)!.begin({ lease: '', sequence: this.name, prompt, continued: [], stopIds: [], sampling, sample });
+    this.begins = [{ sequence: this.name, prompt, continued: [], stopIds: [], sampling, sample }];
   }
 
   get done(): boolean {
@@ -91,9 +95,10 @@ async function step(
   steps: readonly { stream: Stream; share: ServeShare }[],
 ): Promise<(readonly number[])[]> {
   const shares = steps.map(({ share }) => share);
+  const begins = steps.flatMap(({ stream }) => stream.begins.splice(0));
   let input: readonly number[] | Float32Array = steps.flatMap(({ stream, share }) => stream.rows(share));
   for (const stage of stages) {
-    const { x, sampled } = await stage.step({ input, shares });
+    const { x, sampled } = await stage.step({ input, shares, begins });
     if (sampled === null) {
       input = x!;
       continue;
@@ -114,9 +119,9 @@ async function step(
 /** Feeds the prompt in chunks of the given lengths, then one token at a time. */
 async function generate(
   stages: readonly ServeStage[],
-  { chunks, ...options }: { chunks: readonly number[] } & ConstructorParameters<typeof Stream>[1],
+  { chunks, ...options }: { chunks: readonly number[] } & ConstructorParameters<typeof Stream>[0],
 ): Promise<Sample[]> {
-  const stream = new Stream(stages, options);
+  const stream = new Stream(options);
   for (const length of chunks) await step(stages, [{ stream, share: stream.share(length) }]);
   while (!stream.done) await step(stages, [{ stream, share: stream.share(1) }]);
   for (const stage of stages) stage.end({ sequences: [stream.name], keepCaches: false });
@@ -163,7 +168,7 @@ describe.each(
   test('other sequences in the same steps, joining and leaving, change no bit', async () => {
     const streams = Array.from({ length: 11 }, (_, i) => {
       const prompt = i % 3 === 0 ? PROMPT : PROMPT.slice(0, 5 + 6 * i).map((id) => (id + i) % 61);
-      return new Stream(stages, { prompt, count: i % 3 === 0 ? 80 : 10 + i });
+      return new Stream({ prompt, count: i % 3 === 0 ? 80 : 10 + i });
     });
     for (let turn = 0; streams.some(({ done }) => !done); turn++) {
       const steps = streams.flatMap((stream, i) => {
@@ -179,7 +184,7 @@ describe.each(
 
   test('guesses, right and wrong, change the number of steps and no bit', async () => {
     for (const wrongEvery of [0, 2, 3]) {
-      const stream = new Stream(stages, { count: 80 });
+      const stream = new Stream({ count: 80 });
       await step(stages, [{ stream, share: stream.share(70) }]);
       let steps = 0;
       while (!stream.done) {
@@ -196,7 +201,7 @@ describe.each(
   });
 
   test('caches side by side, with other numbers of guesses and after others have left their seats, change no bit', async () => {
-    const streams = [80, 12, 80, 30, 80].map((count) => new Stream(stages, { count }));
+    const streams = [80, 12, 80, 30, 80].map((count) => new Stream({ count }));
     for (let turn = 0; streams.some(({ done }) => !done); turn++) {
       const steps = streams.flatMap((stream, i) => {
         if (stream.done || turn < 4 * i) return [];
@@ -215,13 +220,13 @@ describe.each(
   });
 
   test('a beginning that is taken from another cache changes no bit', async () => {
-    const first = new Stream(stages, { count: 20 });
+    const first = new Stream({ count: 20 });
     await step(stages, [{ stream: first, share: first.share(70) }]);
     while (!first.done) await step(stages, [{ stream: first, share: first.share(1) }]);
     for (const stage of stages) stage.end({ sequences: [first.name], keepCaches: true });
     for (const length of [16, 63, 64, 69]) {
       const fork = { from: first.name, length };
-      const stream = new Stream(stages, { count: 80 });
+      const stream = new Stream({ count: 80 });
       await step(stages, [{ stream, share: stream.share(70 - length, { fork }) }]);
       while (!stream.done) await step(stages, [{ stream, share: stream.share(1) }]);
       expect(stream.tokens).toEqual(reference);
@@ -266,7 +271,7 @@ describe.each(MODELS)('a model that passes at once: %s', (_, flags, quantization
     const told: Sample[][] = [];
     for (const stages of [byBlock, passing]) {
       // Side by side with rows of their own number, then one alone, over the end of a cache.
-      const streams = [64, 30, 12].map((count) => new Stream(stages, { count, sampling: { ...GREEDY, logprobs: 3 } }));
+      const streams = [64, 30, 12].map((count) => new Stream({ count, sampling: { ...GREEDY, logprobs: 3 } }));
       for (const stream of streams) await step(stages, [{ stream, share: stream.share(70) }]);
       runs.splice(0);
       let steps = 0;
@@ -313,7 +318,7 @@ test('two programs with the same weights ask for each of them once', async () =>
 test('what repeats is guessed from where it was last', async () => {
   const stages = await loadStages(CONFIG, ONE);
   const prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3];
-  const stream = new Stream(stages, { prompt, count: 1, sampling: { ...GREEDY } });
+  const stream = new Stream({ prompt, count: 1, sampling: { ...GREEDY } });
   const [draft] = await step(stages, [{ stream, share: stream.share(prompt.length) }]);
   const [{ id }] = stream.tokens;
   const all = [...prompt, id];
