@@ -1,7 +1,8 @@
 // Who is served when: a real stage on the calling thread, whose steps are noted. Running streams never wait for more than one chunk
 // of other people's prompts, and prompts go in at full chunks, in the order in which they came.
 
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { SequenceText } from '../../../src/daemon/serving/sequence-text.ts';
 import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS } from '../../../src/daemon/serving/batcher.ts';
 import type { Generation, GenerationRequest } from '../../../src/daemon/serving/sequence.ts';
 import type { StageCaller } from '../../../src/daemon/threads/stages.ts';
@@ -10,6 +11,7 @@ import { generateSpec } from '../../../src/daemon/protocol/generation.ts';
 import type { GptConfig } from '../../../src/model/config.ts';
 import type { Sample } from '../../../src/model/sampling.ts';
 import { initialTensors } from '../../../src/model/init.ts';
+import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import type { StageRequest } from '../../../src/workers/stage-messages.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
@@ -34,6 +36,7 @@ const steps: (readonly Row[])[] = [];
 let isWanted = false;
 beforeEach(() => {
   steps.length = 0;
+  said.length = 0;
   isWanted = false;
 });
 
@@ -46,6 +49,9 @@ beforeAll(async () => {
 });
 afterAll(() => stage.close());
 
+/** What the stage was asked, and what it answered. */
+const said: object[] = [];
+
 /** The stage without a thread around it: one request after the other. */
 let turn: Promise<unknown> = Promise.resolve();
 const caller: StageCaller = {
@@ -53,6 +59,7 @@ const caller: StageCaller = {
   call: async (type, input) => {
     const reply = turn.then(() => answer({ type, ...input } as StageRequest));
     turn = reply.catch(() => undefined);
+    said.push(input, await reply);
     return (await reply) as never;
   },
 };
@@ -327,3 +334,107 @@ test.each(['slides', 'is cancelled'])(
     expect(await run(`beside ${fate}`, { beside: true })).toEqual(await run(`alone ${fate}`, { beside: false }));
   },
 );
+
+describe('a stop string', () => {
+  const PROMPT = [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57];
+  const SPEC = { promptIds: PROMPT, maxTokens: 200, temperature: 1, seed: 6, logprobs: 2 };
+
+  /** What a reader of the job's events sees, and how the sequence ends. */
+  async function told(
+    batcher: Batcher,
+    {
+      sequence,
+      ...spec
+    }: { sequence: string; promptIds: readonly number[]; stop?: readonly string[]; speculate?: boolean },
+  ): Promise<{ events: object[]; text: string; generation: Generation }> {
+    const never = new AbortController().signal;
+    const begun = request(spec, { sequence, signal: never });
+    const shown = new SequenceText(await createTokenizer({ type: 'byte' }), { spec: begun.spec, continued: [] });
+    const events: object[] = [];
+    let whole = '';
+    const generation = await batcher.generate({
+      ...begun,
+      onToken: (token, { index, ...end }) => {
+        const { text, stopped } = shown.next(token.id, end);
+        whole += text;
+        events.push({ index, id: token.id, text, logprob: token.logprob, ...shown.listed(token) });
+        return stopped;
+      },
+    });
+    return { events, text: whole, generation };
+  }
+
+  test.each([true, false])(
+    'that comes while the stage goes on by itself ends the sequence as one step at a time does, with guesses: %s',
+    async (speculate) => {
+      const whole = await told(newBatcher(`whole ${speculate}`), { sequence: `whole ${speculate}`, ...SPEC });
+      // It spans two tokens, and its first half is held back.
+      const at = whole.text.length - 150;
+      const stop = [whole.text.slice(at, at + 2)];
+      const first = whole.text.indexOf(stop[0]);
+      const run = async (lease: string): ReturnType<typeof told> => {
+        steps.length = 0;
+        return await told(newBatcher(lease), { sequence: lease, ...SPEC, stop, speculate });
+      };
+      isWanted = true;
+      const single = await run(`one at a time ${speculate}`);
+      expect(followed()).toBe(0);
+      isWanted = false;
+      const burst = await run(`burst ${speculate}`);
+      expect(followed()).toBeGreaterThan(first);
+
+      expect(burst.events).toEqual(single.events);
+      expect(burst.events).toHaveLength(first + 2);
+      expect(burst.text).toBe(whole.text.slice(0, first));
+      const ending = ({ generation: { ids, reason, promptTokens } }: typeof burst): object => ({
+        ids,
+        reason,
+        promptTokens,
+      });
+      expect(ending(burst)).toEqual(ending(single));
+      expect(burst.generation).toMatchObject({ reason: 'stop', ids: whole.generation.ids.slice(0, first + 2) });
+      const { drafted, accepted } = single.generation;
+      expect(burst.generation).toMatchObject({ drafted, accepted });
+      // What was asked for behind the stop ends with the step that it is at.
+      await turn;
+      expect(steps.length).toBeLessThanOrEqual(first + 2 + FOLLOW_TOKENS_MAX);
+    },
+  );
+
+  test('leaves a cache that claims what comes before it, for prompts that go on otherwise', async () => {
+    const whole = await told(newBatcher('cache whole'), { sequence: 'cache whole', ...SPEC });
+    const stop = [whole.text.slice(20, 22)];
+    const batcher = newBatcher('cache');
+    const { generation } = await told(batcher, { sequence: 'cache stopped', ...SPEC, stop });
+    const length = PROMPT.length + generation.ids.length;
+    // As the stage has gone on, and not as it has.
+    for (const [i, tail] of [whole.generation.ids.slice(generation.ids.length, 60), [7, 8, 9]].entries()) {
+      const promptIds = [...PROMPT, ...generation.ids, ...tail];
+      const again = { ...SPEC, promptIds, maxTokens: 20 };
+      const forked = await told(batcher, { sequence: `cache again ${i}`, ...again });
+      const fresh = await told(newBatcher(`cache fresh ${i}`), { sequence: `cache fresh ${i}`, ...again });
+      expect(forked.events).toEqual(fresh.events);
+      expect(fresh.generation.reusedTokens).toBe(0);
+      // The stop's own last token was never computed for this sequence.
+      if (i === 0) expect(forked.generation.reusedTokens).toBe(length - 1);
+    }
+  });
+
+  test('and all text are unknown to a stage: it is told ids and tells ids', async () => {
+    await told(newBatcher('words'), { sequence: 'words', ...SPEC, stop: ['never comes'] });
+    const names = new Set<string>();
+    const texts = new Set<unknown>();
+    const look = (value: unknown): void => {
+      if (typeof value === 'string') texts.add(value);
+      if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return;
+      for (const [name, field] of Object.entries(value)) {
+        if (!Array.isArray(value)) names.add(name);
+        look(field);
+      }
+    };
+    said.forEach(look);
+    expect([...texts].sort()).toEqual(['words']);
+    expect([...names]).toEqual(expect.arrayContaining(['prompt', 'logprob', 'top', 'tokens', 'follows']));
+    for (const name of ['text', 'piece', 'stop', 'stopped', 'tokenizer']) expect(names).not.toContain(name);
+  });
+});
