@@ -148,18 +148,18 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
 
   // From its first token to its last, a sequence is in every step.
   for (const name of ['a', 'b', 'c', ...prompts.map((prompt) => prompt.name)]) {
-    const all = steps.map((parts) => parts.find(({ sequence }) => sequence === name));
-    const [first, last] = [all.findIndex((part) => part?.samples), all.findLastIndex((part) => part !== undefined)];
+    const all = steps.map((shares) => shares.find(({ sequence }) => sequence === name));
+    const [first, last] = [all.findIndex((share) => share?.samples), all.findLastIndex((share) => share !== undefined)];
     expect(last - first).toBeGreaterThan(10);
     expect(all.slice(first, last + 1)).not.toContain(undefined);
   }
-  const chunks = steps.map((parts) =>
-    parts.filter(
+  const chunks = steps.map((shares) =>
+    shares.filter(
       ({ sequence, position }) => position < (prompts.find(({ name }) => name === sequence)?.promptLength ?? 0),
     ),
   );
   // Full chunks from the second step after they came on at the latest, in order of arrival: so many steps until the last prompt's first token.
-  const rows = chunks.map((parts) => parts.reduce((sum, { rowCount }) => sum + rowCount, 0)).filter((sum) => sum > 0);
+  const rows = chunks.map((shares) => shares.reduce((sum, { rowCount }) => sum + rowCount, 0)).filter((sum) => sum > 0);
   expect(PREFILL_ROWS.shared).toBe(64);
   expect(rows).toEqual([64, 64, 64, 64, 64, 64, 64, 505 - 7 * 64]);
   const order = chunks.flat().map(({ sequence }) => sequence);
