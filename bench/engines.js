@@ -65,22 +65,19 @@ const WORK = [
     name: `decode ${tokenCount} tokens, one stream`,
     rate: { count: tokenCount, unit: 'tokens/s' },
     prepare: async (engine) => {
-      const stage = await ServeStage.load(
-        engine,
-        { config, stage: range, tokenizer: null, quantization: null },
-        tensors,
-      );
+      const stage = await ServeStage.load(engine, { config, stage: range, quantization: null }, tensors);
       let sequences = 0;
       return async () => {
         sequences += 1;
         const sequence = `bench-${sequences}`;
         const sampling = { temperature: 0, seed: 1 };
-        stage.begin({ lease: '', sequence, prompt: [1], continued: [], stop: [], stopIds: [], sampling, sample: 0 });
+        const begin = { sequence, prompt: [1], continued: [], stopIds: [], sampling, sample: 0 };
         let id = 1;
         for (let position = 0; position < tokenCount; position++) {
           const sample = { index: position, lastIndex: tokenCount - 1, drafts: [], draftMax: 0 };
-          const part = { sequence, position, rowCount: 1, fork: null, sample };
-          const { sampled } = await stage.step({ input: [id], parts: [part] });
+          const share = { sequence, position, rowCount: 1, fork: null, sample };
+          const begins = position === 0 ? [begin] : [];
+          const { sampled } = await stage.step({ input: [id], shares: [share], begins });
           id = sampled[0].tokens[0].id;
         }
         stage.end({ sequences: [sequence], keepCaches: false });

@@ -39,6 +39,7 @@ const CONTRACTS = [
   'src/workers/data/messages.ts',
   'src/workers/training/messages.ts',
   'src/workers/serving/messages.ts',
+  'src/workers/text/messages.ts',
 ];
 /** What a kind of job stands on; the queue itself is the composition's and the edge's. */
 const DOMAIN = [
@@ -124,6 +125,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'src/workers/store/tensor-chunks.ts',
     'src/model/',
   ],
+  'src/workers/text/': [...CONTRACTS, 'src/model/'],
   'src/model/': ['src/model/'],
 };
 
@@ -142,6 +144,7 @@ const WORKER_ENTRIES = [
   'src/workers/data/thread.ts',
   'src/workers/stage.ts',
   'src/workers/store/thread.ts',
+  'src/workers/text/thread.ts',
 ];
 
 const READS_ENVIRONMENT = ['src/cli/main.ts'];

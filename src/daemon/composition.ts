@@ -31,6 +31,7 @@ import { ServedModels } from './serving/served-models.ts';
 import { Server } from './edge/server.ts';
 import { startStages } from './threads/stages.ts';
 import { StoreClient } from './threads/store-client.ts';
+import { Texts } from './threads/texts.ts';
 import { Tidying } from './jobs/tidying.ts';
 import { WorkerThread } from './threads/worker-thread.ts';
 
@@ -71,11 +72,12 @@ export async function run(options: DaemonOptions & { readonly workers: number })
     const events = new EventLog(store, { onFatal, onStored: (event) => metrics.eventStored(event) });
     const report = (error: unknown): void => logError(logger, error);
     const served = new ServedModels(stages, { store, budgetBytes: memoryBudgetBytes, onError: report });
-    const onDeath = (worker: 'preparer' | 'stage', error: unknown): void => {
+    const onDeath = (worker: 'preparer' | 'stage' | 'text', error: unknown): void => {
       logger.error({ worker, err: error }, 'worker thread died and is replaced');
       metrics.workerDied(worker);
     };
     preparer.onDeath((error) => onDeath('preparer', error));
+    const texts = keep(new Texts({ onDeath: (error) => onDeath('text', error) }));
     for (const stage of stages) {
       stage.onDeath((error) => {
         onDeath('stage', error);
@@ -83,7 +85,17 @@ export async function run(options: DaemonOptions & { readonly workers: number })
       });
     }
     const tidying = keep(new Tidying(store, { keepJobs: options.keepJobs, onError: report }));
-    const services: Services = { store, events, metrics, stages, preparer, tidying, engine, memoryBudgetBytes };
+    const services: Services = {
+      store,
+      events,
+      metrics,
+      stages,
+      preparer,
+      texts,
+      tidying,
+      engine,
+      memoryBudgetBytes,
+    };
     const onMoved = (transition: JobTransition): void => {
       metrics.jobMoved(transition);
       logTransition(logger, transition);

@@ -6,7 +6,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { GptdError } from '../model/errors.ts';
 import { llmcHeader } from '../model/formats/token-files.ts';
-import { createTokenizer } from '../model/text/tokenizer.ts';
+import { createTokenizer } from '../model/text/create-tokenizer.ts';
 
 export interface TokenExport {
   readonly files: readonly string[];

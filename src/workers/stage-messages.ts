@@ -4,8 +4,7 @@
 import type { MessagePort } from 'node:worker_threads';
 import type { GptConfig } from '../model/config.ts';
 import type { Quantization } from '../model/programs/quantize.ts';
-import type { TokenizerSpec } from '../model/text/tokenizer.ts';
-import type { FollowRequest, SampledRows, SamplingOptions, ServePart } from './serving/messages.ts';
+import type { FollowRequest, SampledRows, SequenceBegin, ServeShare } from './serving/messages.ts';
 import type { RequestOf, ThreadContract } from './reply.ts';
 import type { EngineChoice, EngineInfo } from './settings.ts';
 import type { ChunkAddress, TensorChunk } from './store/messages.ts';
@@ -85,43 +84,27 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
       readonly checkpointId: number;
       readonly config: GptConfig;
       readonly stage: StageRange;
-      readonly tokenizer: TokenizerSpec | null;
       readonly quantization: Quantization | null;
     },
     /** Quantized matrices that the store did not have, and is to keep. */
     { readonly made: readonly TensorChunk<Quantization>[] },
   ];
-  /** Asks the head's stage for the token ids of a prompt. The text that is shown begins after them. */
-  serveBegin: [
-    {
-      readonly lease: string;
-      readonly sequence: string;
-      readonly prompt: string | readonly number[];
-      /** Ids that were generated before an interruption: they follow the prompt. */
-      readonly continued: readonly number[];
-      readonly stop: readonly string[];
-      readonly stopIds: readonly number[];
-      readonly sampling: SamplingOptions;
-      /** Which of several samples of one prompt this is: each has draws of its own. */
-      readonly sample: number;
-    },
-    /** `stopped` says that the continued ids have reached a stop already. */
-    { readonly ids: readonly number[]; readonly stopped: boolean },
-  ];
   /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */
   serveEmbed: [
-    { readonly lease: string; readonly ids: readonly number[]; readonly parts: readonly ServePart[] },
+    { readonly lease: string; readonly ids: readonly number[]; readonly shares: readonly ServeShare[] },
     { readonly x: Float32Array },
   ];
   /**
-   * The ids of all parts' rows, or x (rows, D) from the stage before -> x for the next stage, or what the head's stage says: an
-   * entry a part, and of the last rows, as many as there are `targets`, the loss of these as next tokens, in nats.
+   * The ids of all shares' rows, or x (rows, D) from the stage before -> x for the next stage, or what the head's stage says: an
+   * entry a share, and of the last rows, as many as there are `targets`, the loss of these as next tokens, in nats.
    */
   serveStep: [
     {
       readonly lease: string;
       readonly input: readonly number[] | Float32Array;
-      readonly parts: readonly ServePart[];
+      readonly shares: readonly ServeShare[];
+      /** For the head's stage: sequences that it does not know yet. */
+      readonly begins?: readonly SequenceBegin[] | undefined;
       readonly targets?: readonly number[] | undefined;
     },
     {

@@ -3,7 +3,6 @@
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
-import { createTokenizer } from '../model/text/tokenizer.ts';
 import { openReader, type ChunkReader } from './store/reader.ts';
 import { loadThreadEngine, sameChoice } from './engines/choice.ts';
 import { Loans } from './training/loans.ts';
@@ -50,9 +49,8 @@ function serving(lease: string): ServeStage {
 
 async function loadServing(request: StageCalls['serveLoad'][0]): Promise<StageCalls['serveLoad'][1]> {
   const { lease, config, stage, quantization } = request;
-  const tokenizer = stage.head && request.tokenizer !== null ? await createTokenizer(request.tokenizer) : null;
   const weights = servedWeights(opened(), request);
-  served.set(lease, await ServeStage.load(await engine, { config, stage, tokenizer, quantization }, weights));
+  served.set(lease, await ServeStage.load(await engine, { config, stage, quantization }, weights));
   return { made: weights.made() };
 }
 
@@ -133,10 +131,8 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       return {};
     case 'serveLoad':
       return await loadServing(request);
-    case 'serveBegin':
-      return serving(request.lease).begin(request);
     case 'serveEmbed':
-      return { x: serving(request.lease).embed(request.ids, request.parts) };
+      return { x: serving(request.lease).embed(request.ids, request.shares) };
     case 'serveStep':
       return await serving(request.lease).step(request);
     case 'serveFollow':

@@ -17,7 +17,7 @@ import { cachedModelGraph } from '../../src/model/formats/onnx-export.ts';
 import { safetensorsHeader } from '../../src/model/formats/safetensors.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 import { llmcHeader } from '../../src/model/formats/token-files.ts';
-import { createTokenizer } from '../../src/model/text/tokenizer.ts';
+import { createTokenizer } from '../../src/model/text/create-tokenizer.ts';
 import { readGgufHeader, readOnnxHeader, type WeightsHeader } from '../../src/model/formats/weights-header.ts';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'gptd-inspect-'));

@@ -76,8 +76,8 @@ it('the threads hand over the arrays and ports of their messages', () => {
   const [lease, micro] = ['lease', { index: 0, step: 1, firstSequence: 0, starts: [0] }];
   const { requests, replies } = STAGE_THREAD;
   expect(requests.trainForward({ lease, micro, x: a })).toEqual([a]);
-  expect(requests.serveStep({ lease, input: a, parts: [] })).toEqual([a]);
-  expect(requests.serveStep({ lease, input: [1, 2], parts: [] })).toEqual([]);
+  expect(requests.serveStep({ lease, input: a, shares: [] })).toEqual([a]);
+  expect(requests.serveStep({ lease, input: [1, 2], shares: [] })).toEqual([]);
   expect(replies.trainForward({ y: a })).toEqual([a]);
   expect(replies.trainForward({ losses: a, dx: b })).toEqual([a, b]);
   expect(replies.trainEvaluate({ y: null, losses: c })).toEqual([null, c]);

@@ -43,8 +43,8 @@ async function windowLoss(
       const end = Math.min(T, position + ROWS_A_STEP);
       const ids = Array.from(tokens.subarray(start + position, start + end));
       const targets = Array.from(tokens.subarray(start + Math.max(position, firstRow) + 1, start + end + 1));
-      const parts = [{ sequence, position, rowCount: ids.length, fork: null, sample: null }];
-      const { losses } = await serveRows(model, { ids, parts, targets, priority: PRIORITY.forward });
+      const shares = [{ sequence, position, rowCount: ids.length, fork: null, sample: null }];
+      const { losses } = await serveRows(model, { ids, shares, targets, priority: PRIORITY.forward });
       sum = losses!.reduce((total, loss) => total + loss, sum);
     }
     return sum;

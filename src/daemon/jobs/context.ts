@@ -10,6 +10,7 @@ import type { JobEventBody } from '../protocol/jobs.ts';
 import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 import type { Tidying } from './tidying.ts';
+import type { Texts } from '../threads/texts.ts';
 import type { WorkerThread } from '../threads/worker-thread.ts';
 import type { StoredEvent } from '../../workers/store/messages.ts';
 
@@ -20,6 +21,7 @@ export interface Services {
   readonly metrics: Metrics;
   readonly stages: readonly StageThread[];
   readonly preparer: WorkerThread<PreparerCalls>;
+  readonly texts: Texts;
   readonly tidying: Tidying;
   readonly engine: EngineInfo;
   readonly memoryBudgetBytes: number;

@@ -2,7 +2,7 @@
 // the daemon opens no path, the client fetches what it wants. The same checkpoint gives the same bytes.
 
 import { randomUUID } from 'node:crypto';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { completeTokenizer } from '../../model/text/stored.ts';
 import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
 import type { ExportPiece } from '../../workers/data/messages.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
@@ -62,12 +62,6 @@ async function run({ jobId, spec, services, cancelled, halted, emit }: JobContex
     await blobs.abort();
     await preparer.call('sourceEnd', { source });
   }
-}
-
-/** A char tokenizer whose alphabet is not known yet says nothing. */
-function completeTokenizer(tokenizer: unknown): TokenizerSpec | null {
-  const spec = tokenizer as TokenizerSpec | { type: 'char'; alphabet: null } | null;
-  return spec === null || (spec.type === 'char' && spec.alphabet === null) ? null : spec;
 }
 
 /** Turns pieces of files, which come one file after the other, into blobs of full chunks. */

@@ -1,11 +1,12 @@
 // The `import` job: a new model from files of weights, which are blobs that the client has uploaded.
 
 import { randomUUID } from 'node:crypto';
+import { importedTokenizer } from '../../model/text/choice.ts';
 import type { JobContext } from '../jobs/context.ts';
 import type { Kind } from '../jobs/kind.ts';
 import { importSpec, TOKENIZER_FILES } from '../protocol/interchange.ts';
 import type { CreateResult } from '../protocol/models.ts';
-import { GPT2_VOCABULARY, makeModel, MAKING, tokenizerFor } from './make-model.ts';
+import { makeModel, MAKING } from './make-model.ts';
 
 export const importKind: Kind<'import'> = {
   name: 'import',
@@ -28,12 +29,12 @@ async function run(context: JobContext<'import'>): Promise<CreateResult> {
   const opened = await services.preparer.call('importBegin', { source, files, headCount: spec.nHeads ?? null });
   for (const [i, message] of opened.notes.entries())
     await emit({ type: 'log', data: { message } }, { key: `note:${i}` });
-  const { vocab_size } = opened.config;
-  const suggests = spec.tokenizer !== undefined || (opened.tokenizer === null && opened.notes.length === 0);
-  const tokenizer =
-    suggests && (spec.tokenizer !== undefined || vocab_size === GPT2_VOCABULARY)
-      ? tokenizerFor(opened.config, spec.tokenizer)
-      : opened.tokenizer;
+  const tokenizer = importedTokenizer({
+    vocabSize: opened.config.vocab_size,
+    named: spec.tokenizer,
+    found: opened.tokenizer,
+    isNoted: opened.notes.length > 0,
+  });
   const kept = TOKENIZER_FILES.flatMap((name) => (name in files ? [{ name, blob: files[name] }] : []));
   return await makeModel(context, { config: opened.config, tokenizer, source, files: kept });
 }

@@ -4,36 +4,14 @@ import type { GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
 import type { StoredTokenizer } from '../../model/text/stored.ts';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ModelFile, TensorChunk } from '../../workers/store/messages.ts';
 import { JobHalted, type JobContext, type Services } from '../jobs/context.ts';
-import type { TokenizerName } from '../protocol/fields.ts';
 import type { CreateResult } from '../protocol/models.ts';
 import { weightsBytes } from '../threads/memory.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 
 /** The lane of all jobs that make a model: they are bound by the disk. */
 export const MAKING = { lane: 'make', atOnce: 1 } as const;
-
-export const GPT2_VOCABULARY = 50257;
-const BYTE_VOCABULARY = 256;
-
-/** The named tokenizer, or the one that the vocabulary suggests. A char tokenizer gets its alphabet from the first training text. */
-export function tokenizerFor(
-  { vocab_size: V }: GptConfig,
-  name: TokenizerName | undefined,
-): TokenizerSpec | { type: 'char'; alphabet: null } {
-  const type = name ?? (V >= GPT2_VOCABULARY ? 'gpt2' : V >= BYTE_VOCABULARY ? 'byte' : 'char');
-  if (type === 'char') return { type, alphabet: null };
-  const needed = type === 'gpt2' ? GPT2_VOCABULARY : BYTE_VOCABULARY;
-  if (V < needed) {
-    throw new GptdError(
-      'invalid_spec',
-      `The ${type} tokenizer has ${needed} ids and vocab_size is ${V}: take --vocab-size ${needed} or another tokenizer.`,
-    );
-  }
-  return { type };
-}
 
 /** Throws `conflict` when the name is taken. */
 export async function makeModel(

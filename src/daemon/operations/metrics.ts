@@ -73,7 +73,7 @@ export class Metrics {
     for (const kind of JOB_KINDS) {
       for (const state of LIVE_STATES) this.#jobs.set({ kind, state }, 0);
     }
-    for (const worker of ['stage', 'preparer']) this.#restarts.inc({ worker }, 0);
+    for (const worker of ['stage', 'preparer', 'text']) this.#restarts.inc({ worker }, 0);
     const { version, engine } = settings;
     this.#gauge('gptd_info', 'The running version and its engine.', ['version', 'engine', 'engine_version']).set(
       { version, engine: engine.name, engine_version: engine.version },
@@ -168,7 +168,7 @@ export class Metrics {
     this.#checkpointBytes.inc(bytes);
   }
 
-  workerDied(worker: 'stage' | 'preparer'): void {
+  workerDied(worker: 'stage' | 'preparer' | 'text'): void {
     this.#restarts.inc({ worker });
   }
 

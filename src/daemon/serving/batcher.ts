@@ -4,9 +4,8 @@
 
 import { checkTokenIds, type GptConfig } from '../../model/config.ts';
 import { assert, GptdError } from '../../model/errors.ts';
-import type { SampledRows, SamplingOptions, ServeFollow } from '../../workers/serving/messages.ts';
+import type { SampledRows, ServeFollow } from '../../workers/serving/messages.ts';
 import { JobHalted } from '../jobs/context.ts';
-import type { GenerateSpec } from '../protocol/kinds.ts';
 import { commonLength, Retained } from './retained.ts';
 import { Sequence, type Generation, type GenerationRequest } from './sequence.ts';
 import { serveRows, type LoadedModel } from './serve-rows.ts';
@@ -30,7 +29,7 @@ export interface BatchLimits {
 }
 
 /** What a step does for one sequence. */
-interface Part {
+interface StepShare {
   readonly sequence: Sequence;
   /** Known ids that it computes. */
   readonly count: number;
@@ -40,8 +39,8 @@ interface Part {
 
 /** What is asked of the stages at once. */
 interface Step {
-  readonly parts: readonly Part[];
-  /** An entry a part, of this step and of those that the stage has gone on with; null when it was dropped. */
+  readonly shares: readonly StepShare[];
+  /** An entry a share, of this step and of those that the stage has gone on with; null when it was dropped. */
   readonly reply: Promise<readonly (readonly (SampledRows | null)[])[] | null>;
 }
 
@@ -54,7 +53,7 @@ export class Batcher {
   #looping = false;
   /** Drops the step that was asked for ahead, unless it has begun. */
   #ahead = new AbortController();
-  /** Shared with the stage: 1 when it is not to go on by itself behind the step that it is at. */
+  /** Shared with the stage, which does not go on by itself behind the step that it is at when this is no longer what it was. */
   readonly #interrupt = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
 
   constructor(model: LoadedModel, limits: BatchLimits) {
@@ -70,35 +69,12 @@ export class Batcher {
 
   /** Generates until the end, a cancel or a halt. Throws `invalid_spec` for a prompt that the model cannot take. */
   async generate(request: GenerationRequest): Promise<Generation> {
-    const { spec, sequence, sample, continued } = request;
-    const beginning = this.#head.call(
-      'serveBegin',
-      {
-        lease: this.#model.lease,
-        sequence,
-        prompt: spec.promptIds ?? spec.prompt ?? '',
-        continued,
-        stop: spec.stop,
-        stopIds: spec.stopIds,
-        sampling: samplingOf(spec),
-        sample,
-      },
-      { priority: PRIORITY.interactive },
-    );
-    // A new sequence of ids need not wait: its first step is taken up behind this, and meets the death of the thread as well.
-    beginning.catch(() => undefined);
-    const known = continued.length === 0 ? spec.promptIds : undefined;
-    const { ids, stopped } = known === undefined ? await beginning : { ids: known, stopped: false };
+    const { config } = this.#model;
+    checkPrompt(request.prompt, config);
     try {
-      checkPrompt(ids, this.#model.config);
       return await new Promise<Generation>((resolve, reject) => {
-        const context = this.#model.config.context_length;
-        const queued = new Sequence({ request, prompt: ids, context, resolve, reject });
-        // An interruption may have come between the last token and the end.
-        if (queued.ended(stopped)) {
-          this.#end([sequence], { keepCaches: false });
-          return;
-        }
+        const queued = new Sequence({ request, context: config.context_length, resolve, reject });
+        if (queued.endedBefore()) return;
         assert(queued.room <= this.#limits.cachedTokensMax, 'a full context fits into the cache');
         for (const signal of [request.cancelled, request.halted]) {
           signal.addEventListener('abort', () => this.#interruptSteps(), { once: true });
@@ -108,19 +84,15 @@ export class Batcher {
         if (!this.#looping) void this.#loop();
       });
     } catch (error) {
-      this.#end([sequence], { keepCaches: false });
+      this.#end([request.sequence], { keepCaches: false });
       throw error;
     }
   }
 
-  /** Somebody has come or goes: the step that is under way is the last one without them. */
+  /** Somebody has come or goes: the step that is under way is the last one without them, or with them. */
   #interruptSteps(): void {
-    Atomics.store(this.#interrupt, 0, 1);
+    Atomics.add(this.#interrupt, 0, 1);
     this.#ahead.abort();
-  }
-
-  get #head(): LoadedModel['stages'][number]['thread'] {
-    return this.#model.stages.find(({ plan }) => plan.head)!.thread;
   }
 
   async #loop(): Promise<void> {
@@ -134,7 +106,7 @@ export class Batcher {
       ahead = this.#startBehind(step);
       try {
         for (const sampled of (await step.reply) ?? []) {
-          for (const [i, part] of step.parts.entries()) this.#settle(part, sampled[i]);
+          for (const [i, share] of step.shares.entries()) this.#settle(share, sampled[i]);
         }
       } catch (error) {
         // A stage is gone, or the engine failed: what the caches hold is unknown.
@@ -203,14 +175,15 @@ export class Batcher {
     let prefillRows: number = decoding > 0 ? PREFILL_ROWS.shared : PREFILL_ROWS.alone;
     const composed = this.#running.flatMap((sequence) => {
       const next = sequence.next({ prefillRows, guessMax });
-      if (!sequence.decoding) prefillRows -= next?.part.rowCount ?? 0;
+      if (!sequence.decoding) prefillRows -= next?.share.rowCount ?? 0;
       return next === null ? [] : [{ sequence, ...next }];
     });
     const ids = composed.flatMap(({ rows }) => rows);
-    const parts = composed.map(({ part }) => part);
-    const reply = serveRows(this.#model, { ids, parts, priority: PRIORITY.interactive });
+    const shares = composed.map(({ share }) => share);
+    const begins = composed.flatMap(({ begin }) => begin ?? []);
+    const reply = serveRows(this.#model, { ids, shares, begins, priority: PRIORITY.interactive });
     return {
-      parts: composed.map(({ sequence, part: { rowCount, sample } }) => {
+      shares: composed.map(({ sequence, share: { rowCount, sample } }) => {
         const drafted = sample?.drafts.length ?? 0;
         return { sequence, count: rowCount - drafted, tokensMax: sample && drafted + 1 };
       }),
@@ -223,13 +196,13 @@ export class Batcher {
    * missing and the stage with the head can put them in by itself: so it does not wait for them to come here and back. Null while
    * something else is to be done first.
    */
-  #startBehind({ parts }: Step): Step | null {
+  #startBehind({ shares }: Step): Step | null {
     const { lease, stages } = this.#model;
     const [{ thread }] = stages;
     // Training would never have its turn if a step always waited before it.
     if (stages.length > 1 || thread.isWanted()) return null;
     const guessMax = guessesOfEach(this.#running.length);
-    const under = new Map(parts.map(({ sequence, tokensMax }) => [sequence, tokensMax]));
+    const under = new Map(shares.map(({ sequence, tokensMax }) => [sequence, tokensMax]));
     const follows: ServeFollow[] = [];
     for (const sequence of this.#running) {
       const tokensMax = under.get(sequence) ?? null;
@@ -238,8 +211,14 @@ export class Batcher {
       follows.push(follow);
     }
     const { signal } = (this.#ahead = new AbortController());
-    Atomics.store(this.#interrupt, 0, 0);
-    const request = { lease, follows, tokensMax: FOLLOW_TOKENS_MAX, spanMs: FOLLOW_MS, interrupt: this.#interrupt };
+    const request = {
+      lease,
+      follows,
+      tokensMax: FOLLOW_TOKENS_MAX,
+      spanMs: FOLLOW_MS,
+      interrupt: this.#interrupt,
+      turn: Atomics.load(this.#interrupt, 0),
+    };
     const reply = thread.call('serveFollow', request, { priority: PRIORITY.interactive, signal }).then(
       ({ steps }) => steps,
       (error: unknown) => {
@@ -250,14 +229,16 @@ export class Batcher {
     // Nobody may be left who waits for it.
     reply.catch(() => undefined);
     const tokensMax = FOLLOW_TOKENS_MAX + guessMax;
-    return { parts: this.#running.map((sequence) => ({ sequence, count: 1, tokensMax })), reply };
+    return { shares: this.#running.map((sequence) => ({ sequence, count: 1, tokensMax })), reply };
   }
 
-  #settle({ sequence, count }: Part, sampled: SampledRows | null): void {
+  #settle({ sequence, count }: StepShare, sampled: SampledRows | null): void {
     // It has been let go of meanwhile.
     if (!this.#running.includes(sequence)) return;
     if (!sequence.settle({ count, sampled })) return;
     this.#running = this.#running.filter((other) => other !== sequence);
+    // The stage goes on with a sequence whose text has reached a stop string, which it knows nothing of.
+    this.#interruptSteps();
     const keep = sequence.position >= PREFIX_LENGTH_MIN;
     if (keep) this.#retained.add(sequence.name, sequence.window.slice(0, sequence.position));
     this.#end([sequence.name], { keepCaches: keep });
@@ -276,17 +257,6 @@ export class Batcher {
 
 /** Guesses that each of so many sequences may have in a step. */
 const guessesOfEach = (sequences: number): number => (sequences === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / sequences));
-
-/** The fields of a spec that the head's stage samples by. */
-function samplingOf(spec: GenerateSpec): SamplingOptions {
-  const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
-  const { logitBias = {}, bannedIds, logprobs, seed } = spec;
-  return {
-    ...{ temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty },
-    ...{ bannedIds, logprobs, seed },
-    logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])),
-  };
-}
 
 function checkPrompt(ids: readonly number[], config: GptConfig): void {
   checkTokenIds(ids, { config, what: 'The prompt' });

@@ -1,7 +1,12 @@
 // The `generate` job: each of its samples is a sequence in the batch of its model (batcher.ts). A token's bits do not depend on
 // how it got there, so a job that was interrupted continues behind its last logged token.
 
+import { GptdError } from '../../model/errors.ts';
+import { completeTokenizer } from '../../model/text/stored.ts';
+import type { TokenDecoding } from '../../model/text/tokenizer.ts';
+import type { StoredModel } from '../../workers/store/messages.ts';
 import type { Generation } from './sequence.ts';
+import { SequenceText } from './sequence-text.ts';
 import type { JobContext } from '../jobs/context.ts';
 import type { GenerateResult } from '../protocol/generation.ts';
 import type { ServedModel, ServedModels } from './served-models.ts';
@@ -16,6 +21,12 @@ interface Logged {
   text: string;
 }
 
+/** A prompt's ids, and what turns ids into text; null for a model that knows token ids only. */
+interface Prompt {
+  readonly ids: readonly number[];
+  readonly decoding: TokenDecoding | null;
+}
+
 interface SampleResult extends Logged {
   readonly generation: Generation;
 }
@@ -23,12 +34,15 @@ interface SampleResult extends Logged {
 export async function runGenerate(context: GenerateContext, models: ServedModels): Promise<GenerateResult> {
   const { services, spec, emit, jobId } = context;
   const [pinned, logged] = await Promise.all([pinnedModel(context), loggedTokens(context)]);
+  const reading = readPrompt(context, pinned.model);
+  // The model may fail to load first.
+  reading.catch(() => undefined);
   const loading = performance.now();
   const served = await models.acquire({ ...pinned, quantization: spec.quantize ?? null });
   try {
     const loadMs = performance.now() - loading;
     void emit({ type: 'progress', data: { phase: 'load', done: 1, total: 1, unit: 'model' } }, { key: 'load' });
-    const samples = await generateSamples(context, { served, logged });
+    const samples = await generateSamples(context, { served, prompt: await reading, logged });
     await services.events.flush();
     const { createdAt, startedAt } = await services.store.call('getJob', { jobId });
     return resultOf(samples, { loadMs, waitedMs: (startedAt ?? createdAt) - createdAt });
@@ -40,16 +54,16 @@ export async function runGenerate(context: GenerateContext, models: ServedModels
 /** The first sample goes ahead until its prompt is in the cache, where the others find it. */
 async function generateSamples(
   context: GenerateContext,
-  { served, logged }: { served: ServedModel; logged: readonly Logged[] },
+  { served, prompt, logged }: { served: ServedModel; prompt: Prompt; logged: readonly Logged[] },
 ): Promise<SampleResult[]> {
   let begun = (): void => undefined;
   const ahead = new Promise<void>((resolve) => (begun = resolve));
-  const first = generateSample(context, { served, sample: 0, logged: logged[0], onBegun: begun });
+  const first = generateSample(context, { served, prompt, sample: 0, logged: logged[0], onBegun: begun });
   // It may end, or fail, without a token.
   first.then(begun, begun);
   const others = logged.slice(1).map(async (before, i) => {
     await ahead;
-    return await generateSample(context, { served, sample: i + 1, logged: before });
+    return await generateSample(context, { served, prompt, sample: i + 1, logged: before });
   });
   const settled = await Promise.allSettled([first, ...others]);
   const failed = settled.find((result) => result.status === 'rejected');
@@ -61,27 +75,33 @@ async function generateSample(
   { jobId, spec, emit, cancelled, halted }: GenerateContext,
   {
     served,
+    prompt,
     sample,
     logged,
     onBegun,
-  }: { served: ServedModel; sample: number; logged: Logged; onBegun?: (() => void) | undefined },
+  }: { served: ServedModel; prompt: Prompt; sample: number; logged: Logged; onBegun?: (() => void) | undefined },
 ): Promise<SampleResult> {
   const several = spec.n > 1;
+  const shown = new SequenceText(prompt.decoding, { spec, continued: logged.ids });
   let { text } = logged;
   const generation = await served.batcher.generate({
     sequence: several ? `${jobId}:${sample}` : jobId,
     spec,
+    prompt: prompt.ids,
     sample,
     continued: logged.ids,
+    isStopped: shown.isStopped,
     cancelled,
     halted,
-    onToken: ({ id, text: shown, logprob, piece, top }, index) => {
-      text += shown;
-      const listed = { ...(piece !== undefined && { piece }), ...(top !== undefined && { top }) };
-      const data = { ...(several && { sample }), index, id, text: shown, logprob, ...listed };
+    onToken: (token, { index, ...end }) => {
+      const { id, logprob } = token;
+      const next = shown.next(id, end);
+      text += next.text;
+      const data = { ...(several && { sample }), index, id, text: next.text, logprob, ...shown.listed(token) };
       const key = several ? `token:${sample}:${index}` : `token:${index}`;
       void emit({ type: 'token', data }, { key, mayWait: index > logged.ids.length });
       onBegun?.();
+      return next.stopped;
     },
     onWait: (place) => {
       const data = { phase: 'queue', done: 0, total: place, unit: 'places' };
@@ -106,6 +126,18 @@ function resultOf(
     timings: { queueMs: waitedMs + queueMs, loadMs, prefillMs, firstTokenMs, tokensPerSecond },
     speculation: { drafted: sum(({ drafted }) => drafted), accepted: sum(({ accepted }) => accepted) },
   };
+}
+
+/** Encodes the prompt while the model is loaded. Throws `invalid_spec` for a text that the model has no tokens for. */
+async function readPrompt({ spec, services: { texts } }: GenerateContext, model: StoredModel): Promise<Prompt> {
+  const tokenizer = completeTokenizer(model.tokenizer);
+  if (tokenizer !== null) {
+    const encoding = spec.promptIds ?? texts.encode({ model, tokenizer }, spec.prompt ?? '');
+    const [ids, decoding] = await Promise.all([encoding, texts.decoding({ model, tokenizer })]);
+    return { ids, decoding };
+  }
+  if (spec.promptIds !== undefined) return { ids: spec.promptIds, decoding: null };
+  throw new GptdError('invalid_spec', 'This model has no tokenizer: give the prompt as token ids (--prompt-ids).');
 }
 
 /** The checkpoint that the job began with: a run after an interruption must not continue with newer weights. */

@@ -3,8 +3,16 @@
 // sequence that was interrupted finds itself where it was.
 
 import { capacityFor } from '../../model/programs/serving.ts';
-import type { SampledRows, SampledToken, ServeFollow, ServePart } from '../../workers/serving/messages.ts';
+import type { Sample } from '../../model/sampling.ts';
+import type {
+  SampledRows,
+  SamplingOptions,
+  SequenceBegin,
+  ServeFollow,
+  ServeShare,
+} from '../../workers/serving/messages.ts';
 import type { GenerateSpec } from '../protocol/kinds.ts';
+import type { TokenEnd } from './sequence-text.ts';
 
 /** Guesses of a step. */
 const DRAFT_MAX = 15;
@@ -13,13 +21,17 @@ export interface GenerationRequest {
   /** Names the sequence on the stages. */
   readonly sequence: string;
   readonly spec: GenerateSpec;
+  readonly prompt: readonly number[];
   /** Which of the spec's samples this is. */
   readonly sample: number;
   /** Ids that were generated before an interruption. */
   readonly continued: readonly number[];
+  /** Whether the text of these has reached a stop string. */
+  readonly isStopped: boolean;
   readonly cancelled: AbortSignal;
   readonly halted: AbortSignal;
-  readonly onToken: (token: SampledToken, index: number) => void;
+  /** Returns whether the sequence ends with the token because of what its text is. */
+  readonly onToken: (token: Sample, at: { readonly index: number } & TokenEnd) => boolean;
   /** Called while the sequence waits, with its place in the queue from 1, when that changes. */
   readonly onWait: (place: number) => void;
 }
@@ -40,7 +52,6 @@ export interface Generation {
 
 interface SequenceOptions {
   readonly request: GenerationRequest;
-  readonly prompt: readonly number[];
   /** Positions of the model's context. */
   readonly context: number;
   readonly resolve: (generation: Generation) => void;
@@ -63,6 +74,7 @@ export class Sequence {
   readonly #resolve: (generation: Generation) => void;
   readonly #context: number;
   readonly #promptLength: number;
+  readonly #stopIds: ReadonlySet<number>;
   /** Generated ids, those before an interruption included. */
   readonly #ids: number[];
   /** The ids of the context, by position. */
@@ -70,20 +82,24 @@ export class Sequence {
   /** How many of them are computed and cached. */
   position = 0;
   /** Where the beginning of the cache comes from; taken by the first step. */
-  fork: ServePart['fork'] = null;
+  fork: ServeShare['fork'] = null;
+  /** Until its first step takes it along. */
+  #begin: SequenceBegin | null;
   #drafts: readonly number[] = [];
   #place = 0;
   readonly #stats = { reused: 0, drafted: 0, accepted: 0 };
   readonly #times = { queued: performance.now(), started: 0, first: 0 };
 
-  constructor({ request, prompt, context, resolve, reject }: SequenceOptions) {
+  constructor({ request, context, resolve, reject }: SequenceOptions) {
     this.request = request;
     this.#resolve = resolve;
     this.reject = reject;
     this.#context = context;
-    this.#promptLength = prompt.length;
+    this.#promptLength = request.prompt.length;
+    this.#stopIds = new Set(request.spec.stopIds);
     this.#ids = [...request.continued];
-    const all = [...prompt, ...request.continued];
+    this.#begin = beginOf(request);
+    const all = [...request.prompt, ...request.continued];
     this.window = this.#slides ? all.slice(keptFrom(all.length, context)) : all;
   }
 
@@ -114,20 +130,20 @@ export class Sequence {
   }
 
   /** Before its first step. */
-  forkFrom(fork: ServePart['fork']): void {
+  forkFrom(fork: ServeShare['fork']): void {
     this.fork = fork;
     this.position = fork?.length ?? 0;
     this.#stats.reused = Math.min(this.position, this.#promptLength);
   }
 
-  /** The rows of its next step, null when there is no room for more of its prompt in this step. */
+  /** The rows of its next step, with its beginning in the first one; null when there is no room for more of its prompt in this step. */
   next({
     prefillRows,
     guessMax,
   }: {
     prefillRows: number;
     guessMax: number;
-  }): { part: ServePart; rows: readonly number[] } | null {
+  }): { share: ServeShare; rows: readonly number[]; begin: SequenceBegin | null } | null {
     const { decoding } = this;
     const rest = this.window.length - this.position;
     const count = decoding ? 1 : Math.min(rest, prefillRows);
@@ -139,9 +155,11 @@ export class Sequence {
     const drafts = decoding ? this.#drafts.slice(0, Math.min(guessMax, draftRoom)) : [];
     const rows = [...this.window.slice(this.position, this.position + count), ...drafts];
     const sample = count < rest ? null : { index, lastIndex, drafts, draftMax: this.#draftMax };
-    const part = { sequence: this.name, position: this.position, rowCount: rows.length, fork: this.fork, sample };
+    const share = { sequence: this.name, position: this.position, rowCount: rows.length, fork: this.fork, sample };
+    const begin = this.#begin;
     this.fork = null;
-    return { part, rows };
+    this.#begin = null;
+    return { share, rows, begin };
   }
 
   /**
@@ -161,25 +179,38 @@ export class Sequence {
     if (sampled === null) return false;
     if (this.#times.first === 0) this.#times.first = performance.now();
     const { tokens, drafted, draft } = sampled;
-    // Rows of guesses that were right are computed; later ones are computed anew, over the wrong ones.
-    this.position += tokens.length - 1;
-    this.#stats.drafted += drafted;
-    this.#stats.accepted += tokens.length - 1;
-    this.#drafts = draft;
+    let taken = 0;
     let stopped = false;
-    for (const token of tokens) {
-      this.request.onToken(token, this.#ids.length);
-      this.#ids.push(token.id);
-      this.window.push(token.id);
-      stopped ||= token.stopped;
-    }
-    if (this.ended(stopped)) return true;
+    // The stage knows no stop strings: what it has sampled behind one is dropped.
+    for (; taken < tokens.length && !stopped; taken++) stopped = this.#take(tokens[taken]);
+    // Rows of guesses that were right are computed; later ones are computed anew, over the wrong ones.
+    this.position += taken - 1;
+    this.#stats.drafted += drafted;
+    this.#stats.accepted += taken - 1;
+    this.#drafts = draft;
+    if (this.#endWith({ stopped })) return true;
     this.#slide();
     return false;
   }
 
+  /** Whether the token is a stop. */
+  #take(token: Sample): boolean {
+    const index = this.#ids.length;
+    const isStopId = this.#stopIds.has(token.id);
+    const stopped = this.request.onToken(token, { index, isStopId, isLast: isStopId || index === this.#lastIndex });
+    this.#ids.push(token.id);
+    this.window.push(token.id);
+    return stopped || isStopId;
+  }
+
+  /** Resolves when an interruption came between the last token and the end; whether it did. */
+  endedBefore(): boolean {
+    const { continued, isStopped } = this.request;
+    return this.#endWith({ stopped: isStopped || this.#stopIds.has(continued.at(-1) ?? -1) });
+  }
+
   /** Resolves when there is nothing more to generate. */
-  ended(stopped: boolean): boolean {
+  #endWith({ stopped }: { stopped: boolean }): boolean {
     const { ids, reason } = { ids: this.#ids, reason: this.#reason(stopped) };
     if (reason === null) return false;
     const { queued, started, first } = this.#times;
@@ -227,4 +258,28 @@ export class Sequence {
     this.position = 0;
     this.#drafts = [];
   }
+}
+
+/** What the head's stage is to know of a sequence. */
+function beginOf({ sequence, spec, prompt, continued, sample }: GenerationRequest): SequenceBegin {
+  return { sequence, prompt, continued, stopIds: spec.stopIds, sampling: samplingOf(spec), sample };
+}
+
+/** The fields of a spec that the head's stage samples by. */
+function samplingOf(spec: GenerateSpec): SamplingOptions {
+  const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
+  const { logitBias = {}, bannedIds, logprobs, seed } = spec;
+  return {
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    presencePenalty,
+    frequencyPenalty,
+    bannedIds,
+    logprobs,
+    seed,
+    logitBias: new Map(Object.entries(logitBias).map(([id, bias]) => [Number(id), bias])),
+  };
 }

@@ -2,7 +2,7 @@
 // it decides whose rows they are (batcher.ts, served-loss.ts); rows do not know their neighbours.
 
 import { assert } from '../../model/errors.ts';
-import type { ServePart } from '../../workers/serving/messages.ts';
+import type { SequenceBegin, ServeShare } from '../../workers/serving/messages.ts';
 import type { StageCalls } from '../../workers/stage-messages.ts';
 import type { GptConfig } from '../../model/config.ts';
 import type { PlanStage } from '../protocol/models.ts';
@@ -17,9 +17,11 @@ export interface LoadedModel {
 }
 
 export interface ServedRows {
-  /** Of all parts' rows. */
+  /** Of all shares' rows. */
   readonly ids: readonly number[];
-  readonly parts: readonly ServePart[];
+  readonly shares: readonly ServeShare[];
+  /** Sequences that begin with these rows and will sample. */
+  readonly begins?: readonly SequenceBegin[];
   /** As in StageCalls.serveStep. */
   readonly targets?: readonly number[];
 }
@@ -27,16 +29,16 @@ export interface ServedRows {
 /** What the stage with the head says. Rejects as the stages' threads do. */
 export async function serveRows(
   { lease, stages }: LoadedModel,
-  { ids, parts, targets, priority }: ServedRows & { readonly priority: Priority },
+  { ids, shares, begins, targets, priority }: ServedRows & { readonly priority: Priority },
 ): Promise<StageCalls['serveStep'][1]> {
   const embedder = stages.find(({ plan }) => plan.embeds)!;
   let input: readonly number[] | Float32Array = ids;
   if (embedder.plan.firstBlock !== 0) {
     // A tied wte lives with the head: its stage looks the rows up for the first one.
-    input = (await embedder.thread.call('serveEmbed', { lease, ids, parts }, { priority })).x;
+    input = (await embedder.thread.call('serveEmbed', { lease, ids, shares }, { priority })).x;
   }
   for (const { thread, plan } of stages) {
-    const step = { lease, input, parts, targets };
+    const step = { lease, input, shares, begins: plan.head ? begins : undefined, targets };
     const reply: StageCalls['serveStep'][1] = await thread.call('serveStep', step, { priority });
     if (plan.head) return reply;
     input = reply.x!;

@@ -2,7 +2,6 @@
 // use until another one needs the room. What all of them take together stays within a budget.
 
 import type { GptConfig } from '../../model/config.ts';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import { assert, GptdError } from '../../model/errors.ts';
 import type { StoredCheckpoint, StoredModel, TensorChunk } from '../../workers/store/messages.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
@@ -71,11 +70,9 @@ export class ServedModels {
    * `out_of_memory`, `not_found` or `corrupt`.
    */
   async acquire(request: ServeRequest): Promise<ServedModel> {
-    const { config, tokenizer } = request.model;
+    const { config } = request.model;
     const { checkpointId, digest, model } = request.checkpoint;
-    const complete = completeTokenizer(tokenizer);
-    const kept = [request.quantization ?? 'f32', complete?.type ?? 'ids'].join('-');
-    const key = `serve-${checkpointId}-${digest.slice(0, 8)}-${kept}`;
+    const key = `serve-${checkpointId}-${digest.slice(0, 8)}-${request.quantization ?? 'f32'}`;
     const find = (): Entry | undefined =>
       [...this.#entries.values()].find((entry) => entry.key === key && !entry.isRetired);
     const bytes = servingPeakBytes(config, request.quantization);
@@ -85,7 +82,7 @@ export class ServedModels {
       await new Promise<void>((resolve) => this.#roomWaiters.push(resolve));
       entry = find();
     }
-    entry ??= this.#load(key, { config, tokenizer: complete, request, bytes });
+    entry ??= this.#load(key, { config, request, bytes });
     entry.users += 1;
     const { lease } = entry.model;
     this.#entries.delete(lease);
@@ -119,7 +116,7 @@ export class ServedModels {
     return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** The thread died: models with a part on it are loaded again when asked for. Those on other threads are not disturbed. */
+  /** The thread died: models with a stage on it are loaded again when asked for. Those on other threads are not disturbed. */
   forget(thread: StageThread): void {
     const dead = this.#threads.indexOf(thread);
     this.#retireAll(({ model }) => model.stages.some(({ plan }) => plan.worker === dead));
@@ -129,10 +126,9 @@ export class ServedModels {
     key: string,
     {
       config,
-      tokenizer,
       request: { checkpoint, quantization },
       bytes,
-    }: { config: GptConfig; tokenizer: TokenizerSpec | null; request: ServeRequest; bytes: number },
+    }: { config: GptConfig; request: ServeRequest; bytes: number },
   ): Entry {
     // A stage computes on several threads by itself, and the stages of one step work in turn: more of them only add hops.
     const stageCount = Math.ceil(this.#threads.length / SERVING_THREADS);
@@ -147,7 +143,7 @@ export class ServedModels {
     const { checkpointId } = checkpoint;
     const load = async (): Promise<void> => {
       const loads = stages.map(({ thread, plan }) =>
-        thread.call('serveLoad', { lease, checkpointId, config, stage: plan, tokenizer, quantization }),
+        thread.call('serveLoad', { lease, checkpointId, config, stage: plan, quantization }),
       );
       const settled = await Promise.allSettled(loads);
       const failed = settled.find((result) => result.status === 'rejected');
@@ -217,10 +213,4 @@ export class ServedModels {
   async #unload(stages: ServedModel['stages'], lease: string): Promise<void> {
     await Promise.allSettled(stages.map(({ thread }) => thread.call('unload', { lease })));
   }
-}
-
-/** A char tokenizer whose alphabet is not known yet cannot decode. */
-function completeTokenizer(tokenizer: unknown): TokenizerSpec | null {
-  const spec = tokenizer as TokenizerSpec | { type: 'char'; alphabet: null } | null;
-  return spec === null || (spec.type === 'char' && spec.alphabet === null) ? null : spec;
 }

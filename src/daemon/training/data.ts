@@ -1,7 +1,7 @@
 // The data of a training or an evaluation: which tokenizer reads it, the dataset itself, what is told of it, and the tokenizer
 // that a model takes over from its first training text.
 
-import { GptdError } from '../../model/errors.ts';
+import { adoptedTokenizer, dataTokenizer } from '../../model/text/choice.ts';
 import type { StoredModel } from '../../workers/store/messages.ts';
 import { openDataset, type Dataset } from './dataset.ts';
 import { JobHalted, type JobContext } from '../jobs/context.ts';
@@ -19,21 +19,10 @@ export function stopIfAsked({ cancelled, halted }: Pick<DataContext, 'cancelled'
 /** Throws `invalid_spec` for another tokenizer than the model's, and for data that cannot be read that way. */
 export async function prepareData(context: DataContext, model: StoredModel): Promise<Dataset> {
   const { spec, services, emit } = context;
-  const stored = model.tokenizer;
-  const wanted = spec.tokenizer ?? stored?.type ?? 'none';
-  if (stored !== null && wanted !== 'none' && wanted !== stored.type) {
-    throw new GptdError(
-      'invalid_spec',
-      `${model.name} has the ${stored.type} tokenizer: its data cannot be read with ${wanted}.`,
-    );
-  }
-  const tokenizer =
-    wanted === 'none' || spec.tokenizer === 'none'
-      ? null
-      : (stored ?? (spec.tokenizer === 'char' ? { type: 'char' as const, alphabet: null } : { type: spec.tokenizer! }));
+  const tokenizer = dataTokenizer(model, spec.tokenizer);
   const files = spec.data.map(({ digest, format }) => ({
     digest,
-    format: format ?? (wanted === 'none' ? ('tokens' as const) : ('text' as const)),
+    format: format ?? (tokenizer === null ? ('tokens' as const) : ('text' as const)),
   }));
   const say = (done: number, total: number): void => {
     const data = { phase: 'tokenize', done, total, unit: 'bytes' };
@@ -52,10 +41,8 @@ export async function adoptTokenizer(
   { services }: DataContext,
   { model, dataset }: { model: StoredModel; dataset: Dataset },
 ): Promise<void> {
-  const stored = model.tokenizer as { type: string; alphabet?: string | null } | null;
-  const unset = stored === null || (stored.type === 'char' && stored.alphabet === null);
-  if (!unset || dataset.tokenizer === null) return;
-  await services.store.call('setTokenizer', { name: model.name, tokenizer: dataset.tokenizer });
+  const tokenizer = adoptedTokenizer(model.tokenizer, dataset.tokenizer);
+  if (tokenizer !== null) await services.store.call('setTokenizer', { name: model.name, tokenizer });
 }
 
 /** What is known of the data of a training; duplicates are counted over its tokens. */
@@ -69,9 +56,11 @@ export async function reportDataset(
     validationWindows === 0
       ? { duplicates: 0 }
       : await services.preparer.call('duplicateWindows', {
-          ...{ tokens, wideTokens, stride: contextLength },
+          tokens,
+          wideTokens,
           windowStarts: validationStart,
           windowTokens: contextLength + 1,
+          stride: contextLength,
         });
   return { ...describeDataset(dataset), trainWindows, validationWindows, duplicateWindows: duplicates };
 }

@@ -2,7 +2,7 @@
 // prompt and the same draws each time, so that only the weights make the difference. Training's own bits are not touched.
 
 import { GptdError } from '../../model/errors.ts';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { completeTokenizer } from '../../model/text/stored.ts';
 import type { StoredModel } from '../../workers/store/messages.ts';
 import type { Dataset } from './dataset.ts';
 import type { JobContext } from '../jobs/context.ts';
@@ -23,11 +23,11 @@ export async function openSampler(
 ): Promise<Sampler | null> {
   const { sampleEvery, samplePrompt, sampleTokens: maxTokens, sampleTemperature: temperature, seed } = spec;
   if (sampleEvery === 0) return null;
-  const { preparer } = services;
-  const tokenizer = dataset.tokenizer ?? usable(model.tokenizer);
+  const { texts } = services;
+  const tokenizer = dataset.tokenizer ?? completeTokenizer(model.tokenizer);
   const context = model.config.context_length;
   const textOf = async (ids: readonly number[]): Promise<string> =>
-    tokenizer === null ? ids.join(' ') : (await preparer.call('decode', { ids, tokenizer })).text;
+    tokenizer === null ? ids.join(' ') : (await texts.decoding({ model, tokenizer })).decode(ids);
   const prompt = await promptIds();
   if (prompt.length === 0 || prompt.length >= context) {
     throw new GptdError(
@@ -48,7 +48,7 @@ export async function openSampler(
         `${model.name} has no tokenizer that could read a samplePrompt: leave it out.`,
       );
     }
-    return (await preparer.call('encode', { text: samplePrompt, tokenizer })).ids;
+    return await texts.encode({ model, tokenizer }, samplePrompt);
   }
 
   return {
@@ -58,10 +58,4 @@ export async function openSampler(
       void emit({ type: 'sample', data }, { key: `sample:${step}` });
     },
   };
-}
-
-/** A model's tokenizer but for a char tokenizer that has no alphabet yet. */
-function usable(stored: unknown): TokenizerSpec | null {
-  const spec = stored as TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
-  return spec?.type === 'char' && spec.alphabet === null ? null : spec;
 }

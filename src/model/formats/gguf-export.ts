@@ -1,13 +1,13 @@
 // A GPT-2 as llama.cpp knows it: which of our tensors is which of its, and the tokenizer as its byte-level BPE. Its matrices
 // are (out, in), so ours are transposed; it always has a bias of q, k and v.
 
-import { printable, type BpeVocabulary } from '../text/bpe.ts';
+import { printable } from '../text/bpe.ts';
 import { GptdError } from '../errors.ts';
 import { GGML_TYPES, type GgmlType, type GgufTensor, type GgufValue } from './gguf.ts';
 import { byteLevelVocabulary, endOfTextOf, type ExportedModel } from './hf-export.ts';
 import { LAYER_NORM_EPSILON } from '../programs/layers.ts';
 import { feedForwardWidth, tensorTable, type BlockLayerName } from '../tensors.ts';
-import type { TokenizerSpec } from '../text/tokenizer.ts';
+import type { BpeVocabulary, TokenizerSpec } from '../text/tokenizer.ts';
 
 export interface GgufExportTensor extends GgufTensor {
   /** Name in our table; null for zeros. */

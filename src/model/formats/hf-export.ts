@@ -1,11 +1,11 @@
 // What stands beside exported weights: the config.json that Hugging Face's classes and transformers.js read, and the files
 // of the tokenizer. What their classes cannot say stands under `gptd`, so that an import finds the model as it was.
 
-import { BYTE_CHARACTERS, END_OF_TEXT_TOKEN, type BpeVocabulary } from '../text/bpe.ts';
+import { BYTE_CHARACTERS, END_OF_TEXT_TOKEN } from '../text/bpe.ts';
 import { gpt2Vocabulary } from '../text/bpe-files.ts';
 import type { GptConfig } from '../config.ts';
 import { LAYER_NORM_EPSILON } from '../programs/layers.ts';
-import type { TokenizerSpec } from '../text/tokenizer.ts';
+import type { BpeVocabulary, TokenizerSpec } from '../text/tokenizer.ts';
 
 export interface ExportedModel {
   readonly config: GptConfig;

@@ -1,8 +1,9 @@
 // Byte-level BPE vocabularies as files: vocab.json with merges.txt, or tokenizer.json, as Hugging Face writes them. What a
 // file says beyond GPT-2's way of splitting text is not imitated: such a tokenizer is refused with the reason.
 
-import { bytesOfPrintable, END_OF_TEXT_TOKEN, gpt2Tokens, printable, type BpeVocabulary } from './bpe.ts';
+import { bytesOfPrintable, END_OF_TEXT_TOKEN, gpt2Tokens, printable } from './bpe.ts';
 import { GptdError } from '../errors.ts';
+import type { BpeVocabulary } from './tokenizer.ts';
 
 export const BPE_TOKENS_MAX = 1 << 20;
 

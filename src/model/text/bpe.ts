@@ -5,18 +5,7 @@
 
 import { byteDecoding } from './byte-decoding.ts';
 import { assert, GptdError } from '../errors.ts';
-import type { Tokenizer } from './tokenizer.ts';
-
-/**
- * A vocabulary as vocab.json and merges.txt spell it: each byte is one printable character (see BYTE_CHARACTERS), the
- * token of id n is `tokens[n]`, null where there is none, and merges are two tokens with a space between, best first.
- */
-export interface BpeVocabulary {
-  readonly tokens: readonly (string | null)[];
-  readonly merges: readonly string[];
-  /** Ids of tokens that stand for themselves and never come out of a text, like `<|endoftext|>`. */
-  readonly special: readonly number[];
-}
+import { GPT2_IDS, type BpeVocabulary, type Tokenizer } from './tokenizer.ts';
 
 /**
  * GPT-2's printable form of each byte: itself where it is a visible character of Latin-1, else the next one from U+0100
@@ -42,8 +31,7 @@ export function bytesOfPrintable(text: string): Uint8Array | undefined {
   return bytes.every((byte) => byte !== undefined) ? Uint8Array.from(bytes) : undefined;
 }
 
-const END_OF_TEXT = 50256;
-const VOCAB_SIZE = 50257;
+const END_OF_TEXT = GPT2_IDS - 1;
 export const END_OF_TEXT_TOKEN = '<|endoftext|>';
 /** GPT-2's split into pieces; no token spans two of them. */
 const PIECES =
@@ -83,7 +71,7 @@ async function loadGpt2(): Promise<Tokenizer> {
   };
   tokens.push(new TextEncoder().encode(END_OF_TEXT_TOKEN));
   return {
-    vocabSize: VOCAB_SIZE,
+    vocabSize: GPT2_IDS,
     endOfText: END_OF_TEXT,
     encode: pieceEncoder(encodePiece),
     ...byteDecoding((id) => tokens[id]),

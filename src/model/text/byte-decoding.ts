@@ -1,11 +1,17 @@
-// From token ids that stand for bytes back to text, as it grows: the half that all byte-level tokenizers share.
+// From token ids that stand for bytes back to text, as it grows: the half that all tokenizers share. Whoever only decodes needs
+// no tokenizer, but the bytes of its tokens, which a TokenTable brings from one thread to another.
 
-import type { StreamDecoder, Tokenizer } from './tokenizer.ts';
+import type { StreamDecoder, TokenDecoding, Tokenizer } from './tokenizer.ts';
 
-/**
- * The half of a tokenizer whose ids stand for bytes. `bytesOf` gives an id's bytes, undefined when there is no such id.
- */
-export function byteDecoding(bytesOf: (id: number) => Uint8Array | undefined): Pick<Tokenizer, 'decode' | 'stream'> {
+/** The bytes of all tokens, one after the other: token `id` ends at `ends[id]`, where the next one begins. */
+export interface TokenTable {
+  readonly bytes: Uint8Array;
+  readonly ends: Uint32Array;
+}
+
+/** `bytesOf` gives an id's bytes, undefined when there is no such id. */
+export function byteDecoding(bytesOf: TokenDecoding['bytesOf']): TokenDecoding {
+  const single = new TextDecoder('utf-8', { ignoreBOM: true });
   const stream = (): StreamDecoder => {
     // In stream mode a TextDecoder holds back exactly the bytes that may still become a character.
     const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
@@ -23,5 +29,26 @@ export function byteDecoding(bytesOf: (id: number) => Uint8Array | undefined): P
     for (const id of ids) text += decoder.push(id);
     return text + decoder.flush();
   };
-  return { decode, stream };
+  return { bytesOf, decode, decodeOne: (id) => single.decode(bytesOf(id)), stream };
 }
+
+/** A copy of the bytes of a tokenizer's tokens. */
+export function tokenTable({ vocabSize, bytesOf }: Tokenizer): TokenTable {
+  const tokens = Array.from({ length: vocabSize }, (_, id) => bytesOf(id) ?? new Uint8Array());
+  const ends = new Uint32Array(vocabSize);
+  let end = 0;
+  for (const [id, token] of tokens.entries()) {
+    end += token.length;
+    ends[id] = end;
+  }
+  const bytes = new Uint8Array(end);
+  for (const [id, token] of tokens.entries()) bytes.set(token, ends[id] - token.length);
+  return { bytes, ends };
+}
+
+/** Decodes as the tokenizer does that the table is of. */
+export const tableDecoding = ({ bytes, ends }: TokenTable): TokenDecoding =>
+  byteDecoding((id) => {
+    const end = ends[id] as number | undefined;
+    return end === undefined ? undefined : bytes.subarray(ends[id - 1] ?? 0, end);
+  });

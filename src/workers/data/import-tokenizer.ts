@@ -1,10 +1,12 @@
 // Which tokenizer the files of an import tell: our own note in config.json, else the vocabulary beside it. A vocabulary that
 // is GPT-2's own is known by that name; one that cannot be imitated leaves the model with token ids alone, and a note why.
 
-import { gpt2Vocabulary, isSameBpe, readBpe } from '../../model/text/bpe-files.ts';
+import { readBpe } from '../../model/text/bpe-files.ts';
+import { vocabularyTokenizer } from '../../model/text/choice.ts';
 import type { GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
-import { charAlphabet, type TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { charAlphabet } from '../../model/text/create-tokenizer.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ChunkReader } from '../store/reader.ts';
 
 /** A longer file of a tokenizer is refused; GPT-2's longest has 2 MB. */
@@ -37,14 +39,7 @@ export async function readTokenizer(
   if (tokenizerJson === undefined && vocabJson === undefined) return { tokenizer: null, notes: [] };
   try {
     const vocabulary = readBpe({ tokenizerJson, vocabJson, mergesText });
-    if (vocabulary.tokens.length > config.vocab_size) {
-      throw new GptdError(
-        'incompatible',
-        `The vocabulary has ${vocabulary.tokens.length} ids and the model ${config.vocab_size}.`,
-      );
-    }
-    const isGpt2 = isSameBpe(vocabulary, await gpt2Vocabulary());
-    return { tokenizer: isGpt2 ? { type: 'gpt2' } : { type: 'bpe', ...vocabulary }, notes: [] };
+    return { tokenizer: await vocabularyTokenizer(vocabulary, config.vocab_size), notes: [] };
   } catch (error) {
     if (!(error instanceof GptdError) || error.code !== 'incompatible') throw error;
     const note = `${error.message} Its files are kept; this model takes prompts as token ids (--prompt-ids).`;

@@ -109,9 +109,6 @@ export interface PreparerCalls {
     { readonly jobId: string; readonly start: string; readonly after: number; readonly to: number },
     { readonly chain: string | null },
   ];
-  encode: [{ readonly text: string; readonly tokenizer: TokenizerSpec }, { readonly ids: readonly number[] }];
-  /** The text of token ids; none without a tokenizer. */
-  decode: [{ readonly ids: readonly number[]; readonly tokenizer: TokenizerSpec | null }, { readonly text: string }];
   /** Token ids of a stored dataset. */
   loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
 }

@@ -1,10 +1,9 @@
 // The entry of the preparer's thread: long work on data that must not hold up the main thread or a stage. It makes the
-// weights of new models, reads weights from uploads, writes them in other formats, and turns text into token ids.
+// weights of new models, reads weights from uploads, writes them in other formats, and turns data files into token ids.
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../../model/errors.ts';
 import { initialTensors } from '../../model/init.ts';
-import { createTokenizer } from '../../model/text/tokenizer.ts';
 import { countDuplicateWindows } from '../../model/text/window-duplicates.ts';
 import { openReader, type ChunkReader } from '../store/reader.ts';
 import { exportedBytes, openExport } from './export-source.ts';
@@ -111,12 +110,6 @@ async function handle(request: PreparerRequest): Promise<PreparerCalls[keyof Pre
     case 'sourceEnd':
       for (const map of [sources, exports, tokenizings, digests]) map.delete(request.source);
       return {};
-    case 'encode':
-      return { ids: [...(await createTokenizer(request.tokenizer)).encode(request.text)] };
-    case 'decode': {
-      const { ids, tokenizer } = request;
-      return { text: tokenizer === null ? '' : (await createTokenizer(tokenizer)).decode(ids) };
-    }
     case 'tokenizeBegin':
       tokenizings.set(request.source, tokenize(reader(), request));
       return {};

@@ -4,7 +4,8 @@
 
 import { GptdError } from '../../model/errors.ts';
 import { LLMC_HEADER_BYTES, readTokenFile } from '../../model/formats/token-files.ts';
-import { charAlphabet, createTokenizer, type TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { charAlphabet, createTokenizer } from '../../model/text/create-tokenizer.ts';
+import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ChunkReader } from '../store/reader.ts';
 import type { TokenizedData, TokenizeProgress, TokenizeRequest } from './messages.ts';
 import { textPieces } from './text-pieces.ts';

@@ -48,8 +48,8 @@ export class CacheSlab {
     this.#seatLength = D * capacity;
     const length = seats * this.#seatLength;
     this.memory = memory.take(2 * blockCount * length);
-    const part = (i: number): Float32Array => this.memory.subarray(i * length, (i + 1) * length);
-    this.#blocks = Array.from({ length: blockCount }, (_, i) => ({ keys: part(2 * i), values: part(2 * i + 1) }));
+    const slice = (i: number): Float32Array => this.memory.subarray(i * length, (i + 1) * length);
+    this.#blocks = Array.from({ length: blockCount }, (_, i) => ({ keys: slice(2 * i), values: slice(2 * i + 1) }));
   }
 
   get caches(): readonly KvCache[] {

@@ -1,5 +1,7 @@
-// The plain data of a step that generates: whose rows it takes, how their tokens are sampled, and what came of it. Threads reach it
-// through messages.ts.
+// The plain data of a step that generates: whose rows it takes, how their tokens are sampled, and what came of it. All of it is token
+// ids: text is made of them where they are told.
+
+import type { Sample } from '../../model/sampling.ts';
 
 export interface SamplingOptions {
   readonly temperature: number;
@@ -17,19 +19,20 @@ export interface SamplingOptions {
   readonly seed: number;
 }
 
-/** A sampled token. `text` is what can be shown now; `stopped` says that a stop string or a stop id has been reached. */
-export interface SampledToken {
-  readonly id: number;
-  readonly logprob: number;
-  readonly text: string;
-  readonly stopped: boolean;
-  /** With `logprobs`: the token's own text, and the likeliest tokens with theirs. */
-  readonly piece?: string;
-  readonly top?: readonly { readonly id: number; readonly text: string; readonly logprob: number }[];
+/** A sequence as the head's stage gets to know it. It ends there with one of `stopIds`, or with the last index that a step tells. */
+export interface SequenceBegin {
+  readonly sequence: string;
+  readonly prompt: readonly number[];
+  /** Ids that were generated before an interruption: they follow the prompt. */
+  readonly continued: readonly number[];
+  readonly stopIds: readonly number[];
+  readonly sampling: SamplingOptions;
+  /** Which of several samples of one prompt this is: it keys the draws. */
+  readonly sample: number;
 }
 
-/** Rows of one sequence in a step, at positions from `position` on. */
-export interface ServePart {
+/** One sequence's share of a step's rows, at positions from `position` on. */
+export interface ServeShare {
   readonly sequence: string;
   readonly position: number;
   readonly rowCount: number;
@@ -42,9 +45,9 @@ export interface ServePart {
 export interface ServeSample {
   /** Of the next token among those generated. */
   readonly index: number;
-  /** The sequence ends with the token of this index whatever it is: all of its text is shown. */
+  /** The sequence ends with the token of this index whatever it is. */
   readonly lastIndex: number;
-  /** Ids of the part's last rows that are guesses; the row before them is the newest token. */
+  /** Ids of the share's last rows that are guesses; the row before them is the newest token. */
   readonly drafts: readonly number[];
   /** How many ids to guess for the next step, at the most. */
   readonly draftMax: number;
@@ -64,7 +67,7 @@ export interface ServeFollow {
 
 /**
  * Sequences that go on by themselves until one of them has `tokensMax` more tokens, ends or fills its context, `spanMs` have passed,
- * or `interrupt`, in shared memory, is 1. The reply has an entry a step, in it one a sequence: null for one that had ended.
+ * or `interrupt`, in shared memory, is no longer `turn`. The reply has an entry a step, in it one a sequence: null for one that had ended.
  */
 export interface FollowRequest {
   readonly lease: string;
@@ -72,11 +75,12 @@ export interface FollowRequest {
   readonly tokensMax: number;
   readonly spanMs: number;
   readonly interrupt: Int32Array<SharedArrayBuffer>;
+  readonly turn: number;
 }
 
-/** What a part's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */
+/** What a share's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */
 export interface SampledRows {
-  readonly tokens: readonly SampledToken[];
+  readonly tokens: readonly Sample[];
   /** How many guesses were checked. */
   readonly drafted: number;
   readonly draft: readonly number[];

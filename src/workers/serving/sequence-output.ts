@@ -1,13 +1,10 @@
-// What the head's stage keeps of one sequence: its ids, its sampler's settings, the decoder and the stop strings. Draws are
-// addressed by (seed, sample, index), so a token does not depend on how many were sampled in one step.
+// What the head's stage keeps of one sequence: its ids and its sampler's settings. Draws are addressed by (seed, sample, index), so
+// a token does not depend on how many were sampled in one step.
 
 import { PURPOSE, uniform } from '../../model/random/philox.ts';
-import { sample, type LogitRow } from '../../model/sampling.ts';
-import { stopFilter, type StopFilter } from '../../model/text/stop.ts';
-import type { StreamDecoder, Tokenizer } from '../../model/text/tokenizer.ts';
+import { sample, type LogitRow, type Sample } from '../../model/sampling.ts';
 import { GuessLength } from './guess-length.ts';
-import type { SampledToken, ServeSample } from './messages.ts';
-import type { StageCalls } from '../stage-messages.ts';
+import type { SequenceBegin, ServeSample } from './messages.ts';
 
 /** Ids that a guess must match, tried from the longest on. */
 const DRAFT_MATCH_LENGTHS = [3, 2];
@@ -15,68 +12,48 @@ const DRAFT_MATCH_LENGTHS = [3, 2];
 const DRAFT_HISTORY_MAX = 4096;
 
 export class SequenceOutput {
-  readonly #request: StageCalls['serveBegin'][0];
-  readonly #tokenizer: Tokenizer | null;
+  readonly #begin: SequenceBegin;
   /** The prompt's ids, then the generated ones. */
   readonly #history: number[];
   readonly #promptLength: number;
   readonly #stopIds: ReadonlySet<number>;
-  readonly #decoder: StreamDecoder | null;
-  readonly #stop: StopFilter;
   readonly #guessLength = new GuessLength();
   /** What `draft` has guessed last. */
   #drafts: readonly number[] = [];
-  /** A stop has been reached, or the last index. */
+  /** A stop id has been reached, or the last index. */
   #ended = false;
-  /** The ids that were generated before an interruption have reached a stop already. */
-  readonly stopped: boolean;
 
-  constructor(request: StageCalls['serveBegin'][0], ids: readonly number[], tokenizer: Tokenizer | null) {
-    const { continued, stop, stopIds } = request;
-    this.#request = request;
-    this.#tokenizer = tokenizer;
-    this.#history = [...ids, ...continued];
-    this.#promptLength = ids.length;
+  constructor(begin: SequenceBegin) {
+    const { prompt, continued, stopIds } = begin;
+    this.#begin = begin;
+    this.#history = [...prompt, ...continued];
+    this.#promptLength = prompt.length;
     this.#stopIds = new Set(stopIds);
-    this.#decoder = tokenizer?.stream() ?? null;
-    this.#stop = stopFilter(stop);
-    const shown = continued.map((id) => this.#stop.push(this.#decoder?.push(id) ?? ''));
-    this.stopped = shown.some(({ stopped }) => stopped) || this.#stopIds.has(continued.at(-1) ?? -1);
   }
 
   /**
    * Samples from rows of logits, one for each draft and one more. Goes on to the next row as long as the token is the one
    * that the draft guessed, because only then were the later rows computed from what was really said.
    */
-  sample(rows: readonly LogitRow[], { index, lastIndex, drafts }: ServeSample): SampledToken[] {
-    const tokens: SampledToken[] = [];
+  sample(rows: readonly LogitRow[], { index, lastIndex, drafts }: ServeSample): Sample[] {
+    const tokens: Sample[] = [];
     for (const [row, values] of rows.entries()) {
-      const token = this.#next(values, { index: index + row, last: index + row === lastIndex });
+      const token = this.#next(values, index + row);
       tokens.push(token);
-      this.#ended = token.stopped || index + row === lastIndex;
+      this.#ended = this.#stopIds.has(token.id) || index + row === lastIndex;
       if (this.#ended || token.id !== drafts.at(row)) break;
     }
     this.#guessLength.learn({ drafted: drafts.length, accepted: tokens.length - 1 });
     return tokens;
   }
 
-  #next(row: LogitRow, { index, last }: { index: number; last: boolean }): SampledToken {
-    const { seed, ...options } = this.#request.sampling;
-    const u = uniform({ seed, purpose: PURPOSE.sampling, step: this.#request.sample, index });
+  #next(row: LogitRow, index: number): Sample {
+    const { seed, ...options } = this.#begin.sampling;
+    const u = uniform({ seed, purpose: PURPOSE.sampling, step: this.#begin.sample, index });
     const [history, promptLength] = [this.#history, this.#promptLength];
-    const { id, logprob, top } = sample(row, { ...options, history, promptLength, u });
-    history.push(id);
-    const piece = (token: number): string => this.#tokenizer?.decode([token]) ?? '';
-    const token = {
-      ...{ id, logprob },
-      ...(options.logprobs === undefined ? {} : { piece: piece(id) }),
-      ...(top === undefined ? {} : { top: top.map((other) => ({ ...other, text: piece(other.id) })) }),
-    };
-    const ended = this.#stopIds.has(id);
-    const pushed = ended ? { text: '', stopped: false } : this.#stop.push(this.#decoder?.push(id) ?? '');
-    if (pushed.stopped || !(last || ended)) return { ...token, ...pushed };
-    const rest = this.#stop.push(this.#decoder?.flush() ?? '');
-    return { ...token, text: pushed.text + rest.text + this.#stop.flush(), stopped: rest.stopped || ended };
+    const token = sample(row, { ...options, history, promptLength, u });
+    history.push(token.id);
+    return token;
   }
 
   /** What comes after the newest token, before it is computed; null behind the end. `count` is of all ids, the prompt's included. */

@@ -5,7 +5,7 @@
 
 import type { GptConfig } from '../../model/config.ts';
 import { embedAt } from '../../model/programs/embedding.ts';
-import { assert, GptdError } from '../../model/errors.ts';
+import { assert } from '../../model/errors.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
 import { logitRows, logprobOf, type LogitRow } from '../../model/sampling.ts';
 import {
@@ -22,7 +22,6 @@ import {
   wideAttendProgram,
   type Weights,
 } from '../../model/programs/serving.ts';
-import type { Tokenizer } from '../../model/text/tokenizer.ts';
 import {
   attendGroups,
   cachePlaces,
@@ -36,7 +35,7 @@ import {
 } from './attend-groups.ts';
 import type { Engine, Program, Tensor } from '../engines/engine.ts';
 import { CacheRoom, KvCache } from './kv-cache.ts';
-import type { FollowRequest, SampledRows, ServeFollow, ServePart } from './messages.ts';
+import type { FollowRequest, SampledRows, ServeFollow, ServeShare } from './messages.ts';
 import type { StageCalls } from '../stage-messages.ts';
 import type { StageRange } from '../training/messages.ts';
 import { Scratch } from './scratch.ts';
@@ -53,7 +52,6 @@ const ATTEND_GROUPS_MAX = 8;
 export interface ServeSetup {
   readonly config: GptConfig;
   readonly stage: StageRange;
-  readonly tokenizer: Tokenizer | null;
   readonly quantization: Quantization | null;
 }
 
@@ -122,28 +120,11 @@ export class ServeStage {
     }
   }
 
-  /** Opens a sequence on the head's stage: encodes the prompt and sets up its output. */
-  begin(request: StageCalls['serveBegin'][0]): StageCalls['serveBegin'][1] {
-    const { prompt, sequence } = request;
-    const ids = typeof prompt === 'string' ? this.#encode(prompt) : prompt;
-    const output = new SequenceOutput(request, ids, this.#setup.tokenizer);
-    this.#outputs.set(sequence, output);
-    return { ids, stopped: output.stopped };
-  }
-
-  #encode(prompt: string): readonly number[] {
-    const { tokenizer } = this.#setup;
-    if (tokenizer === null) {
-      throw new GptdError('invalid_spec', 'This model has no tokenizer: give the prompt as token ids (--prompt-ids).');
-    }
-    return Array.from(tokenizer.encode(prompt));
-  }
-
   /** wte[id] + wpe[position] for the rows of a step: (M, D). */
-  embed(ids: readonly number[], parts: readonly ServePart[]): Float32Array {
+  embed(ids: readonly number[], shares: readonly ServeShare[]): Float32Array {
     const { emb_dim: D } = this.#setup.config;
     assert(this.#embeddings !== null, 'this stage does not embed');
-    const positions = parts.flatMap(({ position, rowCount }) =>
+    const positions = shares.flatMap(({ position, rowCount }) =>
       Array.from({ length: rowCount }, (_, i) => position + i),
     );
     return embedAt(ids, positions, { ...this.#embeddings, D });
@@ -152,33 +133,35 @@ export class ServeStage {
   /** Runs rows through the stage's blocks; see StageCalls.serveStep. */
   async step({
     input,
-    parts,
+    shares,
+    begins = [],
     targets = [],
   }: Omit<StageCalls['serveStep'][0], 'lease'>): Promise<StageCalls['serveStep'][1]> {
     const { emb_dim: D } = this.#setup.config;
     const { head } = this.#setup.stage;
-    const given = input instanceof Float32Array ? input : this.embed(input, parts);
+    const given = input instanceof Float32Array ? input : this.embed(input, shares);
     const rowCount = given.length / D;
-    this.#reserve(parts);
-    const groups = attendGroups([...this.#cached(parts)], { wide: attendsWide(this.#setup.config) });
+    this.#reserve(shares);
+    for (const begin of begins) this.#outputs.set(begin.sequence, new SequenceOutput(begin));
+    const groups = attendGroups([...this.#cached(shares)], { wide: attendsWide(this.#setup.config) });
     const all = passage(this.#paired(Array.from({ length: rowCount }, (_, row) => row)), groups);
-    const headRows = head ? this.#headRows(parts, { rowCount, judged: targets.length }) : all.rows.slice(0, rowCount);
+    const headRows = head ? this.#headRows(shares, { rowCount, judged: targets.length }) : all.rows.slice(0, rowCount);
     const ending = headRows.length === rowCount ? all : passage(this.#paired(headRows), groups);
     const x = all.rows.length === rowCount ? given : gatherRows(given, all.rows, { D });
     const isOneGroup = ending === all && groups.length === 1 && !isWide(groups[0]);
     const passed =
       isOneGroup && this.#pass !== null
         ? await this.#runPass(this.#pass, x, all)
-        : await this.#runBlocks(x, { parts, all, ending });
+        : await this.#runBlocks(x, { shares, all, ending });
     if (!head) return { x: passed.x!.subarray(0, given.length), sampled: null, losses: null };
     const at = new Map(headRows.map((row, i) => [row, passed.told[i]]));
-    return { x: null, sampled: this.#sample(at, parts), losses: losses(at, { targets, rowCount }) };
+    return { x: null, sampled: this.#sample(at, shares), losses: losses(at, { targets, rowCount }) };
   }
 
   /** Rows x (M, D), a block at a time; of a stage with the head `ending` has the rows that it looks at. */
   async #runBlocks(
     x: Float32Array,
-    { parts, all, ending }: { parts: readonly ServePart[]; all: Passage; ending: Passage },
+    { shares, all, ending }: { shares: readonly ServeShare[]; all: Passage; ending: Passage },
   ): Promise<Passed> {
     const { emb_dim: D } = this.#setup.config;
     const { head } = this.#setup.stage;
@@ -186,7 +169,7 @@ export class ServeStage {
     const qkvInto = { qkv: { data: qkv, dims: [x.length / D, 3 * D] } };
     await this.#qkv!.run({ x: { data: x, dims: [x.length / D, D] } }, qkvInto);
     for (const [block, feed] of this.#feeds.entries()) {
-      for (const { cache, first, count, position } of this.#cached(parts)) {
+      for (const { cache, first, count, position } of this.#cached(shares)) {
         cache.write(block, qkv, { first, count, position });
       }
       // Of the other rows the last block's keys and values are all that will ever be read.
@@ -201,8 +184,9 @@ export class ServeStage {
       const y = last && !head ? new Float32Array(x.length) : this.#scratch.take(`y${block % 2}`, x.length);
       await feed.run(
         {
-          ...{ x: { data: x, dims }, rows: passing.attended },
-          ...{ context: { data: context, dims: [context.length / D, D] } },
+          x: { data: x, dims },
+          rows: passing.attended,
+          context: { data: context, dims: [context.length / D, D] },
           ...this.#attention(passing.groups.at(-1)!, { block, qkv, suffix: '' }),
         },
         { y: { data: y, dims }, ...(last ? {} : qkvInto) },
@@ -231,7 +215,10 @@ export class ServeStage {
       : { y: { data: new Float32Array(x.length), dims } };
     await pass.run(
       {
-        ...{ x: { data: x, dims }, queries: queryRows(group), rows: attended, mask },
+        x: { data: x, dims },
+        queries: queryRows(group),
+        rows: attended,
+        mask,
         ...cachePlaces(group, { H, W: D / H }),
         ...Object.fromEntries(caches.map(([before, , cache]) => [before, cache])),
       },
@@ -246,11 +233,13 @@ export class ServeStage {
     tokensMax,
     spanMs,
     interrupt,
+    turn,
   }: Omit<FollowRequest, 'lease'>): Promise<StageCalls['serveFollow'][1]> {
     const endAt = performance.now() + spanMs;
     const steps: (SampledRows | null)[][] = [];
     let tokens = 0;
-    const mayGoOn = (): boolean => tokens < tokensMax && performance.now() < endAt && Atomics.load(interrupt, 0) === 0;
+    const mayGoOn = (): boolean =>
+      tokens < tokensMax && performance.now() < endAt && Atomics.load(interrupt, 0) === turn;
     do {
       const sampled = await this.#followOnce(follows);
       steps.push(sampled);
@@ -269,13 +258,13 @@ export class ServeStage {
       const drafts = next.drafts.slice(0, room);
       const sample = { index: next.index, lastIndex, drafts, draftMax };
       return [
-        { ids: [next.id, ...drafts], part: { sequence, position, rowCount: 1 + drafts.length, fork: null, sample } },
+        { ids: [next.id, ...drafts], share: { sequence, position, rowCount: 1 + drafts.length, fork: null, sample } },
       ];
     });
-    const parts = going.map(({ part }) => part);
+    const shares = going.map(({ share }) => share);
     const { sampled } =
-      parts.length === 0 ? { sampled: [] } : await this.step({ input: going.flatMap(({ ids }) => ids), parts });
-    const told = new Map(parts.map(({ sequence }, i) => [sequence, sampled![i]]));
+      shares.length === 0 ? { sampled: [] } : await this.step({ input: going.flatMap(({ ids }) => ids), shares });
+    const told = new Map(shares.map(({ sequence }, i) => [sequence, sampled![i]]));
     return follows.map(({ sequence }) => told.get(sequence) ?? null);
   }
 
@@ -292,31 +281,31 @@ export class ServeStage {
   }
 
   /** The step's rows that the head looks at, in order: those that sample, and the last `judged` ones. */
-  #headRows(parts: readonly ServePart[], { rowCount, judged }: { rowCount: number; judged: number }): number[] {
+  #headRows(shares: readonly ServeShare[], { rowCount, judged }: { rowCount: number; judged: number }): number[] {
     const wanted = new Set<number>();
-    for (const { part, first, count } of this.#cached(parts)) {
-      const sampling = part.sample === null ? 0 : part.sample.drafts.length + 1;
+    for (const { share, first, count } of this.#cached(shares)) {
+      const sampling = share.sample === null ? 0 : share.sample.drafts.length + 1;
       for (let row = count - sampling; row < count; row++) wanted.add(first + row);
     }
     for (let row = rowCount - judged; row < rowCount; row++) wanted.add(row);
     return [...wanted].sort((a, b) => a - b);
   }
 
-  /** The parts with their caches, which have room for the parts' rows. */
-  *#cached(parts: readonly ServePart[]): Generator<RowSpan & { part: ServePart }> {
+  /** The shares with their caches, which have room for the shares' rows. */
+  *#cached(shares: readonly ServeShare[]): Generator<RowSpan & { share: ServeShare }> {
     let first = 0;
-    for (const part of parts) {
-      const { rowCount: count, position } = part;
-      yield { cache: this.#caches.get(part.sequence)!, part, first, count, position };
+    for (const share of shares) {
+      const { rowCount: count, position } = share;
+      yield { cache: this.#caches.get(share.sequence)!, share, first, count, position };
       first += count;
     }
   }
 
   /** Makes room in the caches. */
-  #reserve(parts: readonly ServePart[]): void {
-    this.#room.expect(parts.length);
+  #reserve(shares: readonly ServeShare[]): void {
+    this.#room.expect(shares.length);
     this.#room.tidy();
-    for (const { sequence, fork, position, rowCount } of parts) {
+    for (const { sequence, fork, position, rowCount } of shares) {
       const cache = this.#caches.get(sequence) ?? new KvCache(this.#room);
       this.#caches.set(sequence, cache);
       if (fork !== null) cache.fork(this.#caches.get(fork.from)!, fork.length);
@@ -393,9 +382,9 @@ export class ServeStage {
     return program;
   }
 
-  /** One entry a part: null for a part that asks for no token. `at` has the rows by their places in the step. */
-  #sample(at: ReadonlyMap<number, LogitRow>, parts: readonly ServePart[]): (SampledRows | null)[] {
-    return Array.from(this.#cached(parts), ({ part: { sequence, sample }, first, count }) => {
+  /** One entry a share: null for a share that asks for no token. `at` has the rows by their places in the step. */
+  #sample(at: ReadonlyMap<number, LogitRow>, shares: readonly ServeShare[]): (SampledRows | null)[] {
+    return Array.from(this.#cached(shares), ({ share: { sequence, sample }, first, count }) => {
       if (sample === null) return null;
       const end = first + count;
       const rows = Array.from({ length: sample.drafts.length + 1 }, (_, i) =>

@@ -1,16 +1,18 @@
 // Who is served when: a real stage on the calling thread, whose steps are noted. Running streams never wait for more than one chunk
 // of other people's prompts, and prompts go in at full chunks, in the order in which they came.
 
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { SequenceText } from '../../../src/daemon/serving/sequence-text.ts';
 import { Batcher, FOLLOW_TOKENS_MAX, PREFILL_ROWS } from '../../../src/daemon/serving/batcher.ts';
-import type { Generation } from '../../../src/daemon/serving/sequence.ts';
+import type { Generation, GenerationRequest } from '../../../src/daemon/serving/sequence.ts';
 import type { StageCaller } from '../../../src/daemon/threads/stages.ts';
 import { planStages } from '../../../src/daemon/threads/plan.ts';
 import { generateSpec } from '../../../src/daemon/protocol/generation.ts';
 import type { GptConfig } from '../../../src/model/config.ts';
+import type { Sample } from '../../../src/model/sampling.ts';
 import { initialTensors } from '../../../src/model/init.ts';
+import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
-import type { SampledToken } from '../../../src/workers/serving/messages.ts';
 import type { StageRequest } from '../../../src/workers/stage-messages.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
 
@@ -34,6 +36,7 @@ const steps: (readonly Row[])[] = [];
 let isWanted = false;
 beforeEach(() => {
   steps.length = 0;
+  said.length = 0;
   isWanted = false;
 });
 
@@ -41,10 +44,13 @@ beforeAll(async () => {
   const tensors = new Map(
     [...initialTensors(CONFIG, { seed: 1, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
   );
-  const setup = { config: CONFIG, stage: PLAN, tokenizer: null, quantization: null };
+  const setup = { config: CONFIG, stage: PLAN, quantization: null };
   stage = await ServeStage.load(await loadEngine('onnx'), setup, tensors);
 });
 afterAll(() => stage.close());
+
+/** What the stage was asked, and what it answered. */
+const said: object[] = [];
 
 /** The stage without a thread around it: one request after the other. */
 let turn: Promise<unknown> = Promise.resolve();
@@ -53,16 +59,15 @@ const caller: StageCaller = {
   call: async (type, input) => {
     const reply = turn.then(() => answer({ type, ...input } as StageRequest));
     turn = reply.catch(() => undefined);
+    said.push(input, await reply);
     return (await reply) as never;
   },
 };
 
 async function answer(request: StageRequest): Promise<object> {
   switch (request.type) {
-    case 'serveBegin':
-      return stage.begin(request);
     case 'serveStep':
-      steps.push(request.parts.map((part) => ({ ...part, samples: part.sample !== null, follows: false })));
+      steps.push(request.shares.map((share) => ({ ...share, samples: share.sample !== null, follows: false })));
       return await stage.step(request);
     case 'serveFollow': {
       const reply = await stage.follow(request);
@@ -84,6 +89,23 @@ async function answer(request: StageRequest): Promise<object> {
 const newBatcher = (lease: string, thread = caller): Batcher =>
   new Batcher({ lease, config: CONFIG, stages: [{ thread, plan: PLAN }] }, { sequencesMax: 16, cachedTokensMax: 1e6 });
 
+/** A generation that nobody listens to, and whose texts have no stops. */
+function request(spec: object, { sequence, signal }: { sequence: string; signal: AbortSignal }): GenerationRequest {
+  const parsed = generateSpec.parse({ model: 'm', ...spec });
+  return {
+    sequence,
+    spec: parsed,
+    prompt: parsed.promptIds!,
+    sample: 0,
+    continued: [],
+    isStopped: false,
+    cancelled: signal,
+    halted: signal,
+    onToken: () => false,
+    onWait: () => undefined,
+  };
+}
+
 /** `onToken` hears of every token. Prompts of different names share no beginning. */
 function generate(
   batcher: Batcher,
@@ -98,10 +120,11 @@ function generate(
   const promptIds = Array.from({ length: promptLength }, (_, i) => (salt + i * (salt + 1)) % CONFIG.vocab_size);
   const never = new AbortController().signal;
   return batcher.generate({
-    spec: generateSpec.parse({ model: 'm', promptIds, maxTokens, temperature: 1 }),
-    ...{ sequence: name, sample: 0, continued: [], cancelled: never, halted: never },
-    onToken: () => onToken?.(),
-    onWait: () => undefined,
+    ...request({ promptIds, maxTokens, temperature: 1 }, { sequence: name, signal: never }),
+    onToken: () => {
+      onToken?.();
+      return false;
+    },
   });
 }
 
@@ -125,25 +148,25 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
 
   // From its first token to its last, a sequence is in every step.
   for (const name of ['a', 'b', 'c', ...prompts.map((prompt) => prompt.name)]) {
-    const all = steps.map((parts) => parts.find(({ sequence }) => sequence === name));
-    const [first, last] = [all.findIndex((part) => part?.samples), all.findLastIndex((part) => part !== undefined)];
+    const all = steps.map((shares) => shares.find(({ sequence }) => sequence === name));
+    const [first, last] = [all.findIndex((share) => share?.samples), all.findLastIndex((share) => share !== undefined)];
     expect(last - first).toBeGreaterThan(10);
     expect(all.slice(first, last + 1)).not.toContain(undefined);
   }
-  const chunks = steps.map((parts) =>
-    parts.filter(
+  const chunks = steps.map((shares) =>
+    shares.filter(
       ({ sequence, position }) => position < (prompts.find(({ name }) => name === sequence)?.promptLength ?? 0),
     ),
   );
   // Full chunks from the second step after they came on at the latest, in order of arrival: so many steps until the last prompt's first token.
-  const rows = chunks.map((parts) => parts.reduce((sum, { rowCount }) => sum + rowCount, 0)).filter((sum) => sum > 0);
+  const rows = chunks.map((shares) => shares.reduce((sum, { rowCount }) => sum + rowCount, 0)).filter((sum) => sum > 0);
   expect(PREFILL_ROWS.shared).toBe(64);
   expect(rows).toEqual([64, 64, 64, 64, 64, 64, 64, 505 - 7 * 64]);
   const order = chunks.flat().map(({ sequence }) => sequence);
   expect(order).toEqual(order.toSorted());
 });
 
-test('the first step of a prompt of ids is sent behind its beginning, without waiting for the answer', async () => {
+test('a sequence begins with its first step: its stage is asked for nothing before', async () => {
   const calls: string[] = [];
   const noting: StageCaller = {
     ...caller,
@@ -156,17 +179,13 @@ test('the first step of a prompt of ids is sent behind its beginning, without wa
   };
   const batcher = newBatcher('n', noting);
   await generate(batcher, { name: 'n', promptLength: 5, maxTokens: 1 });
-  expect(calls.slice(0, 3)).toEqual(['serveBegin', 'serveStep', 'serveBegin answered']);
+  expect(calls.slice(0, 2)).toEqual(['serveStep', 'serveStep answered']);
 });
 
 test('a prompt with an id outside the vocabulary is refused before any step', async () => {
   const batcher = newBatcher('o');
   const never = new AbortController().signal;
-  const refused = batcher.generate({
-    spec: generateSpec.parse({ model: 'm', promptIds: [3, 97], maxTokens: 1 }),
-    ...{ sequence: 'o', sample: 0, continued: [], cancelled: never, halted: never },
-    ...{ onToken: () => undefined, onWait: () => undefined },
-  });
+  const refused = batcher.generate(request({ promptIds: [3, 97], maxTokens: 1 }, { sequence: 'o', signal: never }));
   await expect(refused).rejects.toThrow("The prompt has token 97: the model's ids go from 0 to 96.");
   expect(steps).toEqual([]);
 });
@@ -189,12 +208,13 @@ async function yieldOf(lease: string, { together }: { together: boolean }): Prom
   const batcher = newBatcher(lease);
   const never = new AbortController().signal;
   const one = async (spec: object, i: number): Promise<unknown> => {
-    const tokens: (SampledToken & { index: number })[] = [];
+    const tokens: (Sample & { index: number })[] = [];
     const { ids, reason } = await batcher.generate({
-      spec: generateSpec.parse({ temperature: 0, ...spec }),
-      ...{ sequence: `${lease} ${i}`, sample: 0, continued: [], cancelled: never, halted: never },
-      onToken: (token, index) => tokens.push({ ...token, index }),
-      onWait: () => undefined,
+      ...request(spec, { sequence: `${lease} ${i}`, signal: never }),
+      onToken: (token, { index }) => {
+        tokens.push({ ...token, index });
+        return false;
+      },
     });
     return { ids, reason, tokens };
   };
@@ -219,16 +239,13 @@ test.each([true, false])('steps that are asked for ahead yield the very same, to
 
 test('a stage goes on by itself until it has so many tokens, is interrupted, its time is over or a sequence ends', async () => {
   const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
-  stage.begin({
-    ...{ lease: 'f', sequence, prompt, continued: [], stop: [], stopIds: [] },
-    ...{ sampling: { temperature: 0, seed: 1 }, sample: 0 },
-  });
+  const begins = [{ sequence, prompt, continued: [], stopIds: [], sampling: { temperature: 0, seed: 1 }, sample: 0 }];
   const sample = { index: 0, lastIndex, drafts: [], draftMax: 0 };
-  await stage.step({ input: prompt, parts: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
+  await stage.step({ input: prompt, begins, shares: [{ sequence, position: 0, rowCount: 3, fork: null, sample }] });
   const interrupt = new Int32Array(new SharedArrayBuffer(4));
   const follows = [{ sequence, left: 0, lastIndex, draftMax: 0, guessMax: 0 }];
   const yields = async (more: { tokensMax?: number; spanMs?: number }): Promise<(number | undefined)[]> => {
-    const { steps } = await stage.follow({ follows, tokensMax: 16, spanMs: 1e6, interrupt, ...more });
+    const { steps } = await stage.follow({ follows, tokensMax: 16, spanMs: 1e6, interrupt, turn: 0, ...more });
     return steps.map(([sampled]) => sampled?.tokens.length);
   };
   expect(await yields({ tokensMax: 4 })).toEqual([1, 1, 1, 1]);
@@ -245,14 +262,12 @@ test('a sequence that is cancelled between two steps leaves no trace in the othe
   const batcher = newBatcher('l');
   const alone = await generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
   const cancel = new AbortController();
-  const never = new AbortController().signal;
   const gone = batcher.generate({
-    spec: generateSpec.parse({ model: 'm', promptIds: [5, 6, 7], maxTokens: 400, temperature: 1 }),
-    ...{ sequence: 'gone', sample: 0, continued: [], cancelled: cancel.signal, halted: never },
-    onToken: (_, index) => {
+    ...request({ promptIds: [5, 6, 7], maxTokens: 400, temperature: 1 }, { sequence: 'gone', signal: cancel.signal }),
+    onToken: (_, { index }) => {
       if (index === 9) cancel.abort(new Error('cancelled'));
+      return false;
     },
-    onWait: () => undefined,
   });
   const beside = generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
   await expect(gone).rejects.toThrow('cancelled');
@@ -277,12 +292,14 @@ test.each(['slides', 'is cancelled'])(
         {
           onToken = () => undefined,
           signal = new AbortController().signal,
-        }: { onToken?: (token: SampledToken, index: number) => void; signal?: AbortSignal } = {},
+        }: { onToken?: (token: Sample, index: number) => void; signal?: AbortSignal } = {},
       ): Promise<Generation> =>
         batcher.generate({
-          spec: generateSpec.parse({ model: 'm', temperature: 0, speculate: false, ...spec }),
-          ...{ sequence: `${lease} ${name}`, sample: 0, continued: [], cancelled: signal, halted: signal },
-          ...{ onToken, onWait: () => undefined },
+          ...request({ speculate: false, ...spec }, { sequence: `${lease} ${name}`, signal }),
+          onToken: (token, { index }) => {
+            onToken(token, index);
+            return false;
+          },
         });
       const last = (): Promise<Generation> =>
         start(
@@ -295,7 +312,7 @@ test.each(['slides', 'is cancelled'])(
         // Long prompts take up the steps' room, and one behind them shares the source's beginning; then the source slides or goes.
         const atToken = CONFIG.context_length - shared.length - filler.length - 4;
         const others: Promise<unknown>[] = [];
-        const onToken = (_: SampledToken, index: number): void => {
+        const onToken = (_: Sample, index: number): void => {
           if (index === atToken) {
             others.push(
               ...['long', 'longer'].map((name) => start(name, { promptIds: filler.toReversed(), maxTokens: 5 })),
@@ -317,3 +334,107 @@ test.each(['slides', 'is cancelled'])(
     expect(await run(`beside ${fate}`, { beside: true })).toEqual(await run(`alone ${fate}`, { beside: false }));
   },
 );
+
+describe('a stop string', () => {
+  const PROMPT = [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57];
+  const SPEC = { promptIds: PROMPT, maxTokens: 200, temperature: 1, seed: 6, logprobs: 2 };
+
+  /** What a reader of the job's events sees, and how the sequence ends. */
+  async function told(
+    batcher: Batcher,
+    {
+      sequence,
+      ...spec
+    }: { sequence: string; promptIds: readonly number[]; stop?: readonly string[]; speculate?: boolean },
+  ): Promise<{ events: object[]; text: string; generation: Generation }> {
+    const never = new AbortController().signal;
+    const begun = request(spec, { sequence, signal: never });
+    const shown = new SequenceText(await createTokenizer({ type: 'byte' }), { spec: begun.spec, continued: [] });
+    const events: object[] = [];
+    let whole = '';
+    const generation = await batcher.generate({
+      ...begun,
+      onToken: (token, { index, ...end }) => {
+        const { text, stopped } = shown.next(token.id, end);
+        whole += text;
+        events.push({ index, id: token.id, text, logprob: token.logprob, ...shown.listed(token) });
+        return stopped;
+      },
+    });
+    return { events, text: whole, generation };
+  }
+
+  test.each([true, false])(
+    'that comes while the stage goes on by itself ends the sequence as one step at a time does, with guesses: %s',
+    async (speculate) => {
+      const whole = await told(newBatcher(`whole ${speculate}`), { sequence: `whole ${speculate}`, ...SPEC });
+      // It spans two tokens, and its first half is held back.
+      const at = whole.text.length - 150;
+      const stop = [whole.text.slice(at, at + 2)];
+      const first = whole.text.indexOf(stop[0]);
+      const run = async (lease: string): ReturnType<typeof told> => {
+        steps.length = 0;
+        return await told(newBatcher(lease), { sequence: lease, ...SPEC, stop, speculate });
+      };
+      isWanted = true;
+      const single = await run(`one at a time ${speculate}`);
+      expect(followed()).toBe(0);
+      isWanted = false;
+      const burst = await run(`burst ${speculate}`);
+      expect(followed()).toBeGreaterThan(first);
+
+      expect(burst.events).toEqual(single.events);
+      expect(burst.events).toHaveLength(first + 2);
+      expect(burst.text).toBe(whole.text.slice(0, first));
+      const ending = ({ generation: { ids, reason, promptTokens } }: typeof burst): object => ({
+        ids,
+        reason,
+        promptTokens,
+      });
+      expect(ending(burst)).toEqual(ending(single));
+      expect(burst.generation).toMatchObject({ reason: 'stop', ids: whole.generation.ids.slice(0, first + 2) });
+      const { drafted, accepted } = single.generation;
+      expect(burst.generation).toMatchObject({ drafted, accepted });
+      // What was asked for behind the stop ends with the step that it is at.
+      await turn;
+      expect(steps.length).toBeLessThanOrEqual(first + 2 + FOLLOW_TOKENS_MAX);
+    },
+  );
+
+  test('leaves a cache that claims what comes before it, for prompts that go on otherwise', async () => {
+    const whole = await told(newBatcher('cache whole'), { sequence: 'cache whole', ...SPEC });
+    const stop = [whole.text.slice(20, 22)];
+    const batcher = newBatcher('cache');
+    const { generation } = await told(batcher, { sequence: 'cache stopped', ...SPEC, stop });
+    const length = PROMPT.length + generation.ids.length;
+    // As the stage has gone on, and not as it has.
+    for (const [i, tail] of [whole.generation.ids.slice(generation.ids.length, 60), [7, 8, 9]].entries()) {
+      const promptIds = [...PROMPT, ...generation.ids, ...tail];
+      const again = { ...SPEC, promptIds, maxTokens: 20 };
+      const forked = await told(batcher, { sequence: `cache again ${i}`, ...again });
+      const fresh = await told(newBatcher(`cache fresh ${i}`), { sequence: `cache fresh ${i}`, ...again });
+      expect(forked.events).toEqual(fresh.events);
+      expect(fresh.generation.reusedTokens).toBe(0);
+      // The stop's own last token was never computed for this sequence.
+      if (i === 0) expect(forked.generation.reusedTokens).toBe(length - 1);
+    }
+  });
+
+  test('and all text are unknown to a stage: it is told ids and tells ids', async () => {
+    await told(newBatcher('words'), { sequence: 'words', ...SPEC, stop: ['never comes'] });
+    const names = new Set<string>();
+    const texts = new Set<unknown>();
+    const look = (value: unknown): void => {
+      if (typeof value === 'string') texts.add(value);
+      if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return;
+      for (const [name, field] of Object.entries(value)) {
+        if (!Array.isArray(value)) names.add(name);
+        look(field);
+      }
+    };
+    said.forEach(look);
+    expect([...texts].sort()).toEqual(['words']);
+    expect([...names]).toEqual(expect.arrayContaining(['prompt', 'logprob', 'top', 'tokens', 'follows']));
+    for (const name of ['text', 'piece', 'stop', 'stopped', 'tokenizer']) expect(names).not.toContain(name);
+  });
+});

@@ -18,11 +18,7 @@ async function serve(settings) {
   const reader = { readTensor: ({ tensor }) => new Float32Array(sizes.get(tensor)).fill(0.01), readMade: () => null };
   const weights = servedWeights(reader, { checkpointId: 1, config: settings });
   const range = { firstBlock: 0, endBlock: settings.n_layers, embeds: true, head: true };
-  const stage = await ServeStage.load(
-    engine,
-    { config: settings, stage: range, tokenizer: null, quantization },
-    weights,
-  );
+  const stage = await ServeStage.load(engine, { config: settings, stage: range, quantization }, weights);
   return { stage, made: weights.made() };
 }
 

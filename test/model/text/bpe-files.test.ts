@@ -4,7 +4,7 @@
 import { expect, test } from 'vitest';
 import { BYTE_CHARACTERS } from '../../../src/model/text/bpe.ts';
 import { gpt2Vocabulary, isSameBpe, readBpe } from '../../../src/model/text/bpe-files.ts';
-import { createTokenizer } from '../../../src/model/text/tokenizer.ts';
+import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
 
 const gpt2 = await gpt2Vocabulary();
 

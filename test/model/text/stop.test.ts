@@ -3,7 +3,8 @@
 import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { stopFilter } from '../../../src/model/text/stop.ts';
-import { createTokenizer, type Tokenizer } from '../../../src/model/text/tokenizer.ts';
+import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
+import type { Tokenizer } from '../../../src/model/text/tokenizer.ts';
 
 /** Stop texts and texts of few letters meet often; some of the letters take two, three and four bytes. */
 const letter = fc.constantFrom('a', 'b', '\n', '\u00e9', '\u20ac', '\u{1f600}', '\u{1f601}');

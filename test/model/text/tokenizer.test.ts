@@ -2,7 +2,9 @@
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { charAlphabet, createTokenizer, type Tokenizer } from '../../../src/model/text/tokenizer.ts';
+import { charAlphabet, createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
+import { tableDecoding, tokenTable } from '../../../src/model/text/byte-decoding.ts';
+import type { Tokenizer, TokenizerSpec } from '../../../src/model/text/tokenizer.ts';
 
 const gpt2 = await createTokenizer({ type: 'gpt2' });
 const byte = await createTokenizer({ type: 'byte' });
@@ -111,4 +113,31 @@ test('a long text encodes as its parts do where they meet at a word', () => {
   const many = gpt2.encode(sentence.repeat(20_000));
   expect(many).toHaveLength(20_000 * once.length);
   expect(many.every((id, i) => id === once[i % once.length])).toBe(true);
+});
+
+test.each<[string, TokenizerSpec]>([
+  ['gpt2', { type: 'gpt2' }],
+  ['bpe', { type: 'bpe', tokens: ['a', null, 'Ã', '©', 'aÃ', '<|endoftext|>'], merges: ['a Ã'], special: [5] }],
+  ['byte', { type: 'byte' }],
+  ['char', { type: 'char', alphabet: charAlphabet(`${text}\ufeff\n`) }],
+])('the table of the %s tokenizer decodes as the tokenizer does', async (_name, spec) => {
+  const tokenizer = await createTokenizer(spec);
+  const table = tokenTable(tokenizer);
+  expect(table.ends).toHaveLength(tokenizer.vocabSize);
+  const decoding = tableDecoding(table);
+  const V = tokenizer.vocabSize;
+  for (let id = 0; id < V; id++) {
+    const alone = tokenizer.decode([id]);
+    if (decoding.decodeOne(id) !== alone || decoding.decode([id]) !== alone) throw new Error(`token ${id}`);
+  }
+  const ids = fc.array(fc.oneof(fc.integer({ min: 0, max: V - 1 }), fc.constantFrom(-1, V, 2 ** 31, 0.5)));
+  fc.assert(
+    fc.property(ids, (some) => {
+      const [expected, stream] = [tokenizer.stream(), decoding.stream()];
+      for (const id of some) expect(stream.push(id)).toBe(expected.push(id));
+      expect(stream.flush()).toBe(expected.flush());
+      expect(decoding.decode(some)).toBe(tokenizer.decode(some));
+    }),
+    { numRuns: 300, seed: 1 },
+  );
 });

@@ -1,7 +1,8 @@
 // From stored files to token ids, piece by piece: the ids are those of the whole text, whatever the pieces.
 
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { createTokenizer, type TokenizerSpec } from '../../../src/model/text/tokenizer.ts';
+import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
+import type { TokenizerSpec } from '../../../src/model/text/tokenizer.ts';
 import { openReader } from '../../../src/workers/store/reader.ts';
 import type { TokenizedData, TokenizeProgress, TokenizeRequest } from '../../../src/workers/data/messages.ts';
 import type { Store } from '../../../src/workers/store/thread.ts';

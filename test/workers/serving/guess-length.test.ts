@@ -47,7 +47,14 @@ test.each([
   [[1, 2, 3, 4, 5, 6, 7, 8, 1, 2], 3, [3, 4, 5]],
   [[1, 2, 3, 4], 5, []],
 ])('what followed %j is guessed, over and over where it ends there', (ids, max, guessed) => {
-  const request = { lease: '', sequence: 's', prompt: ids, continued: [], stop: [], stopIds: [] };
-  const output = new SequenceOutput({ ...request, sampling: { temperature: 0, seed: 1 }, sample: 0 }, ids, null);
+  const begin = {
+    sequence: 's',
+    prompt: ids,
+    continued: [],
+    stopIds: [],
+    sampling: { temperature: 0, seed: 1 },
+    sample: 0,
+  };
+  const output = new SequenceOutput(begin);
   expect(output.draft(max)).toEqual(guessed);
 });

@@ -10,9 +10,10 @@ import {
   type QuantizedMatrix,
   type QuantizedSource,
 } from '../../../src/model/programs/quantize.ts';
+import type { Sample } from '../../../src/model/sampling.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
-import type { SampledToken, SamplingOptions, ServePart } from '../../../src/workers/serving/messages.ts';
+import type { SamplingOptions, SequenceBegin, ServeShare } from '../../../src/workers/serving/messages.ts';
 import type { StageRange } from '../../../src/workers/training/messages.ts';
 
 const GREEDY: SamplingOptions = { temperature: 0, seed: 1 };
@@ -39,50 +40,50 @@ async function loadStages(
   const tensors = new Map(
     [...initialTensors(config, { seed: 5, scheme: 'gpt2' })].map(({ name, data }) => [name, data]),
   );
-  return await Promise.all(
-    ranges.map((stage) => ServeStage.load(engine, { config, stage, tokenizer: null, quantization }, tensors)),
-  );
+  return await Promise.all(ranges.map((stage) => ServeStage.load(engine, { config, stage, quantization }, tensors)));
 }
 
 /** One sequence as its batch sees it. */
 class Stream {
   readonly name = `${Math.random()}`;
-  readonly tokens: SampledToken[] = [];
+  readonly tokens: Sample[] = [];
   readonly ids: number[];
   position = 0;
+  /** For its first step. */
+  begins: SequenceBegin[];
   readonly #lastIndex: number;
 
-  constructor(
-    stages: readonly ServeStage[],
-    {
-      prompt = PROMPT,
-      sampling = GREEDY,
-      sample = 0,
-      count,
-    }: { prompt?: readonly number[]; sampling?: SamplingOptions; sample?: number; count: number },
-  ) {
+  constructor({
+    prompt = PROMPT,
+    sampling = GREEDY,
+    sample = 0,
+    count,
+  }: {
+    prompt?: readonly number[];
+    sampling?: SamplingOptions;
+    sample?: number;
+    count: number;
+  }) {
     this.ids = [...prompt];
     this.#lastIndex = count - 1;
-    stages
-      .at(-1)!
-      .begin({ lease: '', sequence: this.name, prompt, continued: [], stop: [], stopIds: [], sampling, sample });
+    this.begins = [{ sequence: this.name, prompt, continued: [], stopIds: [], sampling, sample }];
   }
 
   get done(): boolean {
     return this.tokens.length > this.#lastIndex;
   }
 
-  part(
+  share(
     count: number,
-    { drafts = [], fork = null }: { drafts?: readonly number[]; fork?: ServePart['fork'] } = {},
-  ): ServePart {
+    { drafts = [], fork = null }: { drafts?: readonly number[]; fork?: ServeShare['fork'] } = {},
+  ): ServeShare {
     if (fork !== null) this.position = fork.length;
     const whole = this.position + count === this.ids.length;
     const sample = whole ? { index: this.tokens.length, lastIndex: this.#lastIndex, drafts, draftMax: 4 } : null;
     return { sequence: this.name, position: this.position, rowCount: count + drafts.length, fork, sample };
   }
 
-  rows({ rowCount, sample, position }: ServePart): number[] {
+  rows({ rowCount, sample, position }: ServeShare): number[] {
     const drafts = sample?.drafts ?? [];
     return [...this.ids.slice(position, position + rowCount - drafts.length), ...drafts];
   }
@@ -91,19 +92,20 @@ class Stream {
 /** One step of several streams; what they sampled is added to them. Returns the guesses at what follows. */
 async function step(
   stages: readonly ServeStage[],
-  steps: readonly { stream: Stream; part: ServePart }[],
+  steps: readonly { stream: Stream; share: ServeShare }[],
 ): Promise<(readonly number[])[]> {
-  const parts = steps.map(({ part }) => part);
-  let input: readonly number[] | Float32Array = steps.flatMap(({ stream, part }) => stream.rows(part));
+  const shares = steps.map(({ share }) => share);
+  const begins = steps.flatMap(({ stream }) => stream.begins.splice(0));
+  let input: readonly number[] | Float32Array = steps.flatMap(({ stream, share }) => stream.rows(share));
   for (const stage of stages) {
-    const { x, sampled } = await stage.step({ input, parts });
+    const { x, sampled } = await stage.step({ input, shares, begins });
     if (sampled === null) {
       input = x!;
       continue;
     }
-    return steps.map(({ stream, part }, i) => {
-      const drafts = part.sample?.drafts.length ?? 0;
-      stream.position += part.rowCount - drafts;
+    return steps.map(({ stream, share }, i) => {
+      const drafts = share.sample?.drafts.length ?? 0;
+      stream.position += share.rowCount - drafts;
       const tokens = sampled[i]?.tokens ?? [];
       stream.position += Math.max(0, tokens.length - 1);
       stream.tokens.push(...tokens);
@@ -117,11 +119,11 @@ async function step(
 /** Feeds the prompt in chunks of the given lengths, then one token at a time. */
 async function generate(
   stages: readonly ServeStage[],
-  { chunks, ...options }: { chunks: readonly number[] } & ConstructorParameters<typeof Stream>[1],
-): Promise<SampledToken[]> {
-  const stream = new Stream(stages, options);
-  for (const length of chunks) await step(stages, [{ stream, part: stream.part(length) }]);
-  while (!stream.done) await step(stages, [{ stream, part: stream.part(1) }]);
+  { chunks, ...options }: { chunks: readonly number[] } & ConstructorParameters<typeof Stream>[0],
+): Promise<Sample[]> {
+  const stream = new Stream(options);
+  for (const length of chunks) await step(stages, [{ stream, share: stream.share(length) }]);
+  while (!stream.done) await step(stages, [{ stream, share: stream.share(1) }]);
   for (const stage of stages) stage.end({ sequences: [stream.name], keepCaches: false });
   return stream.tokens;
 }
@@ -140,7 +142,7 @@ describe.each(
 )('a model: %s, on %s', (_, __, { engine, flags, quantization }) => {
   const config: GptConfig = { ...CONFIG, ...flags };
   let stages: ServeStage[];
-  let reference: SampledToken[];
+  let reference: Sample[];
 
   beforeAll(async () => {
     stages = await loadStages(config, ONE, { quantization, engine });
@@ -166,14 +168,14 @@ describe.each(
   test('other sequences in the same steps, joining and leaving, change no bit', async () => {
     const streams = Array.from({ length: 11 }, (_, i) => {
       const prompt = i % 3 === 0 ? PROMPT : PROMPT.slice(0, 5 + 6 * i).map((id) => (id + i) % 61);
-      return new Stream(stages, { prompt, count: i % 3 === 0 ? 80 : 10 + i });
+      return new Stream({ prompt, count: i % 3 === 0 ? 80 : 10 + i });
     });
     for (let turn = 0; streams.some(({ done }) => !done); turn++) {
       const steps = streams.flatMap((stream, i) => {
         // Stream i joins at turn i; prompts come in chunks of different lengths.
         if (stream.done || turn < i) return [];
         const rest = stream.ids.length - stream.position;
-        return [{ stream, part: stream.part(Math.min(rest, 7 + 10 * i)) }];
+        return [{ stream, share: stream.share(Math.min(rest, 7 + 10 * i)) }];
       });
       await step(stages, steps);
     }
@@ -182,14 +184,14 @@ describe.each(
 
   test('guesses, right and wrong, change the number of steps and no bit', async () => {
     for (const wrongEvery of [0, 2, 3]) {
-      const stream = new Stream(stages, { count: 80 });
-      await step(stages, [{ stream, part: stream.part(70) }]);
+      const stream = new Stream({ count: 80 });
+      await step(stages, [{ stream, share: stream.share(70) }]);
       let steps = 0;
       while (!stream.done) {
         const at = stream.tokens.length;
         const drafts = reference.slice(at, Math.min(at + 5, 79)).map(({ id }) => id);
         if (wrongEvery > 0 && steps % wrongEvery === 0) drafts.fill(60, Math.floor(drafts.length / 2));
-        await step(stages, [{ stream, part: stream.part(1, { drafts }) }]);
+        await step(stages, [{ stream, share: stream.share(1, { drafts }) }]);
         steps += 1;
       }
       expect(stream.tokens).toEqual(reference);
@@ -199,14 +201,14 @@ describe.each(
   });
 
   test('caches side by side, with other numbers of guesses and after others have left their seats, change no bit', async () => {
-    const streams = [80, 12, 80, 30, 80].map((count) => new Stream(stages, { count }));
+    const streams = [80, 12, 80, 30, 80].map((count) => new Stream({ count }));
     for (let turn = 0; streams.some(({ done }) => !done); turn++) {
       const steps = streams.flatMap((stream, i) => {
         if (stream.done || turn < 4 * i) return [];
-        if (stream.position < 70) return [{ stream, part: stream.part(70) }];
+        if (stream.position < 70) return [{ stream, share: stream.share(70) }];
         const at = stream.tokens.length;
         const drafts = reference.slice(at, Math.min(at + ((turn + i) % 4), 79)).map(({ id }) => id);
-        return [{ stream, part: stream.part(1, { drafts }) }];
+        return [{ stream, share: stream.share(1, { drafts }) }];
       });
       await step(stages, steps);
       for (const { name, done } of streams) {
@@ -218,15 +220,15 @@ describe.each(
   });
 
   test('a beginning that is taken from another cache changes no bit', async () => {
-    const first = new Stream(stages, { count: 20 });
-    await step(stages, [{ stream: first, part: first.part(70) }]);
-    while (!first.done) await step(stages, [{ stream: first, part: first.part(1) }]);
+    const first = new Stream({ count: 20 });
+    await step(stages, [{ stream: first, share: first.share(70) }]);
+    while (!first.done) await step(stages, [{ stream: first, share: first.share(1) }]);
     for (const stage of stages) stage.end({ sequences: [first.name], keepCaches: true });
     for (const length of [16, 63, 64, 69]) {
       const fork = { from: first.name, length };
-      const stream = new Stream(stages, { count: 80 });
-      await step(stages, [{ stream, part: stream.part(70 - length, { fork }) }]);
-      while (!stream.done) await step(stages, [{ stream, part: stream.part(1) }]);
+      const stream = new Stream({ count: 80 });
+      await step(stages, [{ stream, share: stream.share(70 - length, { fork }) }]);
+      while (!stream.done) await step(stages, [{ stream, share: stream.share(1) }]);
       expect(stream.tokens).toEqual(reference);
     }
   });
@@ -266,18 +268,18 @@ describe.each(MODELS)('a model that passes at once: %s', (_, flags, quantization
   test('has the bits of one block at a time, and one run for the rows of a group', async () => {
     const passing = await loadStages(config, ONE, { quantization, engine: counting });
     const byBlock = await loadStages(config, ONE, { quantization, engine: { ...counting, writesInPlace: false } });
-    const told: SampledToken[][] = [];
+    const told: Sample[][] = [];
     for (const stages of [byBlock, passing]) {
       // Side by side with rows of their own number, then one alone, over the end of a cache.
-      const streams = [64, 30, 12].map((count) => new Stream(stages, { count, sampling: { ...GREEDY, logprobs: 3 } }));
-      for (const stream of streams) await step(stages, [{ stream, part: stream.part(70) }]);
+      const streams = [64, 30, 12].map((count) => new Stream({ count, sampling: { ...GREEDY, logprobs: 3 } }));
+      for (const stream of streams) await step(stages, [{ stream, share: stream.share(70) }]);
       runs.splice(0);
       let steps = 0;
       while (streams.some(({ done }) => !done)) {
         const going = streams.filter(({ done }) => !done);
         await step(
           stages,
-          going.map((stream, i) => ({ stream, part: stream.part(1, { drafts: PROMPT.slice(0, (steps + i) % 3) }) })),
+          going.map((stream, i) => ({ stream, share: stream.share(1, { drafts: PROMPT.slice(0, (steps + i) % 3) }) })),
         );
         steps += 1;
       }
@@ -305,7 +307,7 @@ test('two programs with the same weights ask for each of them once', async () =>
       return quantize(tensors.get(name)!, shape);
     },
   };
-  const setup = { config: CONFIG, stage: ONE[0], tokenizer: null, quantization: 'int8' } as const;
+  const setup = { config: CONFIG, stage: ONE[0], quantization: 'int8' } as const;
   const stage = await ServeStage.load(onnx, setup, weights);
   // Four matrices a block and the head's; two norms a block and the last one, three biases a block; two embeddings.
   expect(asked).toHaveLength(3 * 4 + 1 + 3 * 4 + 2 + 3 * 3 + 2);
@@ -316,8 +318,8 @@ test('two programs with the same weights ask for each of them once', async () =>
 test('what repeats is guessed from where it was last', async () => {
   const stages = await loadStages(CONFIG, ONE);
   const prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3];
-  const stream = new Stream(stages, { prompt, count: 1, sampling: { ...GREEDY } });
-  const [draft] = await step(stages, [{ stream, part: stream.part(prompt.length) }]);
+  const stream = new Stream({ prompt, count: 1, sampling: { ...GREEDY } });
+  const [draft] = await step(stages, [{ stream, share: stream.share(prompt.length) }]);
   const [{ id }] = stream.tokens;
   const all = [...prompt, id];
   // The newest three ids, or two, are looked for among the earlier ones.

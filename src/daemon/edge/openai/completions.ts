@@ -4,7 +4,7 @@
 import { randomInt } from 'node:crypto';
 import type { ServerResponse } from 'node:http';
 import { GptdError } from '../../../model/errors.ts';
-import type { TokenizerSpec } from '../../../model/text/tokenizer.ts';
+import { completeTokenizer } from '../../../model/text/stored.ts';
 import type { Exchange } from '../exchange.ts';
 import { errorBody } from '../http-errors.ts';
 import type { Services } from '../../jobs/context.ts';
@@ -66,14 +66,14 @@ export async function complete(parts: CompletionParts, { request, response, stop
   }
 }
 
-/** The prompts as text; ids are decoded where that holds up nobody. */
-async function promptTexts({ store, preparer }: Services, body: CompletionRequest): Promise<string[]> {
+/** The prompts as text; of ids the text that they decode to. */
+async function promptTexts({ store, texts }: Services, body: CompletionRequest): Promise<string[]> {
   const { model } = await resolveModel(store, body.model);
-  const tokenizer = model.tokenizer as TokenizerSpec | null;
+  const tokenizer = completeTokenizer(model.tokenizer);
+  const textOf = async (ids: readonly number[]): Promise<string> =>
+    tokenizer === null ? '' : (await texts.decoding({ model, tokenizer })).decode(ids);
   return await Promise.all(
-    promptsOf(body).map(async (prompt) =>
-      typeof prompt === 'string' ? prompt : (await preparer.call('decode', { ids: prompt, tokenizer })).text,
-    ),
+    promptsOf(body).map(async (prompt) => (typeof prompt === 'string' ? prompt : await textOf(prompt))),
   );
 }
 

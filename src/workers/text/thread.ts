@@ -1,0 +1,36 @@
+// The entry of the text thread: the tokenizers of the models that read and write text. A text of half a million characters takes
+// some 100 ms, which the main thread does not have, and a stage computes meanwhile.
+
+import { assert } from '../../model/errors.ts';
+import { tokenTable } from '../../model/text/byte-decoding.ts';
+import { createTokenizer } from '../../model/text/create-tokenizer.ts';
+import type { Tokenizer } from '../../model/text/tokenizer.ts';
+import { replying } from '../reply.ts';
+import { TEXT_THREAD, type TextCalls, type TextRequest } from './messages.ts';
+
+/** A tokenizer that cannot be made says so to everybody who asks for it. */
+const tokenizers = new Map<string, Promise<Tokenizer>>();
+
+async function opened(key: string): Promise<Tokenizer> {
+  const tokenizer = tokenizers.get(key);
+  assert(tokenizer !== undefined, `no tokenizer ${key}`);
+  return await tokenizer;
+}
+
+async function handle(request: TextRequest): Promise<TextCalls[keyof TextCalls][1]> {
+  switch (request.type) {
+    case 'open':
+      tokenizers.set(request.key, createTokenizer(request.tokenizer));
+      return tokenTable(await opened(request.key));
+    case 'encode':
+      return { ids: (await opened(request.key)).encode(request.text) };
+    case 'close':
+      tokenizers.delete(request.key);
+      return {};
+    default:
+      request satisfies never;
+      throw new Error('unknown request');
+  }
+}
+
+export default replying(handle, TEXT_THREAD);
