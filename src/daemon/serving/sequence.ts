@@ -83,7 +83,7 @@ export class Sequence {
   position = 0;
   /** Where the beginning of the cache comes from; taken by the first step. */
   fork: ServeShare['fork'] = null;
-  /** Until its first step takes it along. */
+  /** What the head's stage is to know of it; null when the first step has taken it along. */
   #begin: SequenceBegin | null;
   #drafts: readonly number[] = [];
   #place = 0;

@@ -1,5 +1,5 @@
-// The entry of the text thread: the tokenizers of the models that read and write text. A text of half a million characters takes
-// some 100 ms, which the main thread does not have, and a stage computes meanwhile.
+// The entry of the text thread: the tokenizers of the models that read and write text. To encode half a million characters takes some
+// 50 ms: the main thread must not stop for so long, and neither must a stage.
 
 import { assert } from '../../model/errors.ts';
 import { tokenTable } from '../../model/text/byte-decoding.ts';
