@@ -67,6 +67,8 @@ export class NotFinite extends GptdError {
 
 export class Pipeline {
   readonly #config: GptConfig;
+  /** Names of the tensors that have a gradient, in table order. */
+  readonly #trained: readonly string[];
   readonly #lease: string;
   readonly #stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
   readonly #microBatchSize: number;
@@ -83,6 +85,7 @@ export class Pipeline {
     { lease, plan, setup }: { lease: string; plan: readonly PlanStage[]; setup: Omit<TrainSetup, 'stage'> },
   ) {
     this.#config = setup.config;
+    this.#trained = tensorTable(setup.config).flatMap(({ name, trained }) => (trained ? [name] : []));
     this.#lease = lease;
     this.#stages = plan.map((stage) => ({ thread: threads[stage.worker].bound(), plan: stage }));
     this.#microBatchSize = setup.microBatchSize;
@@ -126,7 +129,7 @@ export class Pipeline {
     const squares = new Map(
       finished.flatMap((stage) => stage.squares.map((square) => [square.tensor, square.sumOfSquares])),
     );
-    const total = tensorTable(this.#config).reduce((sum, { name }) => sum + squares.get(name)!, 0);
+    const total = this.#trained.reduce((sum, name) => sum + squares.get(name)!, 0);
     const loss = lossSums.reduce((sum, micro) => sum + micro, 0) / (request.starts.length * this.#contextLength);
     const gradNorm = Math.sqrt(total);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {

@@ -204,7 +204,8 @@ export function blockWeightsProgram(
     'mlp.c_proj.weight': matrix(() => gelu(g, u), dFed),
     'mlp.c_proj.bias': bias(dFed),
   };
-  for (const [name, { shape }] of blockTable(config, 0)) {
+  for (const [name, { shape, trained }] of blockTable(config, 0)) {
+    if (!trained) continue;
     const outputs = gradientParts({ name, shape }, 'gradient');
     const soFar = gradientParts({ name, shape }, 'soFar').map((part) =>
       accumulate ? g.input(part.name, part.dims) : null,

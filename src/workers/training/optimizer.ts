@@ -30,13 +30,13 @@ export class TrainOptimizer {
   }
 
   /**
-   * AdamW on a part of the stage's tensors; weights and moments change in place, the gradients are dropped. False when a
+   * AdamW on a part of the stage's trained tensors; weights and moments change in place, the gradients are dropped. False when a
    * snapshot has no room for what would be overwritten next: read more of it and call again with the same request.
    */
   update({ step, decayAll }: UpdateRequest, part: UpdatePart): boolean {
     const [decayed, plain] = [step.weightDecay, 0].map((weightDecay) => adamwScalars({ ...step, weightDecay }));
     const parameters = [...this.#parameters.values()].filter(
-      ({ spec }) => part === (spec.place === 'block' ? spec.block : 'ends'),
+      ({ spec }) => spec.trained && part === (spec.place === 'block' ? spec.block : 'ends'),
     );
     for (const parameter of parameters) {
       const { spec, begun } = parameter;

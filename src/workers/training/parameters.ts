@@ -6,7 +6,7 @@ import type { Tensors } from '../engines/engine.ts';
 
 /**
  * One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training; the gradient is
- * empty while it is lent to another stage.
+ * empty while it is lent to another stage. A tensor that is not trained has neither gradient nor moments: they are empty.
  */
 export interface Parameter {
   readonly spec: TensorSpec;

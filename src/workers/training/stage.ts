@@ -83,14 +83,14 @@ export class TrainStage {
     this.#normTensors = normTensorNames(setup.config);
     const specs = tensorTable(setup.config).filter((spec) => ownsTensor(setup.stage, spec));
     const adamw = new FusedProgram(adamwProgram());
-    const memory = adamw.allocate(specs.map(({ size }) => [size, size, size]));
+    const memory = adamw.allocate(specs.map(({ size, trained }) => (trained ? [size, size, size] : [size])));
     for (const [i, spec] of specs.entries()) {
-      const [w, m, v] = memory[i];
+      const [w, m = new Float32Array(0), v = new Float32Array(0)] = memory[i];
       const arrays = { w, m, v };
-      for (const part of setup.optimizerState ? (['w', 'm', 'v'] as const) : (['w'] as const)) {
+      for (const part of setup.optimizerState && spec.trained ? (['w', 'm', 'v'] as const) : (['w'] as const)) {
         load(spec, part, arrays[part]);
       }
-      const g = new Float32Array(spec.size);
+      const g = new Float32Array(spec.trained ? spec.size : 0);
       const state = { hasMoments: setup.optimizerState, begun: false, sumOfSquares: null };
       this.#parameters.set(spec.name, { spec, ...arrays, g, ...state });
     }
@@ -263,12 +263,13 @@ export class TrainStage {
     const named = (arrays: Readonly<Record<string, Float32Array>>): WeightsLoan['rows'] =>
       Object.entries(arrays).map(([name, bytes]) => ({ name, bytes }));
     const parameters = this.#blockParameters(block);
+    const trained = Object.entries(parameters).filter(([, { spec }]) => spec.trained);
     return {
       accumulate: micro.index > 0,
       last: this.#isLast(micro),
       rows: named({ x, context, a, u, ...gradients! }),
       norms: this.#normTensors.map((name) => ({ name, bytes: parameters[name].w })),
-      gradients: Object.entries(parameters).map(([name, { g }]) => ({ name, bytes: g, sumOfSquares: null })),
+      gradients: trained.map(([name, { g }]) => ({ name, bytes: g, sumOfSquares: null })),
     };
   }
 
@@ -327,7 +328,7 @@ export class TrainStage {
 
   /**
    * Ends the backward pass of a step: adds the embeddings' gradients, the head's use of a tied wte first, and returns the
-   * sum of squares of each tensor's gradient in double precision, in table order.
+   * sum of squares of each trained tensor's gradient in double precision, in table order.
    */
   finish(): { tensor: string; sumOfSquares: number }[] {
     const { config, contextLength: T, stage } = this.#setup;
@@ -348,7 +349,8 @@ export class TrainStage {
       this.#embeddingGradients.clear();
     }
     this.#passes.clear();
-    return [...this.#parameters.values()].map(({ spec, g, begun, sumOfSquares: known }) => {
+    const trained = [...this.#parameters.values()].filter(({ spec }) => spec.trained);
+    return trained.map(({ spec, g, begun, sumOfSquares: known }) => {
       assert(begun, `${spec.name} has no gradient`);
       // All other rows of an untied token embedding are zero.
       const rows = spec.name === 'wte.weight' && !config.tie_weights ? this.#touched.wte : null;
@@ -366,7 +368,7 @@ export class TrainStage {
     for (const parameter of this.#parameters.values()) {
       Object.assign(parameter, { begun: false, sumOfSquares: null });
       // Lent to a stage that did not give it back.
-      if (parameter.g.length === 0) parameter.g = new Float32Array(parameter.spec.size);
+      if (parameter.spec.trained && parameter.g.length === 0) parameter.g = new Float32Array(parameter.spec.size);
     }
   }
 
