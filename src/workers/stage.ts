@@ -8,7 +8,7 @@ import { openReader, type ChunkReader } from './store/reader.ts';
 import { loadThreadEngine, sameChoice } from './engines/choice.ts';
 import { Loans } from './training/loans.ts';
 import type { StageCalls, StageRequest } from './stage-messages.ts';
-import type { WeightsLoan } from './training/messages.ts';
+import type { GradientLoan } from './training/messages.ts';
 import type { WorkerSettings } from './settings.ts';
 import { arraysOf, replying, transferableBuffers } from './reply.ts';
 import { ServeStage } from './serving/stage.ts';
@@ -93,19 +93,19 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       return await trainForward(training(request.lease), request);
     case 'trainBackward':
       return { dx: await training(request.lease).backward(request.micro, request.dy) };
-    case 'trainWeights':
-      await training(request.lease).weightPass(request.micro, request.part);
+    case 'trainWeightGradients':
+      await training(request.lease).weightGradients(request.micro, request.unit);
       return {};
     case 'trainLend':
       loansOf(request).send(request.with, request.key, training(request.lease).lend(request.micro, request.block));
       return {};
-    case 'trainWeightsFor': {
-      const loan = loansOf(request).take(request.with, request.key) as WeightsLoan;
-      loansOf(request).send(request.with, request.key, await training(request.lease).weightsFor(loan));
+    case 'trainWeightGradientsFor': {
+      const loan = loansOf(request).take(request.with, request.key) as GradientLoan;
+      loansOf(request).send(request.with, request.key, await training(request.lease).lentWeightGradients(loan));
       return {};
     }
     case 'trainTakeBack':
-      training(request.lease).takeBack(request.block, loansOf(request).take(request.with, request.key) as WeightsLoan);
+      training(request.lease).takeBack(request.block, loansOf(request).take(request.with, request.key) as GradientLoan);
       return {};
     case 'trainEmbedBackward':
       training(request.lease).embedBackward(request.micro, request.dx);
@@ -113,7 +113,7 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainFinish':
       return { squares: training(request.lease).finish() };
     case 'trainUpdate':
-      return { done: training(request.lease).optimizer.update(request, request.part) };
+      return { done: training(request.lease).optimizer.update(request, request.unit) };
     case 'trainReset':
       training(request.lease).reset();
       return {};

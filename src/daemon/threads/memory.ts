@@ -81,7 +81,7 @@ export function trainingBytes(config: GptConfig, shape: TrainingShape, options: 
   const { n_layers: L, emb_dim: D, n_heads: H, vocab_size: V } = config;
   const { microBatchSize: B, contextLength: T, stageCount } = shape;
   const flights = Math.min(shape.batchSize / B, FLIGHTS_PER_STAGE * stageCount);
-  // x, dy, qkv, context, a, u and the row gradients are 28 D a row with what a program needs; attention weights H T.
+  // x, dy, qkv, context, a, u and the row gradients are 28 D a row with what a program needs; the attention's probabilities H T.
   const activations = flights * L * B * T * (28 * D + H * T);
   const logits = (flights + 2) * B * T * V;
   const { all: weights, trained: gradients } = countBytes(config, options);

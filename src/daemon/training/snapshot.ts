@@ -9,7 +9,7 @@ import type { StageRange } from '../../workers/training/messages.ts';
 /** Bytes and chunks that one request to a stage reads at the most. */
 const GROUP_BYTES = 16 << 20;
 const GROUP_CHUNKS_MAX = 256;
-/** Requests that are under way ahead of the store: a stage answers one only between two pieces of its own work. */
+/** Requests that are under way ahead of the store: a stage answers one only between two units of its own work. */
 const GROUPS_AHEAD = 4;
 /** Groups between the stages and the store, at the most. */
 const BUFFERS_MAX = 6;

@@ -1,4 +1,4 @@
-// AdamW (Loshchilov and Hutter, 2019) over a flat part of a tensor, in PyTorch's form: decay first, bias-corrected
+// AdamW (Loshchilov and Hutter, 2019) over a flat range of a tensor, in PyTorch's form: decay first, bias-corrected
 // moments, epsilon outside the root. Element-wise throughout, so it can be one loop.
 
 import { GraphBuilder, type Graph } from './graph.ts';

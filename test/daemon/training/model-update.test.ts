@@ -57,7 +57,7 @@ async function twoStages(): Promise<Two> {
   const { y } = await stages[0].forward(micro, stages[0].embed(micro, { train: true }));
   await stages[1].forward(micro, y!);
   const dx = await stages[0].backward(micro, await stages[1].backward(micro, null));
-  for (const stage of stages) await stage.weights(micro);
+  for (const stage of stages) await stage.allWeightGradients(micro);
   stages[0].embedBackward(micro, dx);
   for (const stage of stages) stage.finish();
   opened.push(...stages);
@@ -65,8 +65,8 @@ async function twoStages(): Promise<Two> {
   const callers = stages.map(({ optimizer }, number) => {
     const answer = (request: Request): object => {
       if (request.type !== 'trainUpdate') throw new Error(`an update does not ask for ${request.type}`);
-      asked.push(`${number} ${request.part}`);
-      return { done: optimizer.update(request, request.part) };
+      asked.push(`${number} ${request.unit}`);
+      return { done: optimizer.update(request, request.unit) };
     };
     const thread: StageCaller = {
       isWanted: () => false,

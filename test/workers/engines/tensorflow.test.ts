@@ -7,7 +7,7 @@ import type { GptConfig } from '../../../src/model/config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from '../../../src/model/programs/graph.ts';
 import { initialTensors } from '../../../src/model/init.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
-import { updateParts, type MicroBatch } from '../../../src/workers/training/messages.ts';
+import { updateUnits, type MicroBatch } from '../../../src/workers/training/messages.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 import { difference, noise, randomInputs } from './random-inputs.ts';
 
@@ -204,13 +204,13 @@ test('a thousand training steps leave no tensor behind', async () => {
       const { losses } = await stage.forward(micro, stage.embed(micro, { train: true }));
       for (const row of losses!) loss += row / 8;
       const dx = await stage.backward(micro, null);
-      await stage.weights(micro);
+      await stage.allWeightGradients(micro);
       stage.embedBackward(micro, dx);
     }
     stage.finish();
     const adamw = { lr: 1e-2, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.99, eps: 1e-8 };
     const update = { step: { step: number, ...adamw }, decayAll: false };
-    for (const part of updateParts(range)) stage.optimizer.update(update, part);
+    for (const unit of updateUnits(range)) stage.optimizer.update(update, unit);
     return loss;
   };
   const heapBytes = (): number => (tf.backend() as unknown as { wasm: { HEAPU8: Uint8Array } }).wasm.HEAPU8.length;

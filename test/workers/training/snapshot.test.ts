@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { initialTensors } from '../../../src/model/init.ts';
 import { onnxEngine } from '../../../src/workers/engines/onnx.ts';
 import { CHUNK_SIZE, type ChunkAddress, type TensorPart } from '../../../src/workers/store/messages.ts';
-import { updateParts, type UpdatePart } from '../../../src/workers/training/messages.ts';
+import { updateUnits, type UpdateUnit } from '../../../src/workers/training/messages.ts';
 import { ArrayPool } from '../../../src/workers/training/array-pool.ts';
 import { Snapshot } from '../../../src/workers/training/snapshot.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
@@ -21,7 +21,7 @@ const TALL = { ...TINY, vocab_size: CHUNK_SIZE / TINY.emb_dim + 5 };
 class TinyRun {
   readonly stage: TrainStage;
   #step = 0;
-  readonly #updated = new Set<UpdatePart>();
+  readonly #updated = new Set<UpdateUnit>();
 
   constructor(config = TINY) {
     const initial = new Map(
@@ -45,18 +45,18 @@ class TinyRun {
     const micro = { index: 0, step: this.#step, firstSequence: 0, starts: [this.#step, 3 * this.#step] };
     await this.stage.forward(micro, this.stage.embed(micro, { train: true }));
     const dx = await this.stage.backward(micro, null);
-    await this.stage.weights(micro);
+    await this.stage.allWeightGradients(micro);
     this.stage.embedBackward(micro, dx);
     this.stage.finish();
   }
 
-  /** Part by part; goes on where it was told to wait. */
+  /** Unit by unit; goes on where it was told to wait. */
   update(): boolean {
     const request = { step: { ...ADAMW, step: this.#step }, decayAll: false };
-    for (const part of updateParts(RANGE)) {
-      if (this.#updated.has(part)) continue;
-      if (!this.stage.optimizer.update(request, part)) return false;
-      this.#updated.add(part);
+    for (const unit of updateUnits(RANGE)) {
+      if (this.#updated.has(unit)) continue;
+      if (!this.stage.optimizer.update(request, unit)) return false;
+      this.#updated.add(unit);
     }
     this.#updated.clear();
     return true;

@@ -7,8 +7,8 @@ import { tensorTable } from '../../../src/model/tensors.ts';
 import type { Engine } from '../../../src/workers/engines/engine.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import {
-  updateParts,
-  weightParts,
+  updateUnits,
+  gradientUnits,
   type MicroBatch,
   type StageRange,
   type TrainSetup,
@@ -24,7 +24,7 @@ interface RunOptions {
   readonly ends?: readonly number[];
   readonly config?: Partial<GptConfig>;
   readonly steps?: number;
-  /** Weight passes of each stage's blocks are done by the next stage. */
+  /** Weight gradients of each stage's blocks are computed by the next stage. */
   readonly lends?: boolean;
 }
 
@@ -85,9 +85,13 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
       let dy: Float32Array | null = null;
       for (const [i, stage] of [...stages.entries()].toReversed()) {
         dy = await stage.backward(micro, dy);
-        for (const part of weightParts(ranges[i])) {
-          if (options.lends !== true || part === 'head') await stage.weightPass(micro, part);
-          else stage.takeBack(part, await stages[(i + 1) % stages.length].weightsFor(moved(stage.lend(micro, part))));
+        for (const unit of gradientUnits(ranges[i])) {
+          if (options.lends !== true || unit === 'head') {
+            await stage.weightGradients(micro, unit);
+            continue;
+          }
+          const loan = moved(stage.lend(micro, unit));
+          stage.takeBack(unit, await stages[(i + 1) % stages.length].lentWeightGradients(loan));
         }
       }
       embedder.embedBackward(micro, dy!);
@@ -108,7 +112,7 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     const adamw = { step: step + 1, lr, weightDecay, gradScale, beta1, beta2, eps };
     const request = { step: adamw, decayAll: optimizer.decay === 'all' };
     for (const [i, { optimizer }] of stages.entries()) {
-      for (const part of updateParts(ranges[i])) expect(optimizer.update(request, part)).toBe(true);
+      for (const unit of updateUnits(ranges[i])) expect(optimizer.update(request, unit)).toBe(true);
     }
   }
   for (const stage of stages) {
@@ -156,7 +160,7 @@ describe.each(CASES)('PyTorch run %s on %s', (name, _, engine) => {
     }
   });
 
-  test('weight passes that another stage does give the same bits', async () => {
+  test('weight gradients that another stage computes have the same bits', async () => {
     const options = { engine, microBatchSize: 1, steps: 2, ends: [1, reference.config.n_layers] };
     const [own, lent] = [await train(reference, options), await train(reference, { ...options, lends: true })];
     expect(lent.norms).toEqual(own.norms);
