@@ -86,23 +86,21 @@ export type BlockLayerName = LayerOf<BlockTensorName>;
 /** A block's tensor as the table has it. */
 export const blockTensorName = (block: number, name: BlockTensorName): string => `h.${block}.${name}`;
 
-/** The tensors of a block by their names without the prefix, in table order. */
-export const blockTable = (
-  config: GptConfig,
-  block: number,
-  options: TableOptions = {},
-): ReadonlyMap<BlockTensorName, TensorSpec> =>
-  new Map(
-    (Object.entries(blockRows(config)) as [BlockTensorName, Row][]).map(([name, row]) => [
-      name,
-      spec(blockTensorName(block, name), row, { place: 'block', block, ...options }),
-    ]),
-  );
+const blockEntries = (config: GptConfig): [BlockTensorName, Row][] =>
+  Object.entries(blockRows(config)) as [BlockTensorName, Row][];
+
+const blockSpec = (
+  [name, row]: readonly [BlockTensorName, Row],
+  where: { readonly block: number } & TableOptions,
+): TensorSpec => spec(blockTensorName(where.block, name), row, { place: 'block', ...where });
 
 /** The tensors of block `block` in table order. */
-export const blockTensors = (config: GptConfig, block: number, options: TableOptions = {}): TensorSpec[] => [
-  ...blockTable(config, block, options).values(),
-];
+export const blockTensors = (config: GptConfig, block: number): TensorSpec[] =>
+  blockEntries(config).map((entry) => blockSpec(entry, { block }));
+
+/** Those of the first block by their names without the prefix, in table order: all blocks have the same shapes. */
+export const blockTable = (config: GptConfig): ReadonlyMap<BlockTensorName, TensorSpec> =>
+  new Map(blockEntries(config).map((entry) => [entry[0], blockSpec(entry, { block: 0 })]));
 
 /** The matrix that the logits are made with, (V, D): the token embedding when tied. */
 export const projectionName = ({ tie_weights }: GptConfig): 'wte.weight' | 'lm_head.weight' =>
@@ -114,10 +112,13 @@ export function tensorTable(config: GptConfig, options: TableOptions = {}): Tens
   const embedding = (name: string, rowCount: number): TensorSpec =>
     spec(name, { shape: [rowCount, D], initializer: { type: 'embedding' } }, { place: 'embedding', ...options });
   const head = (name: string, row: Row): TensorSpec => spec(name, row, { place: 'head', ...options });
+  const inBlock = blockEntries(config);
   return [
     embedding('wte.weight', V),
     embedding('wpe.weight', C),
-    ...Array.from({ length: config.n_layers }, (_, block) => blockTensors(config, block, options)).flat(),
+    ...Array.from({ length: config.n_layers }, (_, block) =>
+      inBlock.map((entry) => blockSpec(entry, { block, ...options })),
+    ).flat(),
     head('ln_f.weight', { shape: [D], initializer: ONES }),
     head('ln_f.bias', { shape: [D], initializer: ZEROS }),
     ...(config.tie_weights ? [] : [head('lm_head.weight', { shape: [V, D], initializer: weight(D) })]),

@@ -39,7 +39,7 @@ export type BlockRowName = keyof ReturnType<typeof blockRowWidths>;
 
 /** How wide those rows are. */
 export function blockRowWidths(config: GptConfig) {
-  const table = blockTable(config, 0);
+  const table = blockTable(config);
   const D = config.emb_dim;
   const [qkv, u] = (['attn.c_attn.weight', 'mlp.c_fc.weight'] as const).map((name) => table.get(name)!.shape[1]);
   const forward = { x: D, qkv, context: D, a: D, u };
@@ -62,7 +62,7 @@ interface BlockInputs {
 
 function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): BlockInputs {
   const { emb_dim: D, n_heads: H, drop_rate: rate } = config;
-  const table = blockTable(config, 0);
+  const table = blockTable(config);
   const widths = blockRowWidths(config);
   const declared = new Map<string, Value>();
   const once = (name: string, declare: () => Value): Value => {
@@ -112,11 +112,11 @@ export function blockForwardProgram(config: GptConfig, batch: BatchShape, { save
 
 /** The block's tensors that B reads: what is only added has no part in it. */
 export const backwardTensorNames = (config: GptConfig): BlockTensorName[] =>
-  [...blockTable(config, 0).keys()].filter((name) => !name.endsWith('.bias'));
+  [...blockTable(config).keys()].filter((name) => !name.endsWith('.bias'));
 
 /** The block's tensors that W reads, to compute the normalized rows again. */
 export const normTensorNames = (config: GptConfig): BlockTensorName[] =>
-  [...blockTable(config, 0).keys()].filter((name) => name.startsWith('ln_'));
+  [...blockTable(config).keys()].filter((name) => name.startsWith('ln_'));
 
 /** B: dy (B*T, D), x, BLOCK_SAVED, tensors, masks -> dx (B*T, D) and BLOCK_ROW_GRADIENTS. */
 export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Graph {
@@ -205,7 +205,7 @@ export function blockWeightGradientsProgram(
     'mlp.c_proj.weight': matrix(() => gelu(g, u), dFed),
     'mlp.c_proj.bias': bias(dFed),
   };
-  for (const [name, { shape, trained }] of blockTable(config, 0)) {
+  for (const [name, { shape, trained }] of blockTable(config)) {
     if (!trained) continue;
     const outputs = gradientSlices({ name, shape }, 'gradient');
     const soFar = gradientSlices({ name, shape }, 'soFar').map((slice) =>

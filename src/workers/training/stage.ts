@@ -76,7 +76,7 @@ export class TrainStage {
     this.#setup = setup;
     this.#batch = { B: setup.microBatchSize, T: setup.contextLength };
     this.#tokens = setup.wideTokens ? new Uint32Array(setup.tokens) : new Uint16Array(setup.tokens);
-    this.#blockTable = blockTable(setup.config, 0);
+    this.#blockTable = blockTable(setup.config);
     this.#rowWidths = blockRowWidths(setup.config);
     this.#headThreads = headThreads(setup.config);
     this.#backwardTensors = backwardTensorNames(setup.config);
