@@ -36,7 +36,7 @@ export function trainingStage(engine, { config, tensors, batchSize, microBatchSi
       stage.finish();
       // The sums of squares once more, together: the stage makes each one when its gradient is complete.
       const begin = performance.now();
-      for (const { name } of stage.tensors()) sumOfSquares(stage.gradient(name));
+      for (const name of stage.parameters.keys()) sumOfSquares(stage.gradient(name));
       const update = { step: { step, ...adamw }, decayAll: false };
       for (const unit of updateUnits(range)) stage.optimizer.update(update, unit);
       return { optimizerMs: performance.now() - begin };

@@ -12,7 +12,7 @@ import {
 } from './tensors.ts';
 
 /** Exact counts under the names of `gptd params --json`. */
-export interface ParameterCount {
+interface ParameterCount {
   readonly token_embeddings: number;
   readonly position_embeddings: number;
   readonly embedding_total: number;
@@ -52,7 +52,7 @@ export function countParameters(config: GptConfig): ParameterCount {
 }
 
 /** Elements of the matrices that rows are multiplied with: as many as a row takes multiply-adds. */
-export interface MatrixCount {
+interface MatrixCount {
   /** Of one block. */
   readonly block: number;
   /** Of the head's projection, also where it is the token embedding. */

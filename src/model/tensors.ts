@@ -8,7 +8,7 @@ import type { GptConfig } from './config.ts';
  * How a tensor begins. `fanIn` is the input width of the torch Linear that the tensor belongs to; `residual` marks the two
  * projections that GPT-2's scheme scales by 1/sqrt(2 n_layers).
  */
-export type Initializer =
+type Initializer =
   | { readonly type: 'ones' }
   | { readonly type: 'zeros' }
   | { readonly type: 'embedding' }
@@ -16,7 +16,7 @@ export type Initializer =
   | { readonly type: 'linearBias'; readonly fanIn: number };
 
 /** Where a tensor lives: with the embeddings, in block `block`, or with the final norm and the head. */
-export type TensorPlace = 'embedding' | 'block' | 'head';
+type TensorPlace = 'embedding' | 'block' | 'head';
 
 /** Bytes of an element, by the type of a tensor's data. */
 export const DTYPE_BYTES = { float32: 4 } as const;

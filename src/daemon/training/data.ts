@@ -70,7 +70,9 @@ export async function reportDataset(
     validationWindows === 0
       ? { duplicates: 0 }
       : await services.preparer.call('duplicateWindows', {
-          ...{ tokens, wideTokens, stride: contextLength },
+          tokens,
+          wideTokens,
+          stride: contextLength,
           windowStarts: validationStart,
           windowTokens: contextLength + 1,
         });
@@ -78,7 +80,7 @@ export async function reportDataset(
 }
 
 /** Tokens, and how much text one stands for. */
-export function describeDataset({
+function describeDataset({
   tokenCount,
   characterCount,
   byteCount,

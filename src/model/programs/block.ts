@@ -141,7 +141,7 @@ export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Grap
 }
 
 /** One of the arrays in which W takes and gives a tensor's gradient. They lie one after the other in its memory. */
-export interface GradientSlice {
+interface GradientSlice {
   /** Of the input or output. */
   readonly name: string;
   readonly dims: readonly number[];

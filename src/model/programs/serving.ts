@@ -67,7 +67,7 @@ const PASS_BYTES_MAX = 256 << 20;
 export const passesAtOnce = (config: GptConfig, quantization: Quantization | null): boolean =>
   formatBytes(countMatrices(config).total, quantization) <= PASS_BYTES_MAX;
 
-export interface ServingOptions {
+interface ServingOptions {
   /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */
   readonly quantization: Quantization | null;
 }

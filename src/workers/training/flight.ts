@@ -3,7 +3,7 @@
 import type { BLOCK_SAVED } from '../../model/programs/block.ts';
 import type { HEAD_SAVED } from '../../model/programs/head.ts';
 
-export interface BlockActivations {
+interface BlockActivations {
   readonly x: Float32Array;
   readonly saved: Record<(typeof BLOCK_SAVED)[number], Float32Array>;
   readonly masks: Record<string, Uint8Array>;

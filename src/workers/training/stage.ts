@@ -39,7 +39,7 @@ import { gradientTensors, sumOfSquares, type Parameter } from './parameters.ts';
 import { TrainOptimizer } from './optimizer.ts';
 
 /** Fills `into` with a tensor's weights or moments. */
-export type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
+type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
 
 /**
  * Threads of the first micro-batch's forward pass. Two threads share the columns of a product that has more of them than rows, and
@@ -412,24 +412,9 @@ export class TrainStage {
     };
   }
 
-  /** A copy of `count` elements of one tensor's weights or moments from `start` on. */
-  read({
-    tensor,
-    part,
-    start,
-    count,
-  }: {
-    tensor: string;
-    part: TensorPart;
-    start: number;
-    count: number;
-  }): Float32Array {
-    return this.#parameter(tensor)[part].slice(start, start + count);
-  }
-
-  /** The stage's tensors, in table order. */
-  tensors(): TensorSpec[] {
-    return [...this.#parameters.values()].map(({ spec }) => spec);
+  /** The stage's tensors by their names, in table order, as they are; for tests. */
+  get parameters(): ReadonlyMap<string, Parameter> {
+    return this.#parameters;
   }
 
   /** The gradient of a tensor between `finish` and `update`; for tests that compare with a reference. */

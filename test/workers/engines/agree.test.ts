@@ -76,7 +76,9 @@ const maskOf = (value: number): number => (value > 0 ? 0 : -Infinity);
 const inEachPrecision = (M: number, emit: (quantization: Quantization | null) => Graph): Case[] =>
   [null, ...QUANTIZATIONS].map((quantization) => ({
     graph: emit(quantization),
-    ...{ sizes: { M, U: M, K: 3, N: 1, R: 2, P: 64 }, indexLimit: 5, shape: { mask: maskOf } },
+    sizes: { M, U: M, K: 3, N: 1, R: 2, P: 64 },
+    indexLimit: 5,
+    shape: { mask: maskOf },
     tolerance: quantization === null ? TOLERANCE : ROUNDED_TOLERANCE,
   }));
 

@@ -32,8 +32,15 @@ class TinyRun {
     this.stage = new TrainStage(
       onnxEngine,
       {
-        ...{ config, batchSize: 2, microBatchSize: 2, contextLength: 8, seed: 1, tokens, wideTokens: false },
-        ...{ optimizerState: false, stage: RANGE },
+        config,
+        batchSize: 2,
+        microBatchSize: 2,
+        contextLength: 8,
+        seed: 1,
+        tokens,
+        wideTokens: false,
+        optimizerState: false,
+        stage: RANGE,
       },
       ({ name }, _, into) => into.set(initial.get(name)!),
     );
@@ -64,7 +71,7 @@ class TinyRun {
 
   addresses(): ChunkAddress[] {
     return PARTS.flatMap((part) =>
-      this.stage.tensors().flatMap(({ name, size }) =>
+      [...this.stage.parameters.values()].flatMap(({ spec: { name, size } }) =>
         Array.from({ length: Math.ceil(size / CHUNK_SIZE) }, (_, i) => {
           const start = i * CHUNK_SIZE;
           return { tensor: name, part, start, count: Math.min(CHUNK_SIZE, size - start) };
@@ -74,7 +81,9 @@ class TinyRun {
   }
 
   state(): Float32Array[] {
-    return this.addresses().map((address) => this.stage.read(address));
+    return this.addresses().map(({ tensor, part, start, count }) =>
+      this.stage.parameters.get(tensor)![part].slice(start, start + count),
+    );
   }
 
   read(addresses: readonly ChunkAddress[]): Float32Array[] {

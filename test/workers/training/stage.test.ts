@@ -57,8 +57,14 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     [...initialTensors(config, { seed: reference.seed, scheme: 'torch' })].map(({ name, data }) => [name, data]),
   );
   const setup: Omit<TrainSetup, 'stage'> = {
-    ...{ config, batchSize, microBatchSize: options.microBatchSize, contextLength: T, seed: 7 },
-    ...{ tokens, wideTokens: false, optimizerState: false },
+    config,
+    batchSize,
+    microBatchSize: options.microBatchSize,
+    contextLength: T,
+    seed: 7,
+    tokens,
+    wideTokens: false,
+    optimizerState: false,
   };
   const ranges = stageRanges(config, options.ends ?? [config.n_layers]);
   const stages = ranges.map(
@@ -102,7 +108,7 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     const norm = Math.sqrt(tensorTable(config).reduce((sum, { name }) => sum + squares.get(name)!, 0));
     if (step === 0) {
       for (const stage of stages)
-        for (const { name } of stage.tensors()) run.firstGradients.set(name, stage.gradient(name).slice());
+        for (const name of stage.parameters.keys()) run.firstGradients.set(name, stage.gradient(name).slice());
     }
     run.losses.push(loss / (batchSize * T));
     run.norms.push(norm);
@@ -116,8 +122,7 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     }
   }
   for (const stage of stages) {
-    for (const { name, size } of stage.tensors())
-      run.weights.set(name, stage.read({ tensor: name, part: 'w', start: 0, count: size }));
+    for (const [name, { w }] of stage.parameters) run.weights.set(name, w.slice());
     await stage.close();
   }
   return run;
@@ -205,8 +210,14 @@ test('the first micro-batch of a wide model goes forward on two threads where st
 
 test('evaluation leaves the memory of the moments alone', async () => {
   const config: GptConfig = {
-    ...{ vocab_size: 40_000, context_length: 8, emb_dim: 256, n_heads: 2, n_layers: 1 },
-    ...{ drop_rate: 0, qkv_bias: false, tie_weights: false },
+    vocab_size: 40_000,
+    context_length: 8,
+    emb_dim: 256,
+    n_heads: 2,
+    n_layers: 1,
+    drop_rate: 0,
+    qkv_bias: false,
+    tie_weights: false,
   };
   const setup = {
     batchSize: 1,
@@ -224,7 +235,7 @@ test('evaluation leaves the memory of the moments alone', async () => {
   );
   const micro: MicroBatch = { index: 0, step: 0, firstSequence: 0, starts: [0] };
   await stage.evaluate(micro, stage.embed(micro, { train: false }));
-  const weightsBytes = stage.tensors().reduce((sum, { size }) => sum + 4 * size, 0);
+  const weightsBytes = [...stage.parameters.values()].reduce((sum, { w }) => sum + w.byteLength, 0);
   // The head's programs make copies of a part of them.
   expect(process.memoryUsage.rss() - before).toBeLessThan(2 * weightsBytes);
   await stage.close();
