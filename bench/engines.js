@@ -4,7 +4,11 @@
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
-import { blockBackwardProgram, blockForwardProgram, blockWeightsProgram } from '../dist/model/programs/block.js';
+import {
+  blockBackwardProgram,
+  blockForwardProgram,
+  blockWeightGradientsProgram,
+} from '../dist/model/programs/block.js';
 import { initialTensors } from '../dist/model/init.js';
 import { loadEngine } from '../dist/workers/engines/choice.js';
 import { ServeStage } from '../dist/workers/serving/stage.js';
@@ -42,7 +46,7 @@ const WORK = [
       const graphs = [
         blockForwardProgram(config, batch, { save: true }),
         blockBackwardProgram(config, batch),
-        blockWeightsProgram(config, batch, { accumulate: false }),
+        blockWeightGradientsProgram(config, batch, { accumulate: false }),
       ];
       const programs = await Promise.all(graphs.map((graph) => engine.compile(graph)));
       const inputs = graphs.map(inputsOf);

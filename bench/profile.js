@@ -2,13 +2,14 @@
 // clock what follows the backward pass: the gradient's norm and AdamW. What they do not account for is the stage's own JavaScript,
 // the engine's calls and the copies between.
 
+import { Buffer } from 'node:buffer';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import ort from 'onnxruntime-node';
 import { trainingShape } from '../dist/daemon/training/shape.js';
 import { initialTensors } from '../dist/model/init.js';
-import { encodeOnnx } from '../dist/model/programs/onnx.js';
+import { encodeOnnxInPieces } from '../dist/model/programs/onnx.js';
 import { trainingStage } from './stage.js';
 
 const PRODUCTS = new Set(['Gemm', 'MatMul', 'FusedMatMul', 'FusedGemm']);
@@ -27,9 +28,14 @@ function profilingEngine(folder) {
   const sessions = [];
   const compile = async (graph, { threadCount = 1 } = {}) => {
     const profileFilePrefix = path.join(folder, String(sessions.length));
-    const session = await ort.InferenceSession.create(encodeOnnx(graph), {
-      ...{ intraOpNumThreads: threadCount, executionMode: 'sequential', graphOptimizationLevel: 'all' },
-      ...{ enableProfiling: true, profileFilePrefix, logSeverityLevel: 3 },
+    const { pieces } = encodeOnnxInPieces(graph, { weights: new Set(), piecesOf: () => [] });
+    const session = await ort.InferenceSession.create(Buffer.concat([...pieces]), {
+      intraOpNumThreads: threadCount,
+      executionMode: 'sequential',
+      graphOptimizationLevel: 'all',
+      enableProfiling: true,
+      profileFilePrefix,
+      logSeverityLevel: 3,
     });
     sessions.push({ session, program: graph.name, profileFilePrefix });
     const toOrt = ({ data, dims }) => {
@@ -67,8 +73,14 @@ function profilingEngine(folder) {
 /** Two steps of `work` on one thread; the share of each kind in the time of all programs' nodes during the second. */
 export async function profileStep({ vocab, context: T, width, heads, layers, batch, modelContext = T }) {
   const config = {
-    ...{ vocab_size: vocab, context_length: modelContext, emb_dim: width, n_heads: heads, n_layers: layers },
-    ...{ drop_rate: 0, qkv_bias: false, tie_weights: false },
+    vocab_size: vocab,
+    context_length: modelContext,
+    emb_dim: width,
+    n_heads: heads,
+    n_layers: layers,
+    drop_rate: 0,
+    qkv_bias: false,
+    tie_weights: false,
   };
   const tensors = new Map();
   for (const { name, data } of initialTensors(config, { seed: 1, scheme: 'gpt2' })) tensors.set(name, data);

@@ -1,6 +1,6 @@
 // One stage with a whole model in training, for benchmarks of what it runs: no daemon, no pipeline.
 
-import { updateParts } from '../dist/workers/training/messages.js';
+import { updateUnits } from '../dist/workers/training/messages.js';
 import { sumOfSquares } from '../dist/workers/training/parameters.js';
 import { TrainStage } from '../dist/workers/training/stage.js';
 
@@ -30,15 +30,15 @@ export function trainingStage(engine, { config, tensors, batchSize, microBatchSi
         const micro = { ...at, step };
         await stage.forward(micro, stage.embed(micro, { train: true }));
         const dx = await stage.backward(micro, null);
-        await stage.weights(micro);
+        await stage.allWeightGradients(micro);
         stage.embedBackward(micro, dx);
       }
       stage.finish();
       // The sums of squares once more, together: the stage makes each one when its gradient is complete.
       const begin = performance.now();
-      for (const { name } of stage.tensors()) sumOfSquares(stage.gradient(name));
+      for (const name of stage.parameters.keys()) sumOfSquares(stage.gradient(name));
       const update = { step: { step, ...adamw }, decayAll: false };
-      for (const part of updateParts(range)) stage.optimizer.update(update, part);
+      for (const unit of updateUnits(range)) stage.optimizer.update(update, unit);
       return { optimizerMs: performance.now() - begin };
     },
     close: () => stage.close(),

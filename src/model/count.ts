@@ -1,11 +1,18 @@
-// How many parameters a configuration has, kind by kind, and how many elements its matrices have, read off the tensor table.
-// One block stands for all of them, so the cost does not depend on the depth.
+// How many parameters a configuration has, kind by kind, how many elements its matrices have, and how many bytes its tensors
+// take, read off the tensor table. One block stands for all of them, so the cost does not depend on the depth.
 
 import type { GptConfig } from './config.ts';
-import { blockTensors, projectionName, tensorTable, type TensorSpec } from './tensors.ts';
+import {
+  blockTensors,
+  projectionName,
+  tensorBytes,
+  tensorTable,
+  type TableOptions,
+  type TensorSpec,
+} from './tensors.ts';
 
 /** Exact counts under the names of `gptd params --json`. */
-export interface ParameterCount {
+interface ParameterCount {
   readonly token_embeddings: number;
   readonly position_embeddings: number;
   readonly embedding_total: number;
@@ -45,7 +52,7 @@ export function countParameters(config: GptConfig): ParameterCount {
 }
 
 /** Elements of the matrices that rows are multiplied with: as many as a row takes multiply-adds. */
-export interface MatrixCount {
+interface MatrixCount {
   /** Of one block. */
   readonly block: number;
   /** Of the head's projection, also where it is the token embedding. */
@@ -62,6 +69,20 @@ export function countMatrices(config: GptConfig): MatrixCount {
   const block = sizes.reduce((sum, size) => sum + size, 0);
   const head = sizeOf(outsideBlocks(config), projectionName(config));
   return { block, head, total: block * config.n_layers + head, largest: Math.max(head, ...sizes) };
+}
+
+/** Bytes of all tensors, and of those that training changes. */
+export function countBytes(
+  config: GptConfig,
+  options: TableOptions = {},
+): { readonly all: number; readonly trained: number } {
+  const sum = (tensors: readonly TensorSpec[]): number =>
+    tensors.reduce((bytes, tensor) => bytes + tensorBytes(tensor), 0);
+  const isTrained = ({ trained }: TensorSpec): boolean => trained;
+  const [outside, block] = [outsideBlocks(config), blockTensors(config, 0)];
+  const all = sum(outside) + config.n_layers * sum(block);
+  // Blocks are not all alike where the caller says which tensors are trained.
+  return { all, trained: options.isTrained === undefined ? all : sum(tensorTable(config, options).filter(isTrained)) };
 }
 
 const outsideBlocks = (config: GptConfig): TensorSpec[] => tensorTable({ ...config, n_layers: 0 });

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import type { GptConfig } from './config.ts';
 import { assert } from './errors.ts';
-import { tensorTable } from './tensors.ts';
+import { tensorBytes, tensorTable } from './tensors.ts';
 
 export interface WeightsDigest {
   /**
@@ -27,10 +27,11 @@ export function weightsDigest(config: GptConfig): WeightsDigest {
     update: (name, bytes) => {
       if (missingBytes === 0) {
         assert(next < table.length, `${name} comes after the last tensor`);
-        const { name: wanted, shape, size } = table[next++];
+        const tensor = table[next++];
+        const { name: wanted, shape } = tensor;
         assert(name === wanted, `${name} comes where ${wanted} was due`);
         hash.update(`${name} ${shape.join(',')}\n`);
-        missingBytes = size * 4;
+        missingBytes = tensorBytes(tensor);
       }
       const current = table[next - 1].name;
       assert(name === current, `${name} comes while ${current} lacks ${missingBytes} bytes`);

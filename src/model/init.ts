@@ -10,7 +10,7 @@ import { tensorTable, type TensorSpec } from './tensors.ts';
 
 export type InitScheme = 'torch' | 'gpt2';
 
-export interface InitialTensor {
+interface InitialTensor {
   readonly name: string;
   /** The tensor's values in the layout of the tensor table. Owned by the receiver, who may transfer it. */
   readonly data: Float32Array;

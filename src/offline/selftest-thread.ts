@@ -42,7 +42,7 @@ async function checkAttention(): Promise<SelftestCalls['attention'][1]> {
   const dims = [B * T, 3 * D];
   const attended = attention(g, g.input('qkv', dims), { shape: { B, T, H, D }, drop: null });
   g.output('context', attended.context);
-  g.output('weights', attended.weights);
+  g.output('probabilities', attended.probabilities);
   const program = await (await engine).compile(g.build());
   const qkv = noise(B * T * 3 * D, 1).map((value) => 4 * value);
   const before = await program.run({ qkv: { data: qkv, dims } });
@@ -55,9 +55,9 @@ async function checkAttention(): Promise<SelftestCalls['attention'][1]> {
   await program.release();
 
   let [sumError, weightAhead, leak] = [0, 0, 0];
-  const { weights } = before;
+  const { probabilities } = before;
   for (let row = 0; row < B * H * T; row++) {
-    const values = weights.subarray(row * T, (row + 1) * T);
+    const values = probabilities.subarray(row * T, (row + 1) * T);
     sumError = Math.max(sumError, Math.abs(values.reduce((sum, value) => sum + value, 0) - 1));
     for (const value of values.subarray((row % T) + 1)) weightAhead = Math.max(weightAhead, Math.abs(value));
   }
@@ -100,7 +100,7 @@ async function checkGradients(): Promise<SelftestCalls['gradients'][1]> {
   };
   await stage.forward(micro, stage.embed(micro, { train: true }));
   const dx = await stage.backward(micro, null);
-  await stage.weights(micro);
+  await stage.allWeightGradients(micro);
   stage.embedBackward(micro, dx);
   stage.finish();
 

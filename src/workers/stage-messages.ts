@@ -8,7 +8,7 @@ import type { FollowRequest, SampledRows, SequenceBegin, ServeShare } from './se
 import type { RequestOf, ThreadContract } from './reply.ts';
 import type { EngineChoice, EngineInfo } from './settings.ts';
 import type { ChunkAddress, TensorChunk } from './store/messages.ts';
-import type { LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls, WeightsPass } from './training/messages.ts';
+import type { GradientWork, LoanCalls, MicroBatch, StageRange, TrainSetup, UpdateCalls } from './training/messages.ts';
 
 /** name -> [request, reply]. `lease` names a training run or a served model on the thread. */
 export interface StageCalls extends UpdateCalls, LoanCalls {
@@ -35,8 +35,8 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array },
     { readonly dx: Float32Array },
   ];
-  /** The passes of one part come in the order of the micro-batches. */
-  trainWeights: [{ readonly lease: string } & WeightsPass, Record<string, never>];
+  /** Adds to the gradients of one unit. Micro-batches come in order. */
+  trainWeightGradients: [{ readonly lease: string } & GradientWork, Record<string, never>];
   trainEmbedBackward: [
     { readonly lease: string; readonly micro: MicroBatch; readonly dx: Float32Array },
     Record<string, never>,

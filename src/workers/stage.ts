@@ -90,15 +90,15 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
       return await trainForward(training(request.lease), request);
     case 'trainBackward':
       return { dx: await training(request.lease).backward(request.micro, request.dy) };
-    case 'trainWeights':
-      await training(request.lease).weightPass(request.micro, request.part);
+    case 'trainWeightGradients':
+      await training(request.lease).weightGradients(request.micro, request.unit);
       return {};
     case 'trainLend':
       loansOf(request).send(request.with, request.key, training(request.lease).lend(request.micro, request.block));
       return {};
-    case 'trainWeightsFor': {
+    case 'trainWeightGradientsFor': {
       const loan = loansOf(request).take(request.with, request.key);
-      loansOf(request).send(request.with, request.key, await training(request.lease).weightsFor(loan));
+      loansOf(request).send(request.with, request.key, await training(request.lease).lentWeightGradients(loan));
       return {};
     }
     case 'trainTakeBack':
@@ -110,7 +110,7 @@ async function handle(request: StageRequest): Promise<StageCalls[keyof StageCall
     case 'trainFinish':
       return { squares: training(request.lease).finish() };
     case 'trainUpdate':
-      return { done: training(request.lease).optimizer.update(request, request.part) };
+      return { done: training(request.lease).optimizer.update(request, request.unit) };
     case 'trainReset':
       training(request.lease).reset();
       return {};

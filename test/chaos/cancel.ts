@@ -61,7 +61,7 @@ async function cancelled(
 /** Requests of a step, on any stage. */
 const STEP_REQUESTS = [
   ...['trainEmbed', 'trainForward', 'trainBackward', 'trainEmbedBackward'],
-  ...['trainWeights', 'trainLend', 'trainWeightsFor', 'trainTakeBack', 'trainFinish', 'trainUpdate'],
+  ...['trainWeightGradients', 'trainLend', 'trainWeightGradientsFor', 'trainTakeBack', 'trainFinish', 'trainUpdate'],
 ];
 
 /** What a stage is at is its last: no more than one request is on its way to a thread. */

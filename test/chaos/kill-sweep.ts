@@ -12,7 +12,7 @@ const STOP_MS_MAX = 10_000;
 const POLL_MS = 2;
 /** Kinds of requests, to a stage's thread or the store's, that a training job consists of. */
 const KINDS = [
-  ...['trainForward', 'trainBackward', 'trainWeights', 'trainFinish', 'trainUpdate', 'trainRead', 'putChunks'],
+  ...['trainForward', 'trainBackward', 'trainWeightGradients', 'trainFinish', 'trainUpdate', 'trainRead', 'putChunks'],
   ...[
     'commitCheckpoint',
     'appendEvents',

@@ -19,7 +19,7 @@ const AFTER_MS_MAX = 4;
 
 /** Kinds of requests, and the highest piece of each that every run reaches. */
 const PHASES = {
-  step: { trainForward: 40, trainBackward: 40, trainWeights: 40, trainUpdate: 12 },
+  step: { trainForward: 40, trainBackward: 40, trainWeightGradients: 40, trainUpdate: 12 },
   prefill: { serveStep: 10 },
   decode: { serveStep: 22, serveFollow: 36 },
   loading: { serveLoad: 6, trainLoad: 1 },

@@ -3,7 +3,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { PRESETS, type PresetName } from '../../src/model/config.ts';
-import { countMatrices, countParameters } from '../../src/model/count.ts';
+import { countBytes, countMatrices, countParameters } from '../../src/model/count.ts';
 import { tensorTable } from '../../src/model/tensors.ts';
 
 test.each<[PresetName, number]>([
@@ -83,4 +83,16 @@ test('the matrices are those that rows are multiplied with, however deep and tie
     largest,
   });
   expect(countMatrices({ ...PRESETS.gpt2, vocab_size: 100 }).largest).toBe(4 * 768 * 768);
+});
+
+test('bytes follow the rows: those of all tensors, and those of the trained ones', () => {
+  const config = PRESETS.gpt2;
+  expect(countBytes(config)).toEqual({ all: 4 * 124439808, trained: 4 * 124439808 });
+  const isTrained = (name: string): boolean => name === 'h.5.attn.c_attn.bias' || name.startsWith('ln_f.');
+  expect(countBytes(config, { isTrained })).toEqual({ all: 4 * 124439808, trained: 4 * (3 * 768 + 2 * 768) });
+  expect(
+    tensorTable(config, { isTrained })
+      .filter(({ trained }) => trained)
+      .map(({ name }) => name),
+  ).toEqual(['h.5.attn.c_attn.bias', 'ln_f.weight', 'ln_f.bias']);
 });

@@ -2,12 +2,14 @@
 // estimate is the only guard.
 
 import type { GptConfig } from '../../model/config.ts';
-import { countMatrices, countParameters } from '../../model/count.ts';
+import { countBytes, countMatrices, countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
 import { CACHE_STEP, capacityFor, formatBytes, passesAtOnce } from '../../model/programs/serving.ts';
+import { DTYPE_BYTES, type TableOptions } from '../../model/tensors.ts';
 
-const FLOAT_BYTES = 4;
+/** Of an activation. */
+const FLOAT_BYTES = DTYPE_BYTES.float32;
 /** Micro-batches whose activations may be held at once, per stage of the pipeline. */
 export const FLIGHTS_PER_STAGE = 2;
 
@@ -23,10 +25,11 @@ export interface TrainingShape {
   readonly stageCount: number;
 }
 
-export const weightsBytes = (config: GptConfig): number => countParameters(config).total_params * FLOAT_BYTES;
+export const weightsBytes = (config: GptConfig): number => countBytes(config).all;
 
-/** The bytes of AdamW's two moments. */
-export const optimizerBytes = (config: GptConfig): number => 2 * weightsBytes(config);
+/** The bytes of AdamW's two moments of each tensor that is trained. */
+export const optimizerBytes = (config: GptConfig, options: TableOptions = {}): number =>
+  2 * countBytes(config, options).trained;
 
 /** The bytes of one position's keys and values. */
 const positionBytes = ({ n_layers: L, emb_dim: D }: GptConfig): number => 2 * L * D * FLOAT_BYTES;
@@ -74,15 +77,17 @@ export const servingPeakBytes = (config: GptConfig, quantization: Quantization |
  * Weights, gradients, moments, what is set aside while a checkpoint is written, activations in flight, and the head's logits
  * beside the softmax of each flight.
  */
-export function trainingBytes(config: GptConfig, shape: TrainingShape): number {
+export function trainingBytes(config: GptConfig, shape: TrainingShape, options: TableOptions = {}): number {
   const { n_layers: L, emb_dim: D, n_heads: H, vocab_size: V } = config;
   const { microBatchSize: B, contextLength: T, stageCount } = shape;
   const flights = Math.min(shape.batchSize / B, FLIGHTS_PER_STAGE * stageCount);
-  // x, dy, qkv, context, a, u and the row gradients are 28 D a row with what a program needs; attention weights H T.
+  // x, dy, qkv, context, a, u and the row gradients are 28 D a row with what a program needs; the attention's probabilities H T.
   const activations = flights * L * B * T * (28 * D + H * T);
   const logits = (flights + 2) * B * T * V;
-  const snapshot = Math.min(weightsBytes(config) + optimizerBytes(config), SNAPSHOT_BYTES_MAX);
-  return 4 * weightsBytes(config) + snapshot + (activations + logits) * FLOAT_BYTES;
+  const { all: weights, trained: gradients } = countBytes(config, options);
+  const moments = 2 * gradients;
+  const snapshot = Math.min(weights + moments, SNAPSHOT_BYTES_MAX);
+  return weights + gradients + moments + snapshot + (activations + logits) * FLOAT_BYTES;
 }
 
 /** Weights, the rows in flight and the head's logits; moments and gradients stay untouched. */

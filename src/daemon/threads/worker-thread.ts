@@ -15,7 +15,7 @@ import {
 } from '../../workers/reply.ts';
 
 /** Urgency of a request, smallest first. Backward passes come before forward ones: they free memory and feed upstream. */
-export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weights: 3 } as const;
+export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weightGradients: 3 } as const;
 export type Priority = (typeof PRIORITY)[keyof typeof PRIORITY];
 
 /**

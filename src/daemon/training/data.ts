@@ -66,7 +66,7 @@ export async function reportDataset(
 }
 
 /** Tokens, and how much text one stands for. */
-export function describeDataset({
+function describeDataset({
   tokenCount,
   characterCount,
   byteCount,

@@ -317,9 +317,9 @@ async function evaluate(run: Run, step: number): Promise<boolean> {
   const { context, pipeline, windows } = run;
   const { evalBatches, batchSize, valSplit } = context.spec;
   const count = evalBatches * batchSize;
-  const lossOf = async (part: 'train' | 'validation'): Promise<number> => {
-    const loss = await pipeline.evaluate(windows.sample(part, count), context.cancelled);
-    if (!Number.isFinite(loss)) throw new NotFinite(`The evaluation at step ${step} has ${part} loss ${loss}.`);
+  const lossOf = async (split: 'train' | 'validation'): Promise<number> => {
+    const loss = await pipeline.evaluate(windows.sample(split, count), context.cancelled);
+    if (!Number.isFinite(loss)) throw new NotFinite(`The evaluation at step ${step} has ${split} loss ${loss}.`);
     return loss;
   };
   const trainLoss = await lossOf('train');

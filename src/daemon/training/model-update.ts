@@ -1,7 +1,7 @@
-// The optimizer's part of a training step: AdamW on every stage, a part at a time, in the order in which the next forward pass
-// needs them. The next step may begin meanwhile: it waits for a stage's own parts before it enters the stage.
+// The end of a training step: AdamW on every stage, a unit at a time, in the order in which the next forward pass needs them.
+// The next step may begin meanwhile: it waits for a stage's own units before it enters the stage.
 
-import { updateParts, type UpdatePart, type UpdateRequest } from '../../workers/training/messages.ts';
+import { updateUnits, type UpdateUnit, type UpdateRequest } from '../../workers/training/messages.ts';
 import type { StageCalls } from '../../workers/stage-messages.ts';
 import type { PlanStage } from '../protocol/models.ts';
 import type { Caller } from '../threads/worker-thread.ts';
@@ -50,7 +50,7 @@ export class ModelUpdate {
     this.#room = room;
     this.#signal = signal;
     this.#done = stages.map(({ plan }, stage) => {
-      const done = Promise.all(updateParts(plan).map((part) => this.#part(stage, part))).then(() => undefined);
+      const done = Promise.all(updateUnits(plan).map((unit) => this.#updateUnit(stage, unit))).then(() => undefined);
       // Whoever needs the stage next meets its failure.
       done.catch(() => undefined);
       return done;
@@ -73,10 +73,10 @@ export class ModelUpdate {
   }
 
   /** A stage that has no room for what a snapshot still needs goes on when more has been read. */
-  async #part(stage: number, part: UpdatePart): Promise<void> {
+  async #updateUnit(stage: number, unit: UpdateUnit): Promise<void> {
     for (;;) {
       const seen = this.#room.freed;
-      const request = { lease: this.#lease, ...this.#request, part };
+      const request = { lease: this.#lease, ...this.#request, unit };
       const { done } = await this.#stages[stage].thread.call('trainUpdate', request, { signal: this.#signal });
       if (done) return;
       await this.#room.moreThan(seen);

@@ -13,7 +13,7 @@ import { FLIGHTS_PER_STAGE, SNAPSHOT_BYTES_MAX } from '../threads/memory.ts';
 import { ModelUpdate, Room } from './model-update.ts';
 import type { PlanStage } from '../protocol/models.ts';
 import { chunksIn, groupElements, GroupBuffers, readGroups, snapshotGroups } from './snapshot.ts';
-import { WeightPasses } from './weight-passes.ts';
+import { WeightGradients } from './weight-gradients.ts';
 import type { StageCaller, StageThread } from '../threads/stages.ts';
 import { PRIORITY, WorkerDied } from '../threads/worker-thread.ts';
 
@@ -67,6 +67,8 @@ export class NotFinite extends GptdError {
 
 export class Pipeline {
   readonly #config: GptConfig;
+  /** Names of the tensors that have a gradient, in table order. */
+  readonly #trained: readonly string[];
   readonly #lease: string;
   readonly #stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
   readonly #microBatchSize: number;
@@ -83,6 +85,7 @@ export class Pipeline {
     { lease, plan, setup }: { lease: string; plan: readonly PlanStage[]; setup: Omit<TrainSetup, 'stage'> },
   ) {
     this.#config = setup.config;
+    this.#trained = tensorTable(setup.config).flatMap(({ name, trained }) => (trained ? [name] : []));
     this.#lease = lease;
     this.#stages = plan.map((stage) => ({ thread: threads[stage.worker].bound(), plan: stage }));
     this.#microBatchSize = setup.microBatchSize;
@@ -120,13 +123,13 @@ export class Pipeline {
    */
   async step(request: StepRequest, signal: AbortSignal): Promise<StepResult> {
     const micros = this.#microBatches(request.starts, request.step);
-    const passes = new WeightPasses(this.#lease, { stages: this.#stages, microCount: micros.length, signal });
-    const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, { passes, signal }));
+    const gradients = new WeightGradients(this.#lease, { stages: this.#stages, microCount: micros.length, signal });
+    const lossSums = await this.#inFlight(micros, (micro) => this.#trainMicroBatch(micro, { gradients, signal }));
     const finished = await this.#all(({ thread }) => thread.call('trainFinish', { lease: this.#lease }, { signal }));
     const squares = new Map(
       finished.flatMap((stage) => stage.squares.map((square) => [square.tensor, square.sumOfSquares])),
     );
-    const total = tensorTable(this.#config).reduce((sum, { name }) => sum + squares.get(name)!, 0);
+    const total = this.#trained.reduce((sum, name) => sum + squares.get(name)!, 0);
     const loss = lossSums.reduce((sum, micro) => sum + micro, 0) / (request.starts.length * this.#contextLength);
     const gradNorm = Math.sqrt(total);
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) {
@@ -137,8 +140,11 @@ export class Pipeline {
     // PyTorch's clip_grad_norm_.
     const gradScale = gradClip > 0 && gradNorm > gradClip ? gradClip / (gradNorm + 1e-6) : 1;
     this.#update = new ModelUpdate(this.#lease, {
-      ...{ stages: this.#stages, room: this.#room, signal },
-      ...{ step: { ...request.adamw, gradScale }, decayAll: request.decayAll },
+      stages: this.#stages,
+      room: this.#room,
+      signal,
+      step: { ...request.adamw, gradScale },
+      decayAll: request.decayAll,
     });
     return { loss, gradNorm };
   }
@@ -298,7 +304,7 @@ export class Pipeline {
   /** Forward, backward and weight gradients of one micro-batch; resolves to the sum of its rows' losses. */
   async #trainMicroBatch(
     micro: MicroBatch,
-    { passes, signal }: { passes: WeightPasses; signal: AbortSignal },
+    { gradients, signal }: { gradients: WeightGradients; signal: AbortSignal },
   ): Promise<number> {
     const lease = this.#lease;
     const urgent = { priority: PRIORITY.backward, signal };
@@ -312,18 +318,18 @@ export class Pipeline {
       if ('y' in reply) x = reply.y;
       else [lossSum, dy] = [sum(reply.losses), reply.dx];
     }
-    const weightPasses: Promise<unknown>[] = [];
+    const computed: Promise<unknown>[] = [];
     for (const [stage, { thread }] of [...this.#stages.entries()].reverse()) {
       if (stage < this.#stages.length - 1) {
         ({ dx: dy } = await thread.call('trainBackward', { lease, micro, dy: dy! }, urgent));
       }
-      const pass = passes.add(stage, micro);
+      const ofStage = gradients.add(stage, micro);
       // Awaited below; should this micro-batch fail before that, the failure that counts is the one thrown.
-      pass.catch(() => undefined);
-      weightPasses.push(pass);
+      ofStage.catch(() => undefined);
+      computed.push(ofStage);
     }
     await this.#embedder.thread.call('trainEmbedBackward', { lease, micro, dx: dy! }, urgent);
-    await Promise.all(weightPasses);
+    await Promise.all(computed);
     return lossSum;
   }
 

@@ -2,14 +2,14 @@
 // come from the table's end, so that the last stages are drained while the weights of the first ones are read.
 
 import type { GptConfig } from '../../model/config.ts';
-import { ownsTensor, tensorTable } from '../../model/tensors.ts';
+import { ownsTensor, tensorTable, type TableOptions } from '../../model/tensors.ts';
 import { CHUNK_SIZE, type ChunkAddress, type TensorChunk, type TensorPart } from '../../workers/store/messages.ts';
 import type { StageRange } from '../../workers/training/messages.ts';
 
 /** Bytes and chunks that one request to a stage reads at the most. */
 const GROUP_BYTES = 16 << 20;
 const GROUP_CHUNKS_MAX = 256;
-/** Requests that are under way ahead of the store: a stage answers one only between two pieces of its own work. */
+/** Requests that are under way ahead of the store: a stage answers one only between two units of its own work. */
 const GROUPS_AHEAD = 4;
 /** Groups between the stages and the store, at the most. */
 const BUFFERS_MAX = 6;
@@ -23,9 +23,9 @@ export interface Group {
 /** Elements of all its chunks. */
 export const groupElements = ({ addresses }: Group): number => addresses.reduce((sum, { count }) => sum + count, 0);
 
-/** All chunks of the model's state, in groups to be read one after another. */
-export function snapshotGroups(config: GptConfig, stages: readonly StageRange[]): Group[] {
-  const table = tensorTable(config);
+/** All chunks of the model's state, in groups to be read one after another: moments have the trained tensors only. */
+export function snapshotGroups(config: GptConfig, stages: readonly StageRange[], options: TableOptions = {}): Group[] {
+  const table = tensorTable(config, options);
   const groupsOf = (specs: typeof table, parts: readonly TensorPart[]): Group[] => {
     const groups: Group[] = [];
     let elements = 0;
@@ -48,7 +48,8 @@ export function snapshotGroups(config: GptConfig, stages: readonly StageRange[])
     return groups;
   };
   const weights = groupsOf(table, ['w']);
-  const moments = groupsOf([...table].reverse(), ['m', 'v']);
+  const trained = table.filter((spec) => spec.trained);
+  const moments = groupsOf(trained.reverse(), ['m', 'v']);
   // Two of the moments behind each of the weights: they are twice as many.
   const order = weights.flatMap((group, i) => [group, ...moments.slice(2 * i, 2 * i + 2)]);
   return [...order, ...moments.slice(2 * weights.length)];

@@ -8,17 +8,17 @@ import type { TrainSpec } from '../protocol/kinds.ts';
 export interface Windows {
   readonly trainWindows: number;
   readonly validationWindows: number;
-  /** The first token of the validation part. */
+  /** The first token that validates. */
   readonly validationStart: number;
   readonly stepsPerEpoch: number;
   /** Starts of the batch of update `index`, from 0, in this job. */
   batch(index: number): number[];
-  /** Starts of `count` windows spread over the training part, or over the validation part. */
-  sample(part: 'train' | 'validation', count: number): number[];
+  /** Starts of `count` windows spread over the tokens of one split. */
+  sample(split: 'train' | 'validation', count: number): number[];
 }
 
 /**
- * Splits `tokenCount` tokens by position: the last `valSplit` of them validate. Throws `invalid_spec` when either part is too
+ * Splits `tokenCount` tokens by position: the last `valSplit` of them validate. Throws `invalid_spec` when either split is too
  * short for what the spec asks of it.
  */
 export function planWindows(
@@ -57,9 +57,9 @@ export function planWindows(
         return window * stride;
       });
     },
-    sample(part, count) {
+    sample(split, count) {
       const [windows, step, origin] =
-        part === 'train' ? [trainWindows, stride, 0] : [validationWindows, T, trainTokens];
+        split === 'train' ? [trainWindows, stride, 0] : [validationWindows, T, trainTokens];
       const taken = Math.min(count, windows);
       return Array.from({ length: taken }, (_, i) => origin + Math.floor((i * windows) / taken) * step);
     },

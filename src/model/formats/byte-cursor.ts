@@ -8,7 +8,7 @@ export type ReadRange = (offset: number, length: number) => Uint8Array;
 
 const WINDOW_BYTES = 1 << 20;
 /** Longer strings in headers are refused. */
-export const STRING_BYTES_MAX = 1 << 20;
+const STRING_BYTES_MAX = 1 << 20;
 
 export class ByteCursor {
   at = 0;

@@ -9,7 +9,7 @@ import { LAYER_NORM_EPSILON } from '../programs/layers.ts';
 import { feedForwardWidth, tensorTable, type BlockLayerName } from '../tensors.ts';
 import type { BpeVocabulary, TokenizerSpec } from '../text/tokenizer.ts';
 
-export interface GgufExportTensor extends GgufTensor {
+interface GgufExportTensor extends GgufTensor {
   /** Name in our table; null for zeros. */
   readonly source: string | null;
   /** Ours is (in, out). */

@@ -6,8 +6,8 @@ import { assert } from '../errors.ts';
 import { halfOf } from './half.ts';
 
 export const GGUF_MAGIC = 0x46554747;
-export const GGUF_VERSION = 3;
-export const GGUF_ALIGNMENT = 32;
+const GGUF_VERSION = 3;
+const GGUF_ALIGNMENT = 32;
 
 /** Number, values a block and bytes a block of the tensor types that are written. */
 export const GGML_TYPES = {

@@ -26,7 +26,7 @@ const ARCHITECTURES: ReadonlySet<string> = new Set(['GPT2LMHeadModel', 'GPT2Mode
 /** Causal masks that old exports carry: they are no weights. */
 const BUFFERS = /^h\.\d+\.attn\.(bias|masked_bias)$/;
 
-export interface HuggingFaceFile {
+interface HuggingFaceFile {
   /** A parsed config.json, or what stands for it in the weights' own metadata; null when there is neither. */
   readonly json: unknown;
   readonly tensors: readonly NamedShape[];

@@ -7,7 +7,7 @@ import { GptdError } from '../errors.ts';
 /** A longer header is refused; GPT-2 XL's takes 70 KB. Read at most this much and 8 bytes more before parsing. */
 export const SAFETENSORS_HEADER_BYTES_MAX = 1 << 20;
 export const SAFETENSORS_TENSORS_MAX = 8192;
-export const SAFETENSORS_DIMENSIONS_MAX = 8;
+const SAFETENSORS_DIMENSIONS_MAX = 8;
 
 const LENGTH_BYTES = 8;
 

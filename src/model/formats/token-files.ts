@@ -7,7 +7,7 @@ export const LLMC_HEADER_BYTES = 1024;
 const LLMC_MAGIC = 20240520;
 const LLMC_VERSION = 1;
 
-export interface TokenFile {
+interface TokenFile {
   /** 0 without a header. */
   readonly headerBytes: number;
   readonly tokenCount: number;

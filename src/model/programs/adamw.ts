@@ -1,4 +1,4 @@
-// AdamW (Loshchilov and Hutter, 2019) over a flat part of a tensor, in PyTorch's form: decay first, bias-corrected
+// AdamW (Loshchilov and Hutter, 2019) over a flat range of a tensor, in PyTorch's form: decay first, bias-corrected
 // moments, epsilon outside the root. Element-wise throughout, so it can be one loop.
 
 import { GraphBuilder, type Graph } from './graph.ts';
@@ -17,7 +17,7 @@ export interface AdamwStep {
 }
 
 /** Names of the program's scalar inputs, each of shape (). */
-export const ADAMW_SCALARS = ['keep', 'beta1', 'gain1', 'beta2', 'gain2', 'rootScale', 'eps'] as const;
+const ADAMW_SCALARS = ['keep', 'beta1', 'gain1', 'beta2', 'gain2', 'rootScale', 'eps'] as const;
 
 /** Step sizes below it change no weight; the others divide a float32 without overflow. */
 const STEP_SIZE_MIN = 1e-30;

@@ -26,7 +26,7 @@ function toRows(g: GraphBuilder, heads: Value, { B, T, D }: AttentionShape): Val
 /** qkv (B*T, 3D) -> q, k, v (B, H, T, W). */
 function splitHeads(g: GraphBuilder, qkv: Value, shape: AttentionShape): Value[] {
   const { D } = shape;
-  return g.nodes('Split', [qkv, g.integers([D, D, D])], 3, { axis: 1 }).map((part) => toHeads(g, part, shape));
+  return g.nodes('Split', [qkv, g.integers([D, D, D])], 3, { axis: 1 }).map((rows) => toHeads(g, rows, shape));
 }
 
 /** (T, T): 0 where a query may look, -Infinity on what lies ahead of it. */
@@ -36,22 +36,22 @@ function causalMask(T: number): Float32Array {
   return mask;
 }
 
-/** qkv (B*T, 3D) -> context (B*T, D) and the attention weights before dropout (B, H, T, T), which backward needs. */
+/** qkv (B*T, 3D) -> context (B*T, D) and the attention's probabilities before dropout (B, H, T, T), which backward needs. */
 export function attention(
   g: GraphBuilder,
   qkv: Value,
   { shape, drop }: { shape: AttentionShape; drop: Dropout | null },
-): { context: Value; weights: Value } {
+): { context: Value; probabilities: Value } {
   const [q, k, v] = splitHeads(g, qkv, shape);
   const scores = productTransposedB(g, q, { b: k, factor: 1 / Math.sqrt(shape.D / shape.H) });
   const masked = g.node('Add', [scores, g.constant(causalMask(shape.T), [shape.T, shape.T])]);
-  const weights = g.node('Softmax', [masked], { axis: -1 });
-  return { context: toRows(g, product(g, dropout(g, weights, drop), { b: v }), shape), weights };
+  const probabilities = g.node('Softmax', [masked], { axis: -1 });
+  return { context: toRows(g, product(g, dropout(g, probabilities, drop), { b: v }), shape), probabilities };
 }
 
 /**
  * dContext (B*T, D) and what the forward pass kept -> dqkv (B*T, 3D).
- * For a row of weights p and its gradient dp, the scores' gradient is p * (dp - sum(dp p)), and that sum equals the inner
+ * For a row of probabilities p and its gradient dp, the scores' gradient is p * (dp - sum(dp p)), and that sum equals the inner
  * product of the context with its gradient, which is cheaper (Dao et al., 2022); dropout does not change that.
  */
 export function attentionBackward(
@@ -59,22 +59,22 @@ export function attentionBackward(
   dContext: Value,
   {
     qkv,
-    weights,
+    probabilities,
     context,
     shape,
     drop,
-  }: { qkv: Value; weights: Value; context: Value; shape: AttentionShape; drop: Dropout | null },
+  }: { qkv: Value; probabilities: Value; context: Value; shape: AttentionShape; drop: Dropout | null },
 ): Value {
   const { B, T, H, D } = shape;
   const [q, k, v] = splitHeads(g, qkv, shape);
   const dHeads = toHeads(g, dContext, shape);
-  const dv = productTransposedA(g, dropout(g, weights, drop), { b: dHeads });
-  const dWeights = dropout(g, productTransposedB(g, dHeads, { b: v }), drop);
+  const dv = productTransposedA(g, dropout(g, probabilities, drop), { b: dHeads });
+  const dProbabilities = dropout(g, productTransposedB(g, dHeads, { b: v }), drop);
   const perHead = g.node('Reshape', [g.node('Mul', [dContext, context]), g.integers([B, T, H, D / H])]);
   const inner = g.node('Transpose', [g.node('ReduceSum', [perHead, g.integers([-1])], { keepdims: 1 })], {
     perm: [0, 2, 1, 3],
   });
-  const dScores = g.node('Mul', [weights, g.node('Sub', [dWeights, inner])]);
+  const dScores = g.node('Mul', [probabilities, g.node('Sub', [dProbabilities, inner])]);
   const factor = 1 / Math.sqrt(D / H);
   const dq = product(g, dScores, { b: k, factor });
   const dk = productTransposedA(g, dScores, { b: q, factor });

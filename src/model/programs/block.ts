@@ -27,8 +27,8 @@ export interface BatchShape {
   readonly T: number;
 }
 
-/** What the forward program returns beside y, for B and W: rows are B*T; weights (B, H, T, T). */
-export const BLOCK_SAVED = ['qkv', 'weights', 'context', 'a', 'u'] as const;
+/** What the forward program returns beside y, for B and W: rows are B*T; the attention's probabilities (B, H, T, T). */
+export const BLOCK_SAVED = ['qkv', 'probabilities', 'context', 'a', 'u'] as const;
 /**
  * What B returns beside dx, for W: gradients of rows. dMixed and dFed are those of the two projections' outputs, behind the
  * dropouts; without dropout dFed is dy and is not returned.
@@ -39,20 +39,21 @@ export type BlockRowName = keyof ReturnType<typeof blockRowWidths>;
 
 /** How wide those rows are. */
 export function blockRowWidths(config: GptConfig) {
-  const table = blockTable(config, 0);
+  const table = blockTable(config);
   const D = config.emb_dim;
   const [qkv, u] = (['attn.c_attn.weight', 'mlp.c_fc.weight'] as const).map((name) => table.get(name)!.shape[1]);
   const forward = { x: D, qkv, context: D, a: D, u };
   return { ...forward, dy: D, dqkv: qkv, dMixed: D, du: u, dn1: D, dn2: D, dFed: D };
 }
-/** The masks of a block's three dropouts: attention weights (B, H, T, T), and both residual branches (B*T, D). */
-export const BLOCK_MASKS = ['maskWeights', 'maskAttention', 'maskFeedForward'] as const;
+/** The masks of a block's three dropouts: the attention's probabilities (B, H, T, T), and both residual branches (B*T, D). */
+export const BLOCK_MASKS = ['maskProbabilities', 'maskAttention', 'maskFeedForward'] as const;
 
 interface BlockInputs {
   readonly shape: AttentionShape;
   /** Rows (B*T, width) as an input. */
   readonly rows: (name: BlockRowName) => Value;
-  readonly attentionWeights: (name: string) => Value;
+  /** The attention's probabilities as an input. */
+  readonly probabilities: () => Value;
   /** One of the block's tensors, declared when it is first asked for. */
   readonly tensor: (name: BlockTensorName) => Value;
   readonly drop: (name: (typeof BLOCK_MASKS)[number]) => Dropout | null;
@@ -61,7 +62,7 @@ interface BlockInputs {
 
 function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): BlockInputs {
   const { emb_dim: D, n_heads: H, drop_rate: rate } = config;
-  const table = blockTable(config, 0);
+  const table = blockTable(config);
   const widths = blockRowWidths(config);
   const declared = new Map<string, Value>();
   const once = (name: string, declare: () => Value): Value => {
@@ -72,13 +73,13 @@ function blockInputs(g: GraphBuilder, config: GptConfig, { B, T }: BatchShape): 
   const tensor = (name: BlockTensorName): Value => once(name, () => g.input(name, table.get(name)!.shape));
   const drop = (name: (typeof BLOCK_MASKS)[number]): Dropout | null => {
     if (rate === 0) return null;
-    const dims = name === 'maskWeights' ? [B, H, T, T] : [B * T, D];
+    const dims = name === 'maskProbabilities' ? [B, H, T, T] : [B * T, D];
     return { mask: once(name, () => g.input(name, dims, 'uint8')), rate };
   };
   return {
     shape: { B, T, H, D },
     rows: (name) => g.input(name, [B * T, widths[name]]),
-    attentionWeights: (name) => g.input(name, [B, H, T, T]),
+    probabilities: () => g.input('probabilities', [B, H, T, T]),
     tensor,
     drop,
     layers: {
@@ -100,8 +101,8 @@ export function blockForwardProgram(config: GptConfig, batch: BatchShape, { save
   const { shape, rows, drop, layers } = blockInputs(g, settings, batch);
   const saved: Record<string, Value> = {};
   const { a, u, y } = blockForward(layers, rows('x'), (qkv) => {
-    const { context, weights } = attention(g, qkv, { shape, drop: drop('maskWeights') });
-    Object.assign(saved, { qkv, weights, context });
+    const { context, probabilities } = attention(g, qkv, { shape, drop: drop('maskProbabilities') });
+    Object.assign(saved, { qkv, probabilities, context });
     return context;
   });
   g.output('y', y);
@@ -111,18 +112,18 @@ export function blockForwardProgram(config: GptConfig, batch: BatchShape, { save
 
 /** The block's tensors that B reads: what is only added has no part in it. */
 export const backwardTensorNames = (config: GptConfig): BlockTensorName[] =>
-  [...blockTable(config, 0).keys()].filter((name) => !name.endsWith('.bias'));
+  [...blockTable(config).keys()].filter((name) => !name.endsWith('.bias'));
 
 /** The block's tensors that W reads, to compute the normalized rows again. */
 export const normTensorNames = (config: GptConfig): BlockTensorName[] =>
-  [...blockTable(config, 0).keys()].filter((name) => name.startsWith('ln_'));
+  [...blockTable(config).keys()].filter((name) => name.startsWith('ln_'));
 
 /** B: dy (B*T, D), x, BLOCK_SAVED, tensors, masks -> dx (B*T, D) and BLOCK_ROW_GRADIENTS. */
 export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Graph {
   const g = new GraphBuilder('block backward, inputs');
-  const { shape, rows, attentionWeights, tensor, drop } = blockInputs(g, config, batch);
+  const { shape, rows, tensor, drop, ...inputs } = blockInputs(g, config, batch);
   const [dy, x, qkv, context, a, u] = (['dy', 'x', 'qkv', 'context', 'a', 'u'] as const).map(rows);
-  const weights = attentionWeights('weights');
+  const probabilities = inputs.probabilities();
 
   const dFed = dropout(g, dy, drop('maskFeedForward'));
   const du = geluBackward(g, u, linearBackward(g, dFed, tensor('mlp.c_proj.weight')));
@@ -131,7 +132,7 @@ export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Grap
 
   const dMixed = dropout(g, da, drop('maskAttention'));
   const dContext = linearBackward(g, dMixed, tensor('attn.c_proj.weight'));
-  const dqkv = attentionBackward(g, dContext, { qkv, weights, context, shape, drop: drop('maskWeights') });
+  const dqkv = attentionBackward(g, dContext, { qkv, probabilities, context, shape, drop: drop('maskProbabilities') });
   const dn1 = linearBackward(g, dqkv, tensor('attn.c_attn.weight'));
   g.output('dx', g.node('Add', [da, layerNormBackward(g, x, { dy: dn1, weight: tensor('ln_1.weight') })]));
   for (const [name, value] of Object.entries({ dqkv, dMixed, du, dn1, dn2 })) g.output(name, value);
@@ -140,7 +141,7 @@ export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Grap
 }
 
 /** One of the arrays in which W takes and gives a tensor's gradient. They lie one after the other in its memory. */
-export interface GradientPart {
+interface GradientSlice {
   /** Of the input or output. */
   readonly name: string;
   readonly dims: readonly number[];
@@ -149,25 +150,25 @@ export interface GradientPart {
 }
 
 /** A matrix' slabs as `<tensor>.<suffix>.<n>`; `<tensor>.<suffix>` for a vector or a single slab. */
-export function gradientParts(
+export function gradientSlices(
   { name, shape }: { readonly name: string; readonly shape: readonly number[] },
   suffix: 'soFar' | 'gradient',
-): GradientPart[] {
+): GradientSlice[] {
   const slabs = shape.length === 2 ? gradientSlabs(shape[0]) : [];
   if (slabs.length < 2) return [{ name: `${name}.${suffix}`, dims: shape, start: 0 }];
   let start = 0;
   return slabs.map((rows, i) => {
-    const part = { name: `${name}.${suffix}.${i}`, dims: [rows, shape[1]], start };
+    const slice = { name: `${name}.${suffix}.${i}`, dims: [rows, shape[1]], start };
     start += rows * shape[1];
-    return part;
+    return slice;
   });
 }
 
 /**
  * W: x, context, a, u, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors and, to `accumulate`, every gradient so far as the
- * `gradientParts` of `soFar` -> the gradients as those of `gradient`, which may be the same memory.
+ * `gradientSlices` of `soFar` -> the gradients as those of `gradient`, which may be the same memory.
  */
-export function blockWeightsProgram(
+export function blockWeightGradientsProgram(
   config: GptConfig,
   batch: BatchShape,
   { accumulate }: { accumulate: boolean },
@@ -204,16 +205,17 @@ export function blockWeightsProgram(
     'mlp.c_proj.weight': matrix(() => gelu(g, u), dFed),
     'mlp.c_proj.bias': bias(dFed),
   };
-  for (const [name, { shape }] of blockTable(config, 0)) {
-    const outputs = gradientParts({ name, shape }, 'gradient');
-    const soFar = gradientParts({ name, shape }, 'soFar').map((part) =>
-      accumulate ? g.input(part.name, part.dims) : null,
+  for (const [name, { shape, trained }] of blockTable(config)) {
+    if (!trained) continue;
+    const outputs = gradientSlices({ name, shape }, 'gradient');
+    const soFar = gradientSlices({ name, shape }, 'soFar').map((slice) =>
+      accumulate ? g.input(slice.name, slice.dims) : null,
     );
     const values = gradient[name](
       soFar,
-      outputs.map((part) => part.dims[0]),
+      outputs.map((slice) => slice.dims[0]),
     );
-    for (const [i, part] of outputs.entries()) g.output(part.name, values[i]);
+    for (const [i, slice] of outputs.entries()) g.output(slice.name, values[i]);
   }
   return g.build();
 }

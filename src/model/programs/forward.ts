@@ -23,7 +23,7 @@ export interface BlockLayers {
 }
 
 /** What a block computes behind attention, each (rows, D) but for u, which is as wide as the feed-forward. */
-export interface BlockRows {
+interface BlockRows {
   /** With attention added. */
   readonly a: Value;
   /** Before the activation. */

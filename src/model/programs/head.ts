@@ -129,7 +129,7 @@ export function headTrainProgram(config: GptConfig, { rowCount, tokenCount }: He
 }
 
 /** x (N, D), dNormalized (N, D), `ln_f.weight` and, to `accumulate`, gradients so far -> those of `ln_f`. */
-export function headWeightsProgram(
+export function headNormGradientsProgram(
   config: GptConfig,
   { rowCount, accumulate }: Pick<HeadRows, 'rowCount'> & { readonly accumulate: boolean },
 ): Graph {

@@ -33,7 +33,7 @@ export function gradientSlabs(rowCount: number): number[] {
 
 /**
  * x (N, D), dy (N, F), soFar -> soFar + x^T dy (D, F), as slabs of rows; `soFar` has one value each. x is turned by itself, as
- * the engine would turn its columns anew for each part of a product.
+ * the engine would turn its columns anew for each slab of a product.
  */
 export function linearWeightGradient(
   g: GraphBuilder,
@@ -41,11 +41,11 @@ export function linearWeightGradient(
   { dy, slabs, soFar }: { dy: Value; slabs: readonly number[]; soFar: readonly (Value | null)[] },
 ): Value[] {
   const turned = g.node('Transpose', [x], { perm: [1, 0] });
-  const parts =
+  const factors =
     slabs.length === 1 ? [turned] : g.nodes('Split', [turned, g.integers(slabs)], slabs.length, { axis: 0 });
-  return parts.map((part, i) => {
+  return factors.map((factor, i) => {
     const before = soFar[i];
-    return g.node('Gemm', before === null ? [part, dy] : [part, dy, before]);
+    return g.node('Gemm', before === null ? [factor, dy] : [factor, dy, before]);
   });
 }
 

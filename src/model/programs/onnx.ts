@@ -146,15 +146,11 @@ const MODEL_FIELDS = {
   ],
 };
 
-/** The bytes of a ModelProto. Constants are copied into them, so the graph's arrays may be dropped afterwards. */
-export const encodeOnnx = (graph: Graph): Uint8Array =>
-  ModelProto.encode({ ...MODEL_FIELDS, graph: graphMessage(graph) }).finish();
-
 /** Constants of so many bytes are kept beside the message, where the engine's checks of shapes need not see them. */
 const BESIDE_BYTES_MIN = 4096;
 
 /**
- * The same for ONNX Runtime to load, which copies what is beside the message from where it is: large constants, by their
+ * A ModelProto for ONNX Runtime to load, which copies what is beside the message from where it is: large constants, by their
  * names. The program has one more output, called `emptySequence`, before the others: an empty sequence of tensors.
  */
 export function encodeOnnxBeside(
@@ -178,7 +174,7 @@ export function encodeOnnxBeside(
 export const ONNX_BYTES_MAX = 2 ** 31 - 1;
 
 /**
- * The same in pieces, for a model whose weights do not fit in memory at once: the inputs that `weights` names become
+ * A ModelProto in pieces, for a model whose weights do not fit in memory at once: the inputs that `weights` names become
  * constants, and `piecesOf` gives the little-endian values of one at a time. `sizeBytes` is the length of it all; above
  * ONNX_BYTES_MAX nobody reads it. A message's fields may stand in any order, so the weights come last.
  */

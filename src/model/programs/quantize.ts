@@ -11,7 +11,7 @@ export type Quantization = (typeof QUANTIZATIONS)[number];
 export const BLOCK_SIZE = 128;
 
 /** A matrix of K inputs and N outputs. */
-export interface QuantizedShape {
+interface QuantizedShape {
   readonly quantization: Quantization;
   readonly K: number;
   readonly N: number;
@@ -54,7 +54,9 @@ export function quantizedMatrix(
   const bits = quantization === 'int8' ? 8 : 4;
   const dataBytes = (blocks * BLOCK_SIZE * bits) / 8;
   return {
-    ...{ bits, bytes, data: bytes.subarray(0, dataBytes) },
+    bits,
+    bytes,
+    data: bytes.subarray(0, dataBytes),
     scales: new Float32Array(bytes.buffer, bytes.byteOffset + dataBytes, blocks),
     zeroPoints: bytes.subarray(dataBytes + 4 * blocks),
   };

@@ -20,7 +20,7 @@ import {
   type QuantizedMatrix,
   type QuantizedSource,
 } from './quantize.ts';
-import { blockTensorName, projectionName, tensorTable } from '../tensors.ts';
+import { blockTensorName, DTYPE_BYTES, projectionName, tensorTable } from '../tensors.ts';
 
 /** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
 export const CACHE_STEP = 64;
@@ -56,7 +56,7 @@ export function askedOnce(weights: Weights): Weights {
 
 /** Bytes of so many of a matrix's weights. */
 export function formatBytes(weightCount: number, quantization: Quantization | null): number {
-  if (quantization === null) return weightCount * Float32Array.BYTES_PER_ELEMENT;
+  if (quantization === null) return weightCount * DTYPE_BYTES.float32;
   return Math.ceil((weightCount * quantizedBytes({ quantization, K: BLOCK_SIZE, N: 1 })) / BLOCK_SIZE);
 }
 
@@ -67,7 +67,7 @@ const PASS_BYTES_MAX = 256 << 20;
 export const passesAtOnce = (config: GptConfig, quantization: Quantization | null): boolean =>
   formatBytes(countMatrices(config).total, quantization) <= PASS_BYTES_MAX;
 
-export interface ServingOptions {
+interface ServingOptions {
   /** How the matrices are kept; null is float32. Norms, biases and embeddings are never quantized. */
   readonly quantization: Quantization | null;
 }

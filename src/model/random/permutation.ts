@@ -6,7 +6,7 @@ import { assert } from '../errors.ts';
 import { philox, PURPOSE, setAddress } from './philox.ts';
 
 const ROUNDS = 6;
-export const PERMUTATION_LENGTH_MAX = 2 ** 52;
+const PERMUTATION_LENGTH_MAX = 2 ** 52;
 
 const input = new Uint32Array(6);
 const block = new Uint32Array(4);

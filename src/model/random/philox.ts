@@ -25,7 +25,7 @@ export const PURPOSE = {
 export type Purpose = (typeof PURPOSE)[keyof typeof PURPOSE];
 
 /** The address of a draw. `seed`, `step` and `index` are integers from 0 to 2^53 - 1. */
-export interface DrawAddress {
+interface DrawAddress {
   readonly seed: number;
   readonly purpose: Purpose;
   readonly step: number;

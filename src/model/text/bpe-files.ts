@@ -5,10 +5,10 @@ import { bytesOfPrintable, END_OF_TEXT_TOKEN, gpt2Tokens, printable } from './bp
 import { GptdError } from '../errors.ts';
 import type { BpeVocabulary } from './tokenizer.ts';
 
-export const BPE_TOKENS_MAX = 1 << 20;
+const BPE_TOKENS_MAX = 1 << 20;
 
 /** Files as JSON, where there are any, and merges.txt as text. */
-export interface BpeFiles {
+interface BpeFiles {
   readonly vocabJson?: unknown;
   readonly mergesText?: string | undefined;
   readonly tokenizerJson?: unknown;

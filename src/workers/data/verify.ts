@@ -4,7 +4,7 @@
 import { nextLink } from '../../model/chain.ts';
 import type { GptConfig } from '../../model/config.ts';
 import { weightsDigest } from '../../model/digest.ts';
-import { tensorTable } from '../../model/tensors.ts';
+import { tensorBytes, tensorTable } from '../../model/tensors.ts';
 import type { ChunkReader } from '../store/reader.ts';
 import type { PreparerCalls } from './messages.ts';
 
@@ -17,8 +17,9 @@ export function* digestOf(
 ): Generator<string | null> {
   const digest = weightsDigest(config);
   const table = tensorTable(config);
-  for (const [i, { name, size }] of table.entries()) {
-    const { buffer } = reader.readTensor({ checkpointId, tensor: name, part: 'w', sizeBytes: size * 4 });
+  for (const [i, tensor] of table.entries()) {
+    const { name } = tensor;
+    const { buffer } = reader.readTensor({ checkpointId, tensor: name, part: 'w', sizeBytes: tensorBytes(tensor) });
     digest.update(name, new Uint8Array(buffer));
     yield i + 1 === table.length ? digest.digest() : null;
   }

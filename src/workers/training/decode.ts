@@ -1,4 +1,4 @@
-// Text from weights in training: a stage's part of predicting the next token of one sequence. It runs the evaluation's program
+// Text from weights in training: what a stage does to predict the next token of one sequence. It runs the evaluation's program
 // on the whole sequence for every token, without a cache: a sample now and then costs little, and nothing that training keeps
 // is touched. Sequences are filled up to a multiple of 64 rows, so that few programs are compiled. Letters: R rows, D width.
 
@@ -46,7 +46,9 @@ export async function decodeForward(
   const [normWeight, normBias, projection] = headTensorNames(config).map(weight);
   const outputs = await head.run({
     x: { data: x.subarray(last * D, (last + 1) * D), dims: [1, D] },
-    ...{ 'ln_f.weight': normWeight, 'ln_f.bias': normBias, projection },
+    'ln_f.weight': normWeight,
+    'ln_f.bias': normBias,
+    projection,
   });
   // The draws are those of a generation with this seed.
   const u = uniform({ seed, purpose: PURPOSE.sampling, step: 0, index });

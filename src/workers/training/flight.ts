@@ -1,9 +1,9 @@
-// What a stage keeps of a micro-batch between its forward pass and its weights' gradients.
+// What a stage keeps of a micro-batch between its forward pass and its weight gradients.
 
 import type { BLOCK_SAVED } from '../../model/programs/block.ts';
 import type { HEAD_SAVED } from '../../model/programs/head.ts';
 
-export interface BlockActivations {
+interface BlockActivations {
   readonly x: Float32Array;
   readonly saved: Record<(typeof BLOCK_SAVED)[number], Float32Array>;
   readonly masks: Record<string, Uint8Array>;
@@ -18,8 +18,8 @@ export interface HeadActivations {
 }
 
 export interface Flight {
-  /** Weight passes that are still to come. */
-  passesLeft: number;
+  /** Units whose weight gradients are still to come. */
+  unitsLeft: number;
   readonly blocks: BlockActivations[];
   head: HeadActivations | null;
   /** Gradient of the last block's output, from the head; only on the stage that has it. */

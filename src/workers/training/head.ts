@@ -6,7 +6,7 @@ import {
   headLossProgram,
   headTensorNames,
   headTrainProgram,
-  headWeightsProgram,
+  headNormGradientsProgram,
   PROJECTION_TOKENS,
   projectionGradientProgram,
   subtractTargets,
@@ -66,7 +66,7 @@ export async function headLosses(stage: HeadStage, x: Float32Array): Promise<Flo
   return losses;
 }
 
-/** x (N, D) -> the loss of each row (N), dx (N, D), and what `headWeights` needs. */
+/** x (N, D) -> the loss of each row (N), dx (N, D), and what `headGradients` needs. */
 export async function trainHead(
   stage: HeadStage,
   x: Float32Array,
@@ -91,14 +91,14 @@ export async function trainHead(
 }
 
 /** Adds a micro-batch's gradients of the head's tensors, and gives its arrays back. */
-export async function headWeights(stage: HeadStage, { x, saved }: HeadActivations): Promise<void> {
+export async function headGradients(stage: HeadStage, { x, saved }: HeadActivations): Promise<void> {
   const { setup, accumulate, arrays, targets } = stage;
   const { config } = setup;
   const { probabilities, normalized, dNormalized } = saved;
   const [weight, bias, projection] = headTensorNames(config).map(stage.parameter);
   const norm = [weight, bias].map(({ spec: { name, shape }, g }) => ({ name, shape, g }));
-  const program = await stage.program(`head weights ${accumulate ? 'next' : 'first'}`, () =>
-    headWeightsProgram(config, { rowCount: targets.length, accumulate }),
+  const program = await stage.program(`head gradients ${accumulate ? 'next' : 'first'}`, () =>
+    headNormGradientsProgram(config, { rowCount: targets.length, accumulate }),
   );
   await program.run(
     {
@@ -132,9 +132,9 @@ async function projectionGradient(
   for (let first = 0; first < V; first += tokens) {
     const end = Math.min(first + tokens, V);
     const gradient = { data: g.subarray(first * D, end * D), dims: [end - first, D] };
-    const part = { data: probabilities.subarray(first * N, end * N), dims: [end - first, N] };
+    const slice = { data: probabilities.subarray(first * N, end * N), dims: [end - first, N] };
     await program.run(
-      { probabilities: part, normalized: rows(normalized, stage), ...(accumulate ? { soFar: gradient } : {}) },
+      { probabilities: slice, normalized: rows(normalized, stage), ...(accumulate ? { soFar: gradient } : {}) },
       { gradient },
     );
   }

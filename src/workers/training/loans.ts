@@ -5,7 +5,7 @@
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { assert } from '../../model/errors.ts';
 import { transferList } from '../reply.ts';
-import { loanArrays, type WeightsLoan } from './messages.ts';
+import { loanArrays, type GradientLoan } from './messages.ts';
 
 export class Loans {
   /** By the number of the stage at the other end; null is this one. */
@@ -16,15 +16,15 @@ export class Loans {
   }
 
   /** Moves the arrays of `loan` to a stage. */
-  send(stage: number, key: string, loan: WeightsLoan): void {
+  send(stage: number, key: string, loan: GradientLoan): void {
     this.#port(stage).postMessage({ key, loan }, transferList(loanArrays(loan)));
   }
 
   /** What a stage has sent under `key`. What it has sent before is of a step that was given up, and dropped. */
-  take(stage: number, key: string): WeightsLoan {
+  take(stage: number, key: string): GradientLoan {
     for (;;) {
       const received = receiveMessageOnPort(this.#port(stage)) as
-        { message: { key: string; loan: WeightsLoan } } | undefined;
+        { message: { key: string; loan: GradientLoan } } | undefined;
       assert(received !== undefined, `stage ${stage} has sent no ${key}`);
       if (received.message.key === key) return received.message.loan;
     }

@@ -32,7 +32,7 @@ export function blockMasks(
   if (rate === 0) return {};
   const at = (purpose: Purpose, perSequence: number): Uint8Array => draw(setup, { micro, purpose, block, perSequence });
   return {
-    maskWeights: at(PURPOSE.dropoutAttention, H * T * T),
+    maskProbabilities: at(PURPOSE.dropoutAttention, H * T * T),
     maskAttention: at(PURPOSE.dropoutAttentionResidual, T * D),
     maskFeedForward: at(PURPOSE.dropoutFeedForwardResidual, T * D),
   };
@@ -41,6 +41,6 @@ export function blockMasks(
 export function maskTensors(setup: TrainSetup, masks: Readonly<Record<string, Uint8Array>>): Tensors {
   const { config, contextLength: T, microBatchSize: B } = setup;
   const dims = (name: string): number[] =>
-    name === 'maskWeights' ? [B, config.n_heads, T, T] : [B * T, config.emb_dim];
+    name === 'maskProbabilities' ? [B, config.n_heads, T, T] : [B * T, config.emb_dim];
   return Object.fromEntries(Object.entries(masks).map(([name, data]) => [name, { data, dims: dims(name) }]));
 }

@@ -1,5 +1,5 @@
-// The plain data of training: what a stage holds, a part of a step's sequences, and a block's weight pass that another stage
-// does. Threads reach it through messages.ts.
+// The plain data of training: what a stage holds, some of a step's sequences, the units in which a stage computes gradients and
+// updates its tensors, and loans of a block whose gradients another stage computes.
 
 import type { AdamwStep } from '../../model/programs/adamw.ts';
 import type { GptConfig } from '../../model/config.ts';
@@ -38,15 +38,16 @@ export interface MicroBatch {
 }
 
 /** What a stage computes weight gradients of at once: a block, by its number, or the head. */
-export type WeightPart = number | 'head';
+export type GradientUnit = number | 'head';
 
-export interface WeightsPass {
+/** The weight gradients of one unit for one micro-batch. */
+export interface GradientWork {
   readonly micro: MicroBatch;
-  readonly part: WeightPart;
+  readonly unit: GradientUnit;
 }
 
-/** A stage's weight passes of one micro-batch, in the order in which their gradients get ready. */
-export function weightParts(range: Pick<StageRange, 'firstBlock' | 'endBlock' | 'head'>): WeightPart[] {
+/** A stage's units, in the order in which what they need of a micro-batch gets ready. */
+export function gradientUnits(range: Pick<StageRange, 'firstBlock' | 'endBlock' | 'head'>): GradientUnit[] {
   const blocks = Array.from({ length: range.endBlock - range.firstBlock }, (_, i) => range.endBlock - 1 - i);
   return range.head ? ['head', ...blocks] : blocks;
 }
@@ -57,10 +58,10 @@ interface NamedArray {
 }
 
 /**
- * A block's weight pass of one micro-batch with all that it takes, so that any stage of the training can do it. The arrays
- * move there and back.
+ * All that it takes to compute a block's weight gradients for one micro-batch, so that any stage of the training can do it. The
+ * arrays move there and back.
  */
-export interface WeightsLoan {
+export interface GradientLoan {
   /** Whether gradients of earlier micro-batches are there to be added to. */
   readonly accumulate: boolean;
   /** Whether no micro-batch follows: the sums of squares are wanted too. */
@@ -74,14 +75,14 @@ export interface WeightsLoan {
 }
 
 /** The arrays of a loan. */
-export const loanArrays = ({ rows, norms, gradients }: WeightsLoan): readonly Float32Array[] =>
+export const loanArrays = ({ rows, norms, gradients }: GradientLoan): readonly Float32Array[] =>
   [...rows, ...norms, ...gradients].map(({ bytes }) => bytes);
 
 /** What a stage updates at once: a block, by its number, or all that it holds outside its blocks. */
-export type UpdatePart = number | 'ends';
+export type UpdateUnit = number | 'ends';
 
-/** A stage's parts in the order in which the next forward pass needs them. */
-export function updateParts({ firstBlock, endBlock, embeds, head }: StageRange): UpdatePart[] {
+/** A stage's units in the order in which the next forward pass needs them. */
+export function updateUnits({ firstBlock, endBlock, embeds, head }: StageRange): UpdateUnit[] {
   const blocks = Array.from({ length: endBlock - firstBlock }, (_, i) => firstBlock + i);
   if (embeds) return ['ends', ...blocks];
   return head ? [...blocks, 'ends'] : blocks;
@@ -97,7 +98,7 @@ export interface UpdateRequest {
 /** Requests to a stage; see StageCalls. */
 export interface UpdateCalls {
   /** Not `done`: a snapshot has no room for what comes next. Read more of it, then send the same request again. */
-  trainUpdate: [{ readonly lease: string; readonly part: UpdatePart } & UpdateRequest, { readonly done: boolean }];
+  trainUpdate: [{ readonly lease: string; readonly unit: UpdateUnit } & UpdateRequest, { readonly done: boolean }];
 }
 
 /** One of the steps of a loan between two stages of a training: the number of the other one, and a name that both know. */
@@ -109,8 +110,8 @@ interface Loan {
 
 /** Loans between stages. They take the place of what the owner would do itself, and change no bits. */
 export interface LoanCalls {
-  /** Moves what the pass of a block takes to another stage, which does it and sends all back. */
+  /** Moves what a block's weight gradients take to another stage, which computes them and sends all back. */
   trainLend: [{ readonly micro: MicroBatch; readonly block: number } & Loan, Record<string, never>];
-  trainWeightsFor: [Loan, Record<string, never>];
+  trainWeightGradientsFor: [Loan, Record<string, never>];
   trainTakeBack: [{ readonly block: number } & Loan, Record<string, never>];
 }

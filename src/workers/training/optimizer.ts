@@ -1,4 +1,4 @@
-// What becomes of a stage's tensors between a backward pass and the next forward pass: AdamW in place, a part at a time, and
+// What becomes of a stage's tensors between a backward pass and the next forward pass: AdamW in place, a unit at a time, and
 // snapshots of weights and moments that stay as they were while later updates go on.
 
 import { adamwScalars } from '../../model/programs/adamw.ts';
@@ -6,7 +6,7 @@ import { assert } from '../../model/errors.ts';
 import { ArrayPool } from './array-pool.ts';
 import type { FusedProgram } from '../engines/fused-program.ts';
 import { CHUNK_SIZE, type ChunkAddress } from '../store/messages.ts';
-import type { UpdatePart, UpdateRequest } from './messages.ts';
+import type { UpdateUnit, UpdateRequest } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
 import type { Parameter } from './parameters.ts';
 
@@ -30,13 +30,13 @@ export class TrainOptimizer {
   }
 
   /**
-   * AdamW on a part of the stage's tensors; weights and moments change in place, the gradients are dropped. False when a
+   * AdamW on the trained tensors of a unit; weights and moments change in place, the gradients are dropped. False when a
    * snapshot has no room for what would be overwritten next: read more of it and call again with the same request.
    */
-  update({ step, decayAll }: UpdateRequest, part: UpdatePart): boolean {
+  update({ step, decayAll }: UpdateRequest, unit: UpdateUnit): boolean {
     const [decayed, plain] = [step.weightDecay, 0].map((weightDecay) => adamwScalars({ ...step, weightDecay }));
     const parameters = [...this.#parameters.values()].filter(
-      ({ spec }) => part === (spec.place === 'block' ? spec.block : 'ends'),
+      ({ spec }) => spec.trained && unit === (spec.place === 'block' ? spec.block : 'ends'),
     );
     for (const parameter of parameters) {
       const { spec, begun } = parameter;

@@ -1,12 +1,12 @@
 // A tensor in training with its gradient and AdamW's moments, and what is done with gradients as they lie in memory.
 
-import { gradientParts } from '../../model/programs/block.ts';
+import { gradientSlices } from '../../model/programs/block.ts';
 import type { TensorSpec } from '../../model/tensors.ts';
 import type { Tensors } from '../engines/engine.ts';
 
 /**
  * One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training; the gradient is
- * empty while it is lent to another stage.
+ * empty while it is lent to another stage. A tensor that is not trained has neither gradient nor moments: they are empty.
  */
 export interface Parameter {
   readonly spec: TensorSpec;
@@ -28,9 +28,9 @@ export function gradientTensors(
   suffix: 'soFar' | 'gradient',
 ): Tensors {
   const entries = gradients.flatMap(({ name, shape, g }) =>
-    gradientParts({ name, shape }, suffix).map(({ name: part, dims, start }) => {
+    gradientSlices({ name, shape }, suffix).map(({ name: input, dims, start }) => {
       const size = dims.reduce((product, length) => product * length, 1);
-      return [part, { data: g.subarray(start, start + size), dims }] as const;
+      return [input, { data: g.subarray(start, start + size), dims }] as const;
     }),
   );
   return Object.fromEntries(entries);

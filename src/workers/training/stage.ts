@@ -7,7 +7,7 @@ import {
   backwardTensorNames,
   blockBackwardProgram,
   blockForwardProgram,
-  blockWeightsProgram,
+  blockWeightGradientsProgram,
   BLOCK_ROW_GRADIENTS,
   blockRowWidths,
   normTensorNames,
@@ -29,17 +29,17 @@ import {
 import { ArrayPool } from './array-pool.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from '../engines/engine.ts';
 import { FusedProgram } from '../engines/fused-program.ts';
-import { weightParts, type MicroBatch, type WeightPart, type WeightsLoan, type TrainSetup } from './messages.ts';
+import { gradientUnits, type MicroBatch, type GradientUnit, type GradientLoan, type TrainSetup } from './messages.ts';
 import type { DecodingStage } from './decode.ts';
 import type { TensorPart } from '../store/messages.ts';
 import { blockMasks, embeddingMask, maskTensors } from './masks.ts';
 import type { Flight } from './flight.ts';
-import { headLosses, headWeights, trainHead, type HeadStage } from './head.ts';
+import { headLosses, headGradients, trainHead, type HeadStage } from './head.ts';
 import { gradientTensors, sumOfSquares, type Parameter } from './parameters.ts';
 import { TrainOptimizer } from './optimizer.ts';
 
 /** Fills `into` with a tensor's weights or moments. */
-export type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
+type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
 
 /**
  * Threads of the first micro-batch's forward pass. Two threads share the columns of a product that has more of them than rows, and
@@ -66,8 +66,8 @@ export class TrainStage {
   readonly #embeddingGradients = new Map<number, { ids: Uint32Array; dx: Float32Array }>();
   /** Rows of the embeddings' tables whose gradients are not zero. */
   #touched: { readonly wte: Set<number>; readonly wpe: Set<number> } = { wte: new Set(), wpe: new Set() };
-  /** Micro-batches whose weight gradients a part has. */
-  readonly #passes = new Map<WeightPart, number>();
+  /** Micro-batches whose weight gradients a unit has. */
+  readonly #added = new Map<GradientUnit, number>();
   /** What follows the backward pass. */
   readonly optimizer: TrainOptimizer;
 
@@ -76,21 +76,21 @@ export class TrainStage {
     this.#setup = setup;
     this.#batch = { B: setup.microBatchSize, T: setup.contextLength };
     this.#tokens = setup.wideTokens ? new Uint32Array(setup.tokens) : new Uint16Array(setup.tokens);
-    this.#blockTable = blockTable(setup.config, 0);
+    this.#blockTable = blockTable(setup.config);
     this.#rowWidths = blockRowWidths(setup.config);
     this.#headThreads = headThreads(setup.config);
     this.#backwardTensors = backwardTensorNames(setup.config);
     this.#normTensors = normTensorNames(setup.config);
     const specs = tensorTable(setup.config).filter((spec) => ownsTensor(setup.stage, spec));
     const adamw = new FusedProgram(adamwProgram());
-    const memory = adamw.allocate(specs.map(({ size }) => [size, size, size]));
+    const memory = adamw.allocate(specs.map(({ size, trained }) => (trained ? [size, size, size] : [size])));
     for (const [i, spec] of specs.entries()) {
-      const [w, m, v] = memory[i];
+      const [w, m = new Float32Array(0), v = new Float32Array(0)] = memory[i];
       const arrays = { w, m, v };
-      for (const part of setup.optimizerState ? (['w', 'm', 'v'] as const) : (['w'] as const)) {
+      for (const part of setup.optimizerState && spec.trained ? (['w', 'm', 'v'] as const) : (['w'] as const)) {
         load(spec, part, arrays[part]);
       }
-      const g = new Float32Array(spec.size);
+      const g = new Float32Array(spec.trained ? spec.size : 0);
       const state = { hasMoments: setup.optimizerState, begun: false, sumOfSquares: null };
       this.#parameters.set(spec.name, { spec, ...arrays, g, ...state });
     }
@@ -139,7 +139,7 @@ export class TrainStage {
     return Object.fromEntries(Object.entries(arrays).map(([name, data]) => [name, this.#rows(data)]));
   }
 
-  #attentionWeights(data: Float32Array): Tensor {
+  #probabilities(data: Float32Array): Tensor {
     const { B, T } = this.#batch;
     return { data, dims: [B, this.#setup.config.n_heads, T, T] };
   }
@@ -176,18 +176,18 @@ export class TrainStage {
       () => blockForwardProgram(config, this.#batch, { save: true }),
       { threadCount },
     );
-    const flight: Flight = { passesLeft: weightParts(stage).length, blocks: [], head: null, dx: null };
+    const flight: Flight = { unitsLeft: gradientUnits(stage).length, blocks: [], head: null, dx: null };
     const { B, T } = this.#batch;
     for (let block = stage.firstBlock; block < stage.endBlock; block++) {
       const masks = blockMasks(this.#setup, { micro, block });
       const rows = this.#takeRows(['qkv', 'context', 'a', 'u']);
-      const weights = this.#arrays.take(B * config.n_heads * T * T);
+      const probabilities = this.#arrays.take(B * config.n_heads * T * T);
       const y = this.#arrays.take(x.length);
       await program.run(
         { x: this.#rows(x), ...this.#blockTensors(block), ...maskTensors(this.#setup, masks) },
-        { y: this.#rows(y), weights: this.#attentionWeights(weights), ...this.#rowTensors(rows) },
+        { y: this.#rows(y), probabilities: this.#probabilities(probabilities), ...this.#rowTensors(rows) },
       );
-      flight.blocks.push({ x, saved: { ...rows, weights }, masks, gradients: null });
+      flight.blocks.push({ x, saved: { ...rows, probabilities }, masks, gradients: null });
       x = y;
     }
     this.#flights.set(micro.index, flight);
@@ -209,20 +209,20 @@ export class TrainStage {
     const names = BLOCK_ROW_GRADIENTS.filter((name) => name !== 'dFed' || config.drop_rate > 0);
     for (let block = stage.endBlock - 1; block >= stage.firstBlock; block--) {
       const at = flight.blocks[block - stage.firstBlock];
-      const { weights, qkv, context, a, u } = at.saved;
+      const { probabilities, qkv, context, a, u } = at.saved;
       const tensors = this.#blockTensors(block);
       const rows = this.#takeRows(names);
       const dx = this.#arrays.take(gradient.length);
       await program.run(
         {
           ...this.#rowTensors({ dy: gradient, x: at.x, qkv, context, a, u }),
-          weights: this.#attentionWeights(weights),
+          probabilities: this.#probabilities(probabilities),
           ...Object.fromEntries(this.#backwardTensors.map((name) => [name, tensors[name]])),
           ...maskTensors(this.#setup, at.masks),
         },
         this.#rowTensors({ dx, ...rows }),
       );
-      for (const array of [weights, qkv]) this.#arrays.give(array);
+      for (const array of [probabilities, qkv]) this.#arrays.give(array);
       at.gradients = { dy: gradient, ...rows };
       gradient = dx;
     }
@@ -230,19 +230,19 @@ export class TrainStage {
   }
 
   /** Adds a micro-batch's weight gradients, for all blocks of the stage and its head. */
-  async weights(micro: MicroBatch): Promise<void> {
-    for (const part of weightParts(this.#setup.stage)) await this.weightPass(micro, part);
+  async allWeightGradients(micro: MicroBatch): Promise<void> {
+    for (const unit of gradientUnits(this.#setup.stage)) await this.weightGradients(micro, unit);
   }
 
-  /** Adds one part's weight gradients of a micro-batch. Micro-batches come in order. */
-  async weightPass(micro: MicroBatch, part: WeightPart): Promise<void> {
-    if (part !== 'head') {
-      this.takeBack(part, await this.weightsFor(this.#loan(micro, part)));
+  /** Adds one unit's weight gradients of a micro-batch. Micro-batches come in order. */
+  async weightGradients(micro: MicroBatch, unit: GradientUnit): Promise<void> {
+    if (unit !== 'head') {
+      this.takeBack(unit, await this.lentWeightGradients(this.#loan(micro, unit)));
       return;
     }
-    const { head } = this.#beginPass(micro, part);
+    const { head } = this.#takeUp(micro, unit);
     assert(head !== null, 'this stage has no head');
-    await headWeights(this.#head(micro), head);
+    await headGradients(this.#head(micro), head);
     if (!this.#isLast(micro)) return;
     for (const name of headTensorNames(this.#setup.config)) {
       const parameter = this.#parameter(name);
@@ -250,34 +250,35 @@ export class TrainStage {
     }
   }
 
-  /** A block's pass of a micro-batch, for another stage to do: `takeBack` ends it. */
-  lend(micro: MicroBatch, block: number): WeightsLoan {
+  /** What a block's weight gradients of a micro-batch take, for another stage to compute them: `takeBack` ends it. */
+  lend(micro: MicroBatch, block: number): GradientLoan {
     const loan = this.#loan(micro, block);
     return { ...loan, norms: loan.norms.map(({ name, bytes }) => ({ name, bytes: bytes.slice() })) };
   }
 
-  #loan(micro: MicroBatch, block: number): WeightsLoan {
-    const { blocks } = this.#beginPass(micro, block);
+  #loan(micro: MicroBatch, block: number): GradientLoan {
+    const { blocks } = this.#takeUp(micro, block);
     const { x, saved, gradients } = blocks[block - this.#setup.stage.firstBlock];
     const { context, a, u } = saved;
-    const named = (arrays: Readonly<Record<string, Float32Array>>): WeightsLoan['rows'] =>
+    const named = (arrays: Readonly<Record<string, Float32Array>>): GradientLoan['rows'] =>
       Object.entries(arrays).map(([name, bytes]) => ({ name, bytes }));
     const parameters = this.#blockParameters(block);
+    const trained = Object.entries(parameters).filter(([, { spec }]) => spec.trained);
     return {
       accumulate: micro.index > 0,
       last: this.#isLast(micro),
       rows: named({ x, context, a, u, ...gradients! }),
       norms: this.#normTensors.map((name) => ({ name, bytes: parameters[name].w })),
-      gradients: Object.entries(parameters).map(([name, { g }]) => ({ name, bytes: g, sumOfSquares: null })),
+      gradients: trained.map(([name, { g }]) => ({ name, bytes: g, sumOfSquares: null })),
     };
   }
 
-  /** Does a block's weight pass, whoever's it is. */
-  async weightsFor(loan: WeightsLoan): Promise<WeightsLoan> {
+  /** Adds a block's weight gradients, whoever's it is. */
+  async lentWeightGradients(loan: GradientLoan): Promise<GradientLoan> {
     const { config } = this.#setup;
     const { accumulate, last, rows, norms, gradients } = loan;
-    const program = await this.#program(`weights ${accumulate ? 'next' : 'first'}`, () =>
-      blockWeightsProgram(config, this.#batch, { accumulate }),
+    const program = await this.#program(`weight gradients ${accumulate ? 'next' : 'first'}`, () =>
+      blockWeightGradientsProgram(config, this.#batch, { accumulate }),
     );
     const shapeOf = (name: string): readonly number[] => this.#blockTable.get(name as BlockTensorName)!.shape;
     const { dy, dFed = dy, ...named } = Object.fromEntries(rows.map(({ name, bytes }) => [name, bytes]));
@@ -295,7 +296,7 @@ export class TrainStage {
     return { ...loan, gradients: summed };
   }
 
-  takeBack(block: number, { rows, gradients }: WeightsLoan): void {
+  takeBack(block: number, { rows, gradients }: GradientLoan): void {
     const parameters = this.#blockParameters(block);
     for (const { name, bytes, sumOfSquares } of gradients) {
       Object.assign(parameters[name], { g: bytes, sumOfSquares, begun: true });
@@ -303,14 +304,14 @@ export class TrainStage {
     for (const { bytes } of rows) this.#arrays.give(bytes);
   }
 
-  #beginPass(micro: MicroBatch, part: WeightPart): Flight {
+  #takeUp(micro: MicroBatch, unit: GradientUnit): Flight {
     const flight = this.#flights.get(micro.index);
     assert(flight !== undefined, `micro-batch ${micro.index} is not in flight`);
-    const done = this.#passes.get(part) ?? 0;
+    const done = this.#added.get(unit) ?? 0;
     assert(done === micro.index, `weight gradients of micro-batch ${micro.index} are out of order`);
-    this.#passes.set(part, done + 1);
-    flight.passesLeft -= 1;
-    if (flight.passesLeft === 0) this.#flights.delete(micro.index);
+    this.#added.set(unit, done + 1);
+    flight.unitsLeft -= 1;
+    if (flight.unitsLeft === 0) this.#flights.delete(micro.index);
     return flight;
   }
 
@@ -327,7 +328,7 @@ export class TrainStage {
 
   /**
    * Ends the backward pass of a step: adds the embeddings' gradients, the head's use of a tied wte first, and returns the
-   * sum of squares of each tensor's gradient in double precision, in table order.
+   * sum of squares of each trained tensor's gradient in double precision, in table order.
    */
   finish(): { tensor: string; sumOfSquares: number }[] {
     const { config, contextLength: T, stage } = this.#setup;
@@ -347,8 +348,9 @@ export class TrainStage {
       for (let position = 0; position < T; position++) this.#touched.wpe.add(position);
       this.#embeddingGradients.clear();
     }
-    this.#passes.clear();
-    return [...this.#parameters.values()].map(({ spec, g, begun, sumOfSquares: known }) => {
+    this.#added.clear();
+    const trained = [...this.#parameters.values()].filter(({ spec }) => spec.trained);
+    return trained.map(({ spec, g, begun, sumOfSquares: known }) => {
       assert(begun, `${spec.name} has no gradient`);
       // All other rows of an untied token embedding are zero.
       const rows = spec.name === 'wte.weight' && !config.tie_weights ? this.#touched.wte : null;
@@ -362,11 +364,11 @@ export class TrainStage {
   reset(): void {
     this.#flights.clear();
     this.#embeddingGradients.clear();
-    this.#passes.clear();
+    this.#added.clear();
     for (const parameter of this.#parameters.values()) {
       Object.assign(parameter, { begun: false, sumOfSquares: null });
       // Lent to a stage that did not give it back.
-      if (parameter.g.length === 0) parameter.g = new Float32Array(parameter.spec.size);
+      if (parameter.spec.trained && parameter.g.length === 0) parameter.g = new Float32Array(parameter.spec.size);
     }
   }
 
@@ -410,24 +412,9 @@ export class TrainStage {
     };
   }
 
-  /** A copy of `count` elements of one tensor's weights or moments from `start` on. */
-  read({
-    tensor,
-    part,
-    start,
-    count,
-  }: {
-    tensor: string;
-    part: TensorPart;
-    start: number;
-    count: number;
-  }): Float32Array {
-    return this.#parameter(tensor)[part].slice(start, start + count);
-  }
-
-  /** The stage's tensors, in table order. */
-  tensors(): TensorSpec[] {
-    return [...this.#parameters.values()].map(({ spec }) => spec);
+  /** The stage's tensors by their names, in table order, as they are; for tests. */
+  get parameters(): ReadonlyMap<string, Parameter> {
+    return this.#parameters;
   }
 
   /** The gradient of a tensor between `finish` and `update`; for tests that compare with a reference. */

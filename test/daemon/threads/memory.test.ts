@@ -26,6 +26,15 @@ test('124M has 652 MB of weights and twice that in moments', () => {
   expect(optimizerBytes(config)).toBe(2 * 163_009_536 * 4);
 });
 
+test('moments and gradients are those of the trained tensors', () => {
+  const isTrained = (name: string): boolean => name.startsWith('h.3.mlp.c_fc.');
+  const trained = (64 * 256 + 256) * 4;
+  expect(optimizerBytes(BASE, { isTrained })).toBe(2 * trained);
+  const untrained = weightsBytes(BASE) - trained;
+  // Gradient, two moments, and what a snapshot may set aside of these.
+  expect(trainingBytes(BASE, SHAPE) - trainingBytes(BASE, SHAPE, { isTrained })).toBe(5 * untrained);
+});
+
 describe('a larger model needs more of everything', () => {
   test.each<[string, ConfigFields]>([
     ['vocabulary', { vocab_size: 2000 }],

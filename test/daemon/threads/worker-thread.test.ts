@@ -70,7 +70,7 @@ test('requests run the more urgent first, equals in the order in which they were
   const gate = new SharedArrayBuffer(4);
   const held = thread.call('hold', { gate });
   const kinds: [string, Priority][] = [
-    ['w', PRIORITY.weights],
+    ['w', PRIORITY.weightGradients],
     ['f', PRIORITY.forward],
     ['b', PRIORITY.backward],
     ['i', PRIORITY.interactive],

@@ -15,8 +15,14 @@ import { TrainStage } from '../../../src/workers/training/stage.ts';
 const T = 8;
 /** Of two stages, the first one with three blocks. */
 const CONFIG: GptConfig = {
-  ...{ vocab_size: 40, context_length: T, emb_dim: 32, n_heads: 2, n_layers: 5 },
-  ...{ drop_rate: 0, qkv_bias: false, tie_weights: false },
+  vocab_size: 40,
+  context_length: T,
+  emb_dim: 32,
+  n_heads: 2,
+  n_layers: 5,
+  drop_rate: 0,
+  qkv_bias: false,
+  tie_weights: false,
 };
 const PLANS = planStages(CONFIG, 2);
 const ADAMW = { step: 1, lr: 0.01, weightDecay: 0.1, gradScale: 0.5, beta1: 0.9, beta2: 0.99, eps: 1e-8 };
@@ -47,7 +53,13 @@ async function twoStages(): Promise<Two> {
   const tokens = new SharedArrayBuffer(4 * (T + 1));
   new Uint16Array(tokens).forEach((_, i, ids) => (ids[i] = (i * 7) % CONFIG.vocab_size));
   const setup = {
-    ...{ config: CONFIG, batchSize: 1, microBatchSize: 1, contextLength: T, seed: 1, tokens, wideTokens: false },
+    config: CONFIG,
+    batchSize: 1,
+    microBatchSize: 1,
+    contextLength: T,
+    seed: 1,
+    tokens,
+    wideTokens: false,
     optimizerState: false,
   };
   const stages = PLANS.map(
@@ -57,7 +69,7 @@ async function twoStages(): Promise<Two> {
   const { y } = await stages[0].forward(micro, stages[0].embed(micro, { train: true }));
   await stages[1].forward(micro, y!);
   const dx = await stages[0].backward(micro, await stages[1].backward(micro, null));
-  for (const stage of stages) await stage.weights(micro);
+  for (const stage of stages) await stage.allWeightGradients(micro);
   stages[0].embedBackward(micro, dx);
   for (const stage of stages) stage.finish();
   opened.push(...stages);
@@ -65,8 +77,8 @@ async function twoStages(): Promise<Two> {
   const callers = stages.map(({ optimizer }, number) => {
     const answer = (request: Request): object => {
       if (request.type !== 'trainUpdate') throw new Error(`an update does not ask for ${request.type}`);
-      asked.push(`${number} ${request.part}`);
-      return { done: optimizer.update(request, request.part) };
+      asked.push(`${number} ${request.unit}`);
+      return { done: optimizer.update(request, request.unit) };
     };
     const thread: StageCaller = {
       isWanted: () => false,
@@ -82,16 +94,15 @@ type Request = { [K in keyof StageCalls]: { type: K } & StageCalls[K][0] }[keyof
 const begin = ({ callers }: Two, room = new Room()): ModelUpdate =>
   new ModelUpdate(LEASE, { stages: callers, room, signal: NEVER, step: ADAMW, decayAll: false });
 
-test('each stage is asked for its parts in the order in which the next forward pass needs them', async () => {
+test('each stage is asked for its units in the order in which the next forward pass needs them', async () => {
   const two = await twoStages();
-  const before = two.stages.map((stage) =>
-    stage.read({ tensor: stage.tensors()[0].name, part: 'w', start: 0, count: 4 }),
-  );
+  const weights = (stage: TrainStage): Float32Array => [...stage.parameters.values()][0].w.slice(0, 4);
+  const before = two.stages.map(weights);
   await begin(two).all();
   expect(two.asked.filter((asked) => asked.startsWith('0'))).toEqual(['0 ends', '0 0', '0 1', '0 2']);
   expect(two.asked.filter((asked) => asked.startsWith('1'))).toEqual(['1 3', '1 4', '1 ends']);
   for (const [i, stage] of two.stages.entries()) {
-    expect(stage.read({ tensor: stage.tensors()[0].name, part: 'w', start: 0, count: 4 })).not.toEqual(before[i]);
+    expect(weights(stage)).not.toEqual(before[i]);
   }
 });
 

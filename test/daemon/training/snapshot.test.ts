@@ -30,6 +30,19 @@ test.each([1, 2, 4])('with %i stages every element is read once, weights in tabl
   }
 });
 
+test('only trained tensors have moments to be read', () => {
+  const config = resolveConfig('GPT_CONFIG_124M');
+  const isTrained = (name: string): boolean => name.includes('.ln_2.');
+  const groups = snapshotGroups(config, planStages(config, 2), { isTrained });
+  const tensors = (wanted: string): Set<string> =>
+    new Set(
+      groups.flatMap(({ addresses }) => addresses.filter(({ part }) => part === wanted).map(({ tensor }) => tensor)),
+    );
+  const names = tensorTable(config).map(({ name }) => name);
+  expect(tensors('w')).toEqual(new Set(names));
+  for (const part of ['m', 'v']) expect(tensors(part)).toEqual(new Set(names.filter(isTrained)));
+});
+
 test('groups come in order through a few buffers, which are used again as they come back', async () => {
   const config = resolveConfig('GPT_CONFIG_124M');
   const groups = snapshotGroups(config, planStages(config, 2));

@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import {
   blockBackwardProgram,
   blockForwardProgram,
-  blockWeightsProgram,
+  blockWeightGradientsProgram,
   blockRowWidths,
   BLOCK_SAVED,
 } from '../../../src/model/programs/block.ts';
@@ -15,7 +15,7 @@ import { GraphBuilder, type Graph, type Value } from '../../../src/model/program
 import {
   headLossProgram,
   headTrainProgram,
-  headWeightsProgram,
+  headNormGradientsProgram,
   projectionGradientProgram,
   subtractTargets,
 } from '../../../src/model/programs/head.ts';
@@ -180,7 +180,7 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
     ]),
   );
   const dims = Object.fromEntries(blockTensors(config, 0).map(({ name, shape }) => [name.slice(4), shape]));
-  const maskDims = { maskWeights: [2, 3, 5, 5], maskAttention: [rows, 12], maskFeedForward: [rows, 12] };
+  const maskDims = { maskProbabilities: [2, 3, 5, 5], maskAttention: [rows, 12], maskFeedForward: [rows, 12] };
   const masks: Record<string, Tensor> = {};
   if (drop_rate > 0) {
     for (const [i, [name, shape]] of Object.entries(maskDims).entries()) {
@@ -199,7 +199,7 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
     });
   const savedDims: Record<string, readonly number[]> = {
     qkv: [rows, 36],
-    weights: [2, 3, 5, 5],
+    probabilities: [2, 3, 5, 5],
     context: [rows, 12],
     a: [rows, 12],
     u: [rows, 48],
@@ -235,7 +235,7 @@ describe.each([0, 0.25])('the block with drop rate %d', (drop_rate) => {
   test('W: the gradient of each of its tensors, alone and added to an earlier one', async () => {
     const { all } = await backward();
     const run = async (accumulate: boolean, soFar: Record<string, Tensor>): Promise<Record<string, Float32Array>> => {
-      const graph = blockWeightsProgram(config, batch, { accumulate });
+      const graph = blockWeightGradientsProgram(config, batch, { accumulate });
       const wanted = new Set<string>(graph.inputs.map(({ name }) => name));
       return runGraph(
         graph,
@@ -292,7 +292,7 @@ test('the head: gradients of its input and its tensors', async () => {
   const loss = async (values: Record<string, Float32Array>): Promise<number> =>
     (await runGraph(headLossProgram(config, N), inputs(values)))['loss'].reduce((sum, row) => sum + row, 0) / 7;
   const outputs = await runGraph(headTrainProgram(config, { rowCount: N, tokenCount: 7 }), inputs(start));
-  const norm = await runGraph(headWeightsProgram(config, { rowCount: N, accumulate: false }), {
+  const norm = await runGraph(headNormGradientsProgram(config, { rowCount: N, accumulate: false }), {
     x: tensor(start.x, [N, D]),
     'ln_f.weight': tensor(start['ln_f.weight'], [D]),
     dNormalized: tensor(outputs['dNormalized'], [N, D]),

@@ -11,7 +11,7 @@ import { adamwProgram } from '../../../src/model/programs/adamw.ts';
 import {
   blockBackwardProgram,
   blockForwardProgram,
-  blockWeightsProgram,
+  blockWeightGradientsProgram,
   BLOCK_ROW_GRADIENTS,
   BLOCK_SAVED,
 } from '../../../src/model/programs/block.ts';
@@ -21,7 +21,7 @@ import {
   headLogitsProgram,
   headLossProgram,
   headTrainProgram,
-  headWeightsProgram,
+  headNormGradientsProgram,
   projectionGradientProgram,
   subtractTargets,
 } from '../../../src/model/programs/head.ts';
@@ -76,7 +76,9 @@ const maskOf = (value: number): number => (value > 0 ? 0 : -Infinity);
 const inEachPrecision = (M: number, emit: (quantization: Quantization | null) => Graph): Case[] =>
   [null, ...QUANTIZATIONS].map((quantization) => ({
     graph: emit(quantization),
-    ...{ sizes: { M, U: M, K: 3, N: 1, R: 2, P: 64 }, indexLimit: 5, shape: { mask: maskOf } },
+    sizes: { M, U: M, K: 3, N: 1, R: 2, P: 64 },
+    indexLimit: 5,
+    shape: { mask: maskOf },
     tolerance: quantization === null ? TOLERANCE : ROUNDED_TOLERANCE,
   }));
 
@@ -115,16 +117,16 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
     { graph: blockForwardProgram({ ...config, qkv_bias: false }, batch, { save: false }) },
   ],
   blockBackwardProgram: [{ graph: blockBackwardProgram(config, batch) }],
-  blockWeightsProgram: [
-    { graph: blockWeightsProgram(config, batch, { accumulate: false }) },
-    { graph: blockWeightsProgram({ ...config, drop_rate: 0 }, batch, { accumulate: true }) },
+  blockWeightGradientsProgram: [
+    { graph: blockWeightGradientsProgram(config, batch, { accumulate: false }) },
+    { graph: blockWeightGradientsProgram({ ...config, drop_rate: 0 }, batch, { accumulate: true }) },
   ],
   headLogitsProgram: [config, tied].map((settings) => ({ graph: headLogitsProgram(settings, 1) })),
   headLossProgram: [{ graph: headLossProgram(config, rowCount), indexLimit: 37 }],
   headTrainProgram: [config, tied].map((settings) => ({ graph: headTrainProgram(settings, head), indexLimit: 37 })),
-  headWeightsProgram: [
-    { graph: headWeightsProgram(config, { ...head, accumulate: false }) },
-    { graph: headWeightsProgram(config, { ...head, accumulate: true }) },
+  headNormGradientsProgram: [
+    { graph: headNormGradientsProgram(config, { ...head, accumulate: false }) },
+    { graph: headNormGradientsProgram(config, { ...head, accumulate: true }) },
   ],
   projectionGradientProgram: [false, true].map((accumulate) => ({
     graph: projectionGradientProgram(config, { ...head, accumulate }),
@@ -244,11 +246,11 @@ describe("the backward passes agree with TensorFlow.js's own derivatives", () =>
     const saved = await run(onnx, forward, inputs);
     const known: Record<string, Tensor> = { ...inputs, dy: rows(dy) };
     for (const name of BLOCK_SAVED) known[name] = rows(saved[name]);
-    known['weights'] = { data: saved['weights'], dims: [batch.B, config.n_heads, batch.T, batch.T] };
+    known['probabilities'] = { data: saved['probabilities'], dims: [batch.B, config.n_heads, batch.T, batch.T] };
     const backward = blockBackwardProgram(settings, batch);
     const { dx, ...rest } = await run(onnx, backward, pick(backward, known));
     for (const name of BLOCK_ROW_GRADIENTS) known[name] = rows(rest[name] ?? dy);
-    const pass = blockWeightsProgram(settings, batch, { accumulate: false });
+    const pass = blockWeightGradientsProgram(settings, batch, { accumulate: false });
     const written = await run(onnx, pass, pick(pass, known));
 
     expect(difference(dx, derived['x']), 'dx').toBeLessThan(TOLERANCE);
@@ -279,7 +281,7 @@ describe("the backward passes agree with TensorFlow.js's own derivatives", () =>
     const written: Record<string, Float32Array> = {
       dx: rows['dx'],
       'projection.gradient': gradient,
-      ...(await passOf(headWeightsProgram(config, { ...head, accumulate: false }))),
+      ...(await passOf(headNormGradientsProgram(config, { ...head, accumulate: false }))),
     };
     subtractTargets(gradient, {
       targets: Uint32Array.from(inputs['target'].data as BigInt64Array, Number),

@@ -7,7 +7,7 @@ import type { GptConfig } from '../../../src/model/config.ts';
 import { GraphBuilder, MICROSOFT, type Graph, type Value } from '../../../src/model/programs/graph.ts';
 import { initialTensors } from '../../../src/model/init.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
-import { updateParts, type MicroBatch } from '../../../src/workers/training/messages.ts';
+import { updateUnits, type MicroBatch } from '../../../src/workers/training/messages.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 import { difference, noise, randomInputs } from './random-inputs.ts';
 
@@ -25,7 +25,10 @@ describe('operators agree with ONNX Runtime', () => {
   const cases: Readonly<Record<string, (g: GraphBuilder) => Value | readonly Value[]>> = {
     'Gemm with both sides transposed, factors and a row': (g) =>
       g.node('Gemm', [g.input('a', [4, 3]), g.input('b', [6, 4]), g.input('c', [6])], {
-        ...{ transA: 1, transB: 1, alpha: { float: 0.5 }, beta: { float: -2 } },
+        transA: 1,
+        transB: 1,
+        alpha: { float: 0.5 },
+        beta: { float: -2 },
       }),
     'Gemm with a transposed constant': (g) =>
       g.node('Gemm', [rows(g), g.constant(noise(24, 3), [3, 8]), g.input('c', [5, 3])], { transB: 1 }),
@@ -55,7 +58,8 @@ describe('operators agree with ONNX Runtime', () => {
       g.node('GatherElements', [rows(g), g.input('at', [5, 2], 'int64')], { axis: 1 }),
     'ScatterElements, added': (g) =>
       g.node('ScatterElements', [rows(g), g.input('at', [5, 2], 'int64'), g.input('u', [5, 2])], {
-        ...{ axis: 1, reduction: 'add' },
+        axis: 1,
+        reduction: 'add',
       }),
     'reductions over all and over one axis': (g) => {
       const x = rows(g);
@@ -179,8 +183,14 @@ test('an output is written where it is asked to be', async () => {
 
 test('a thousand training steps leave no tensor behind', async () => {
   const config: GptConfig = {
-    ...{ vocab_size: 11, context_length: 4, emb_dim: 8, n_heads: 2, n_layers: 1 },
-    ...{ drop_rate: 0.1, qkv_bias: true, tie_weights: false },
+    vocab_size: 11,
+    context_length: 4,
+    emb_dim: 8,
+    n_heads: 2,
+    n_layers: 1,
+    drop_rate: 0.1,
+    qkv_bias: true,
+    tie_weights: false,
   };
   const tokens = new SharedArrayBuffer(64);
   new Uint16Array(tokens).set(Array.from({ length: 32 }, (_, i) => (i * 7) % 11));
@@ -192,8 +202,15 @@ test('a thousand training steps leave no tensor behind', async () => {
   const stage = new TrainStage(
     tensorflow,
     {
-      ...{ config, batchSize: 2, microBatchSize: 1, contextLength: 4, seed: 1, tokens, wideTokens: false },
-      ...{ optimizerState: false, stage: range },
+      config,
+      batchSize: 2,
+      microBatchSize: 1,
+      contextLength: 4,
+      seed: 1,
+      tokens,
+      wideTokens: false,
+      optimizerState: false,
+      stage: range,
     },
     ({ name }, _, into) => into.set(initial.get(name)!),
   );
@@ -204,13 +221,13 @@ test('a thousand training steps leave no tensor behind', async () => {
       const { losses } = await stage.forward(micro, stage.embed(micro, { train: true }));
       for (const row of losses!) loss += row / 8;
       const dx = await stage.backward(micro, null);
-      await stage.weights(micro);
+      await stage.allWeightGradients(micro);
       stage.embedBackward(micro, dx);
     }
     stage.finish();
     const adamw = { lr: 1e-2, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.99, eps: 1e-8 };
     const update = { step: { step: number, ...adamw }, decayAll: false };
-    for (const part of updateParts(range)) stage.optimizer.update(update, part);
+    for (const unit of updateUnits(range)) stage.optimizer.update(update, unit);
     return loss;
   };
   const heapBytes = (): number => (tf.backend() as unknown as { wasm: { HEAPU8: Uint8Array } }).wasm.HEAPU8.length;

@@ -3,7 +3,7 @@
 import { MessageChannel } from 'node:worker_threads';
 import { afterEach, expect, test } from 'vitest';
 import { Loans } from '../../../src/workers/training/loans.ts';
-import { loanArrays, type WeightsLoan } from '../../../src/workers/training/messages.ts';
+import { loanArrays, type GradientLoan } from '../../../src/workers/training/messages.ts';
 
 const opened: Loans[] = [];
 afterEach(() => {
@@ -17,7 +17,7 @@ function two(): [Loans, Loans] {
   return ends;
 }
 
-const loan = (...values: number[]): WeightsLoan => ({
+const loan = (...values: number[]): GradientLoan => ({
   accumulate: false,
   last: false,
   rows: [{ name: 'x', bytes: Float32Array.from(values) }],

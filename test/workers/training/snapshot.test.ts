@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { initialTensors } from '../../../src/model/init.ts';
 import { onnxEngine } from '../../../src/workers/engines/onnx.ts';
 import { CHUNK_SIZE, type ChunkAddress, type TensorPart } from '../../../src/workers/store/messages.ts';
-import { updateParts, type UpdatePart } from '../../../src/workers/training/messages.ts';
+import { updateUnits, type UpdateUnit } from '../../../src/workers/training/messages.ts';
 import { ArrayPool } from '../../../src/workers/training/array-pool.ts';
 import { Snapshot } from '../../../src/workers/training/snapshot.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
@@ -21,7 +21,7 @@ const TALL = { ...TINY, vocab_size: CHUNK_SIZE / TINY.emb_dim + 5 };
 class TinyRun {
   readonly stage: TrainStage;
   #step = 0;
-  readonly #updated = new Set<UpdatePart>();
+  readonly #updated = new Set<UpdateUnit>();
 
   constructor(config = TINY) {
     const initial = new Map(
@@ -32,8 +32,15 @@ class TinyRun {
     this.stage = new TrainStage(
       onnxEngine,
       {
-        ...{ config, batchSize: 2, microBatchSize: 2, contextLength: 8, seed: 1, tokens, wideTokens: false },
-        ...{ optimizerState: false, stage: RANGE },
+        config,
+        batchSize: 2,
+        microBatchSize: 2,
+        contextLength: 8,
+        seed: 1,
+        tokens,
+        wideTokens: false,
+        optimizerState: false,
+        stage: RANGE,
       },
       ({ name }, _, into) => into.set(initial.get(name)!),
     );
@@ -45,18 +52,18 @@ class TinyRun {
     const micro = { index: 0, step: this.#step, firstSequence: 0, starts: [this.#step, 3 * this.#step] };
     await this.stage.forward(micro, this.stage.embed(micro, { train: true }));
     const dx = await this.stage.backward(micro, null);
-    await this.stage.weights(micro);
+    await this.stage.allWeightGradients(micro);
     this.stage.embedBackward(micro, dx);
     this.stage.finish();
   }
 
-  /** Part by part; goes on where it was told to wait. */
+  /** Unit by unit; goes on where it was told to wait. */
   update(): boolean {
     const request = { step: { ...ADAMW, step: this.#step }, decayAll: false };
-    for (const part of updateParts(RANGE)) {
-      if (this.#updated.has(part)) continue;
-      if (!this.stage.optimizer.update(request, part)) return false;
-      this.#updated.add(part);
+    for (const unit of updateUnits(RANGE)) {
+      if (this.#updated.has(unit)) continue;
+      if (!this.stage.optimizer.update(request, unit)) return false;
+      this.#updated.add(unit);
     }
     this.#updated.clear();
     return true;
@@ -64,7 +71,7 @@ class TinyRun {
 
   addresses(): ChunkAddress[] {
     return PARTS.flatMap((part) =>
-      this.stage.tensors().flatMap(({ name, size }) =>
+      [...this.stage.parameters.values()].flatMap(({ spec: { name, size } }) =>
         Array.from({ length: Math.ceil(size / CHUNK_SIZE) }, (_, i) => {
           const start = i * CHUNK_SIZE;
           return { tensor: name, part, start, count: Math.min(CHUNK_SIZE, size - start) };
@@ -74,7 +81,9 @@ class TinyRun {
   }
 
   state(): Float32Array[] {
-    return this.addresses().map((address) => this.stage.read(address));
+    return this.addresses().map(({ tensor, part, start, count }) =>
+      this.stage.parameters.get(tensor)![part].slice(start, start + count),
+    );
   }
 
   read(addresses: readonly ChunkAddress[]): Float32Array[] {

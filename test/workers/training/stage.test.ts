@@ -7,13 +7,13 @@ import { tensorTable } from '../../../src/model/tensors.ts';
 import type { Engine } from '../../../src/workers/engines/engine.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import {
+  gradientUnits,
   loanArrays,
-  updateParts,
-  weightParts,
+  updateUnits,
   type MicroBatch,
   type StageRange,
   type TrainSetup,
-  type WeightsLoan,
+  type GradientLoan,
 } from '../../../src/workers/training/messages.ts';
 import { transferList } from '../../../src/workers/reply.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
@@ -26,7 +26,7 @@ interface RunOptions {
   readonly ends?: readonly number[];
   readonly config?: Partial<GptConfig>;
   readonly steps?: number;
-  /** Weight passes of each stage's blocks are done by the next stage. */
+  /** Weight gradients of each stage's blocks are computed by the next stage. */
   readonly lends?: boolean;
 }
 
@@ -45,7 +45,7 @@ function stageRanges(config: GptConfig, ends: readonly number[]): StageRange[] {
 }
 
 /** As it arrives on another thread: this side's arrays are gone. */
-const moved = (loan: WeightsLoan): WeightsLoan => structuredClone(loan, { transfer: transferList(loanArrays(loan)) });
+const moved = (loan: GradientLoan): GradientLoan => structuredClone(loan, { transfer: transferList(loanArrays(loan)) });
 
 async function train(reference: Golden, options: RunOptions): Promise<Run> {
   const config = { ...reference.config, ...options.config };
@@ -58,8 +58,14 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     [...initialTensors(config, { seed: reference.seed, scheme: 'torch' })].map(({ name, data }) => [name, data]),
   );
   const setup: Omit<TrainSetup, 'stage'> = {
-    ...{ config, batchSize, microBatchSize: options.microBatchSize, contextLength: T, seed: 7 },
-    ...{ tokens, wideTokens: false, optimizerState: false },
+    config,
+    batchSize,
+    microBatchSize: options.microBatchSize,
+    contextLength: T,
+    seed: 7,
+    tokens,
+    wideTokens: false,
+    optimizerState: false,
   };
   const ranges = stageRanges(config, options.ends ?? [config.n_layers]);
   const stages = ranges.map(
@@ -86,9 +92,13 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
       let dy: Float32Array | null = null;
       for (const [i, stage] of [...stages.entries()].toReversed()) {
         dy = await stage.backward(micro, dy);
-        for (const part of weightParts(ranges[i])) {
-          if (options.lends !== true || part === 'head') await stage.weightPass(micro, part);
-          else stage.takeBack(part, await stages[(i + 1) % stages.length].weightsFor(moved(stage.lend(micro, part))));
+        for (const unit of gradientUnits(ranges[i])) {
+          if (options.lends !== true || unit === 'head') {
+            await stage.weightGradients(micro, unit);
+            continue;
+          }
+          const loan = moved(stage.lend(micro, unit));
+          stage.takeBack(unit, await stages[(i + 1) % stages.length].lentWeightGradients(loan));
         }
       }
       embedder.embedBackward(micro, dy!);
@@ -99,7 +109,7 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     const norm = Math.sqrt(tensorTable(config).reduce((sum, { name }) => sum + squares.get(name)!, 0));
     if (step === 0) {
       for (const stage of stages)
-        for (const { name } of stage.tensors()) run.firstGradients.set(name, stage.gradient(name).slice());
+        for (const name of stage.parameters.keys()) run.firstGradients.set(name, stage.gradient(name).slice());
     }
     run.losses.push(loss / (batchSize * T));
     run.norms.push(norm);
@@ -109,12 +119,11 @@ async function train(reference: Golden, options: RunOptions): Promise<Run> {
     const adamw = { step: step + 1, lr, weightDecay, gradScale, beta1, beta2, eps };
     const request = { step: adamw, decayAll: optimizer.decay === 'all' };
     for (const [i, { optimizer }] of stages.entries()) {
-      for (const part of updateParts(ranges[i])) expect(optimizer.update(request, part)).toBe(true);
+      for (const unit of updateUnits(ranges[i])) expect(optimizer.update(request, unit)).toBe(true);
     }
   }
   for (const stage of stages) {
-    for (const { name, size } of stage.tensors())
-      run.weights.set(name, stage.read({ tensor: name, part: 'w', start: 0, count: size }));
+    for (const [name, { w }] of stage.parameters) run.weights.set(name, w.slice());
     await stage.close();
   }
   return run;
@@ -157,7 +166,7 @@ describe.each(CASES)('PyTorch run %s on %s', (name, _, engine) => {
     }
   });
 
-  test('weight passes that another stage does give the same bits', async () => {
+  test('weight gradients that another stage computes have the same bits', async () => {
     const options = { engine, microBatchSize: 1, steps: 2, ends: [1, reference.config.n_layers] };
     const [own, lent] = [await train(reference, options), await train(reference, { ...options, lends: true })];
     expect(lent.norms).toEqual(own.norms);
@@ -202,8 +211,14 @@ test('the first micro-batch of a wide model goes forward on two threads where st
 
 test('evaluation leaves the memory of the moments alone', async () => {
   const config: GptConfig = {
-    ...{ vocab_size: 40_000, context_length: 8, emb_dim: 256, n_heads: 2, n_layers: 1 },
-    ...{ drop_rate: 0, qkv_bias: false, tie_weights: false },
+    vocab_size: 40_000,
+    context_length: 8,
+    emb_dim: 256,
+    n_heads: 2,
+    n_layers: 1,
+    drop_rate: 0,
+    qkv_bias: false,
+    tie_weights: false,
   };
   const setup = {
     batchSize: 1,
@@ -221,7 +236,7 @@ test('evaluation leaves the memory of the moments alone', async () => {
   );
   const micro: MicroBatch = { index: 0, step: 0, firstSequence: 0, starts: [0] };
   await stage.evaluate(micro, stage.embed(micro, { train: false }));
-  const weightsBytes = stage.tensors().reduce((sum, { size }) => sum + 4 * size, 0);
+  const weightsBytes = [...stage.parameters.values()].reduce((sum, { w }) => sum + w.byteLength, 0);
   // The head's programs make copies of a part of them.
   expect(process.memoryUsage.rss() - before).toBeLessThan(2 * weightsBytes);
   await stage.close();
