@@ -111,14 +111,22 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'src/workers/': ['src/workers/', 'src/model/'],
   'src/workers/engines/': ['src/workers/ending.ts', 'src/workers/settings.ts', 'src/model/'],
   'src/workers/store/': [...CONTRACTS, 'src/model/'],
-  'src/workers/training/': ['src/workers/engines/', ...CONTRACTS, 'src/workers/store/reader.ts', 'src/model/'],
+  'src/workers/training/': [
+    'src/workers/engines/',
+    'src/workers/memory/',
+    ...CONTRACTS,
+    'src/workers/store/reader.ts',
+    'src/model/',
+  ],
   'src/workers/serving/': [
     'src/workers/engines/',
+    'src/workers/memory/',
     ...CONTRACTS,
     'src/workers/store/reader.ts',
     'src/workers/store/tensor-chunks.ts',
     'src/model/',
   ],
+  'src/workers/memory/': ['src/model/'],
   'src/workers/data/': [
     ...CONTRACTS,
     'src/workers/store/reader.ts',

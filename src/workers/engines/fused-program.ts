@@ -1,5 +1,6 @@
-// An element-wise program as one loop of WebAssembly over memory that it brings itself: arrays that it updates again and again lie
-// there for good, any others pass through in pieces that stay in the cache. Engines read and write both as they do all arrays.
+// An element-wise program as one loop of WebAssembly over memory that it brings itself. Arrays that it updates again and again lie
+// there for good, as the policy in memory/reuse.ts wants it; others pass through in pieces that stay in the cache. Engines read and
+// write both as they do all arrays.
 
 import { assert } from '../../model/errors.ts';
 import type { Graph } from '../../model/programs/graph.ts';

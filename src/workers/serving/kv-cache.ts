@@ -4,7 +4,7 @@
 
 import { capacityFor } from '../../model/programs/serving.ts';
 import { assert } from '../../model/errors.ts';
-import { CacheMemory } from './cache-memory.ts';
+import { CacheMemory } from '../memory/cache-memory.ts';
 
 /** Seats of a slab, at the most. */
 const SEATS_MAX = 8;

@@ -38,7 +38,7 @@ import { CacheRoom, KvCache } from './kv-cache.ts';
 import type { FollowRequest, SampledRows, ServeFollow, ServeShare } from './messages.ts';
 import type { StageCalls } from '../stage-messages.ts';
 import type { StageRange } from '../training/messages.ts';
-import { Scratch } from './scratch.ts';
+import { Scratch } from '../memory/reuse.ts';
 import { SequenceOutput } from './sequence-output.ts';
 
 /** Rows have the same bits on any number of threads. Narrow models are done before a second thread is awake. */

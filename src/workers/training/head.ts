@@ -11,7 +11,7 @@ import {
   projectionGradientProgram,
   subtractTargets,
 } from '../../model/programs/head.ts';
-import type { ArrayPool } from './array-pool.ts';
+import type { ArrayPool } from '../memory/reuse.ts';
 import type { CompileOptions, Program, Tensor, Tensors } from '../engines/engine.ts';
 import type { TrainSetup } from './messages.ts';
 import type { HeadActivations } from './flight.ts';

@@ -3,7 +3,7 @@
 
 import { adamwScalars } from '../../model/programs/adamw.ts';
 import { assert } from '../../model/errors.ts';
-import { ArrayPool } from './array-pool.ts';
+import { ArrayPool } from '../memory/reuse.ts';
 import type { FusedProgram } from '../engines/fused-program.ts';
 import { CHUNK_SIZE, type ChunkAddress } from '../store/messages.ts';
 import type { UpdateUnit, UpdateRequest } from './messages.ts';

@@ -1,9 +1,9 @@
 // A training stage's arrays as they were at one step, while later steps go on. Nothing is copied when the snapshot is taken:
 // a chunk that has not been read yet is set aside only when the optimizer is about to overwrite it, and only as many bytes
 // as there is room for. What does not fit has to be read first, so the optimizer waits for the reader and not memory for both.
-// Copies go into arrays of earlier ones that were read: the first write to new memory costs several times what a copy does.
+// Copies go into arrays of earlier copies that have been read, as the policy in memory/reuse.ts wants it.
 
-import type { ArrayPool } from './array-pool.ts';
+import type { ArrayPool } from '../memory/reuse.ts';
 import type { ChunkAddress } from '../store/messages.ts';
 
 const keyOf = ({ tensor, part, start }: ChunkAddress): string => `${part} ${start} ${tensor}`;

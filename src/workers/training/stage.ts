@@ -26,7 +26,7 @@ import {
   type BlockTensorName,
   type TensorSpec,
 } from '../../model/tensors.ts';
-import { ArrayPool } from './array-pool.ts';
+import { ArrayPool } from '../memory/reuse.ts';
 import type { CompileOptions, Engine, Program, Tensor, Tensors } from '../engines/engine.ts';
 import { FusedProgram } from '../engines/fused-program.ts';
 import { gradientUnits, type MicroBatch, type GradientUnit, type GradientLoan, type TrainSetup } from './messages.ts';

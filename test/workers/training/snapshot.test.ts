@@ -5,7 +5,7 @@ import { initialTensors } from '../../../src/model/init.ts';
 import { onnxEngine } from '../../../src/workers/engines/onnx.ts';
 import { CHUNK_SIZE, type ChunkAddress, type TensorPart } from '../../../src/workers/store/messages.ts';
 import { updateUnits, type UpdateUnit } from '../../../src/workers/training/messages.ts';
-import { ArrayPool } from '../../../src/workers/training/array-pool.ts';
+import { ArrayPool } from '../../../src/workers/memory/reuse.ts';
 import { Snapshot } from '../../../src/workers/training/snapshot.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 import { TINY } from '../store/fixture.ts';

@@ -1,7 +1,7 @@
 // Arrays that are written over step by step.
 
 import { expect, test } from 'vitest';
-import { Scratch } from '../../../src/workers/serving/scratch.ts';
+import { Scratch } from '../../../src/workers/memory/reuse.ts';
 
 test('a name keeps one array, which grows to the longest that was asked for and no further', () => {
   const scratch = new Scratch();

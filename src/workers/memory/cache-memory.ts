@@ -1,6 +1,5 @@
-// Where the caches lie: ranges of long arrays, the first free one that is long enough, so that what one sequence has left is
-// soon another's. New memory costs a page fault for each of its pages, which on a virtual machine may be one of the host's too:
-// a third of a prompt's time.
+// Where the caches lie: ranges of long arrays. A sequence takes the first free range that is long enough, so that what one
+// sequence has left is soon another's. In new memory a prompt would take half as long again: the policy is in reuse.ts.
 
 import { assert } from '../../model/errors.ts';
 

@@ -1,7 +1,7 @@
 // Memory that one sequence has left is the next one's, whatever its size, and no more is kept than is in use.
 
 import { expect, test } from 'vitest';
-import { CacheMemory } from '../../../src/workers/serving/cache-memory.ts';
+import { CacheMemory } from '../../../src/workers/memory/cache-memory.ts';
 
 const place = ({ buffer, byteOffset }: Float32Array): [ArrayBufferLike, number] => [buffer, byteOffset / 4];
 
