@@ -7,14 +7,13 @@ import type Database from 'better-sqlite3';
 import type { GptConfig } from '../../model/config.ts';
 import { weightsDigest, type WeightsDigest } from '../../model/digest.ts';
 import { assert, GptdError } from '../../model/errors.ts';
-import { tensorTable } from '../../model/tensors.ts';
+import { tensorBytes, tensorTable, type TensorSpec } from '../../model/tensors.ts';
 import type { StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
 import { chunkTable, hashFromHex } from './chunks.ts';
 import { holdTable } from './holds.ts';
 import { damagedColumn, parseColumn, readCheckpointMeta, readConfig } from './rows.ts';
 import { withoutSync, type Calls } from './schema.ts';
 
-const F32_BYTES = 4;
 /** One transaction frees the chunks of so many rows, which takes a few milliseconds. */
 const PURGED_CHUNKS_PER_TRANSACTION = 8;
 
@@ -57,7 +56,8 @@ interface Staging {
   readonly jobId: string;
   readonly config: GptConfig;
   readonly digest: WeightsDigest;
-  readonly sizes: ReadonlyMap<string, number>;
+  /** The model's tensors by their names, in table order. */
+  readonly tensors: ReadonlyMap<string, TensorSpec>;
   /** How many bytes have arrived, by part and tensor. */
   readonly received: Record<TensorPart, Map<string, number>>;
   /** The first attempt to commit sets it, as a digest can be ended only once. */
@@ -68,15 +68,16 @@ function newStaging(input: Parameters<Calls<'beginCheckpoint'>['beginCheckpoint'
   return {
     ...input,
     digest: weightsDigest(input.config),
-    sizes: new Map(tensorTable(input.config).map((tensor) => [tensor.name, tensor.size * F32_BYTES])),
+    tensors: new Map(tensorTable(input.config).map((tensor) => [tensor.name, tensor])),
     received: { w: new Map(), m: new Map(), v: new Map() },
   };
 }
 
 /** Counts the chunk in; a chunk that overlaps, leaves a gap or crosses its tensor's end is a bug of the sender. */
 function receive(staging: Staging, { tensor, part, offsetBytes, bytes }: TensorChunk): void {
-  const size = staging.sizes.get(tensor);
-  assert(size !== undefined, `the model has no tensor ${tensor}`);
+  const spec = staging.tensors.get(tensor);
+  assert(spec !== undefined && isStored(spec, part), `the model has no tensor ${tensor} (${part})`);
+  const size = tensorBytes(spec);
   const expected = staging.received[part].get(tensor) ?? 0;
   assert(offsetBytes === expected, `chunk of ${tensor} (${part}) at ${offsetBytes}, expected it at ${expected}`);
   const end = offsetBytes + bytes.length;
@@ -85,8 +86,13 @@ function receive(staging: Staging, { tensor, part, offsetBytes, bytes }: TensorC
   if (part === 'w') staging.digest.update(tensor, bytes);
 }
 
+/** Every tensor has weights; only those that are trained have moments. */
+const isStored = ({ trained }: TensorSpec, part: TensorPart): boolean => part === 'w' || trained;
+
 function isComplete(staging: Staging, part: TensorPart): boolean {
-  return Array.from(staging.sizes).every(([tensor, size]) => staging.received[part].get(tensor) === size);
+  return Array.from(staging.tensors.values()).every(
+    (spec) => !isStored(spec, part) || staging.received[part].get(spec.name) === tensorBytes(spec),
+  );
 }
 
 /** The total bytes, whether optimizer state is there, and the digest. Weights must be complete, optimizer state too unless absent. */
@@ -94,8 +100,9 @@ function summarize(staging: Staging): NonNullable<Staging['summary']> {
   assert(isComplete(staging, 'w'), 'the checkpoint lacks weights');
   const optimizer = staging.received.m.size + staging.received.v.size > 0;
   assert(!optimizer || (isComplete(staging, 'm') && isComplete(staging, 'v')), 'the checkpoint lacks optimizer state');
-  const bytes = Array.from(staging.sizes.values()).reduce((sum, size) => sum + size, 0);
-  return { bytes: optimizer ? 3 * bytes : bytes, optimizer, digest: staging.digest.digest() };
+  const sizes = Object.values(staging.received).flatMap((received) => [...received.values()]);
+  const bytes = sizes.reduce((sum, size) => sum + size, 0);
+  return { bytes, optimizer, digest: staging.digest.digest() };
 }
 
 /**
