@@ -3,7 +3,6 @@
 // reconnecting is session.ts's matter.
 
 import type { JobEvent } from '../daemon/protocol/jobs.ts';
-import type { JobKind } from '../daemon/protocol/kinds.ts';
 import type { Session } from './client/session.ts';
 import { printJson, type CliContext } from './context.ts';
 import { errorLine, EXIT } from './exit-codes.ts';
@@ -14,7 +13,8 @@ import type { ProgressLine } from './render/progress-line.ts';
 
 export interface FollowOptions {
   readonly jobId: string;
-  readonly kind: JobKind;
+  /** One of the protocol's, or of a newer daemon's. */
+  readonly kind: string;
   readonly after?: number;
   readonly report: Report;
   /** What the first Ctrl-C does. The second always leaves the job as it is. */
@@ -53,7 +53,8 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
   const { jobId, report, context, progress } = options;
   const output = new JobOutput({ report, context, progress });
   // A newer daemon may have kinds that this client does not know: of their jobs it tells what all jobs have.
-  const record = (KINDS as Readonly<Record<string, JobKindRecord | undefined>>)[options.kind];
+  const records: Readonly<Record<string, JobKindRecord | undefined>> = KINDS;
+  const record = Object.hasOwn(records, options.kind) ? records[options.kind] : undefined;
   const follower = record?.follow(output);
   return (event) => {
     if (report === 'events') {

@@ -72,6 +72,7 @@ describe('jobs that were queued by another version', () => {
   });
 
   test('a job of an unknown kind fails by itself, and says which version would know it', async () => {
+    expect((await home.cli(['attach', jobIds.foreign])).exitCode).toBe(1);
     expect(await record(jobIds.foreign)).toMatchObject({
       state: 'failed',
       error: { code: 'incompatible', message: expect.stringContaining('of the kind "distil", which gptd') as string },
@@ -79,6 +80,7 @@ describe('jobs that were queued by another version', () => {
   });
 
   test('so does one whose spec has a field that this version does not know', async () => {
+    expect((await home.cli(['attach', jobIds.strange])).exitCode).toBe(1);
     expect(await record(jobIds.strange)).toMatchObject({
       state: 'failed',
       error: { code: 'incompatible', message: expect.stringContaining('curriculum') as string },

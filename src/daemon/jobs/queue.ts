@@ -7,7 +7,7 @@ import { setMaxListeners } from 'node:events';
 import { assert, DiskFull, errorData, GptdError, type ErrorData } from '../../model/errors.ts';
 import type { StoredJob } from '../../workers/store/messages.ts';
 import { DiskWatch } from './disk-watch.ts';
-import { JobHalted, type Services } from './context.ts';
+import { JobHalted, type JobContext, type Services } from './context.ts';
 import type { Kind, Kinds } from './kind.ts';
 import { submissionOf } from './submission.ts';
 import type { JobTransition } from '../operations/metrics.ts';
@@ -29,10 +29,17 @@ const LIST_BYTES_MAX = 4 << 20;
 /** How long a stop waits for jobs to save their work; what is not saved by then is done again after the next start. */
 const STOP_GRACE_MS = 8000;
 
+/** What the queue has to know of a live job's kind. */
+interface LiveKind extends Pick<Kind, 'lane' | 'atOnce' | 'trains'> {
+  readonly name: JobTransition['kind'];
+  makes?(spec: unknown): string;
+  run(context: Omit<JobContext, 'spec'> & { readonly spec: unknown }): Promise<unknown>;
+}
+
 interface Live {
   readonly jobId: string;
-  readonly kind: Kind;
-  readonly spec: JobSpecs[JobKind];
+  readonly kind: LiveKind;
+  readonly spec: unknown;
   readonly priority: number;
   /** Ran before, in this daemon or an earlier one. */
   ranBefore: boolean;
@@ -80,16 +87,12 @@ export class Jobs {
   }
 
   /**
-   * Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. A job that another
-   * version stored and this one cannot read fails by itself.
+   * Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. A job that this
+   * version cannot read fails when it is run.
    */
   async recover(): Promise<void> {
     const { jobs } = await this.#services.store.call('recoverJobs', {});
-    for (const job of jobs) {
-      const known = readJob(job, this.#options.kinds);
-      if (known instanceof GptdError) await this.#refuse(job, known);
-      else this.#add(job, known);
-    }
+    for (const job of jobs) this.#add(job, readJob(job, this.#options.kinds));
   }
 
   start(): void {
@@ -208,12 +211,6 @@ export class Jobs {
   async #ended(jobId: string, wish: string): Promise<GptdError> {
     const { state } = await this.get(jobId);
     return new GptdError('conflict', `The job ${jobId} is ${state}: only a job that has not ended can be ${wish}.`);
-  }
-
-  /** Nothing of the job is known but its identity, so nothing of it is ever run. */
-  async #refuse({ jobId }: StoredJob, error: GptdError): Promise<void> {
-    const data = { error: errorData(error) };
-    await this.#services.events.emit(jobId, { type: 'failed', data }, { key: 'end', state: 'failed' });
   }
 
   #add(job: StoredJob, { kind, spec }: Pick<Live, 'kind' | 'spec'>): void {
@@ -386,7 +383,7 @@ export class Jobs {
 
   async #setState(live: Live, state: Live['state'], message: string): Promise<void> {
     this.#move(live, state);
-    await this.#services.events.emit(live.jobId, { type: 'log', data: { message } }, { state: state as JobState });
+    await this.#services.events.emit(live.jobId, { type: 'log', data: { message } }, { state });
   }
 }
 
@@ -395,24 +392,28 @@ const isCancelled = ({ stop: { signal } }: Live): boolean => signal.aborted && !
 /** The name of the model that the job is about to make. */
 const madeBy = ({ kind, spec }: Pick<Live, 'kind' | 'spec'>): string | undefined => kind.makes?.(spec);
 
-/** What a stored job is, or why this version cannot run it. Fields that the spec does not have get their defaults. */
-function readJob({ jobId, kind: name, spec }: StoredJob, kinds: Kinds): Pick<Live, 'kind' | 'spec'> | GptdError {
-  const known: Kind | undefined = Object.values(kinds).find((kind) => kind.name === name);
-  if (known === undefined) {
-    return new GptdError(
-      'incompatible',
-      `The job ${jobId} is of the kind "${name}", which gptd ${VERSION} does not know: start the version that it was submitted to.`,
-    );
+/** What a stored job is. Fields that its spec lacks get their defaults. A job that this version cannot read has a kind that says why. */
+function readJob({ jobId, kind: name, spec }: StoredJob, kinds: Kinds): Pick<Live, 'kind' | 'spec'> {
+  const kind: Kind | undefined = Object.values(kinds).find((known) => known.name === name);
+  if (kind === undefined) {
+    const message = `The job ${jobId} is of the kind "${name}", which gptd ${VERSION} does not know: start the version that it was submitted to.`;
+    return { kind: unreadable('unknown', message), spec };
   }
-  const parsed = known.spec.safeParse(spec);
-  if (parsed.success) return { kind: known, spec: parsed.data };
-  return new GptdError(
-    'incompatible',
-    `The stored spec of the job ${jobId} is none that gptd ${VERSION} can read: ${describeIssue(parsed.error)}.`,
-  );
+  const parsed = kind.spec.safeParse(spec);
+  if (parsed.success) return { kind, spec: parsed.data };
+  const message = `The stored spec of the job ${jobId} is none that gptd ${VERSION} can read: ${describeIssue(parsed.error)}.`;
+  return { kind: unreadable(kind.name, message), spec };
 }
 
-const recordOf = (job: StoredJob): JobRecord => job as JobRecord;
+/** The kind of a job that does nothing but fail. */
+const unreadable = (name: LiveKind['name'], message: string): LiveKind => ({
+  name,
+  lane: 'unreadable',
+  atOnce: 1,
+  run: () => Promise.reject(new GptdError('incompatible', message)),
+});
+
+const recordOf = (job: StoredJob): JobRecord => job;
 
 /** Order of the queue, for a stable sort of jobs in order of submission. */
 const byUrgency = (a: Live, b: Live): number =>

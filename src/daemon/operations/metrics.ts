@@ -14,7 +14,8 @@ import type { GenerateResult } from '../protocol/generation.ts';
 /** A job's change of state. */
 export interface JobTransition {
   readonly jobId: string;
-  readonly kind: JobKind;
+  /** `unknown` stands for every kind that this version does not know. */
+  readonly kind: JobKind | 'unknown';
   readonly model: string | undefined;
   /** null for a job that this daemon has just taken up. */
   readonly from: JobState | null;

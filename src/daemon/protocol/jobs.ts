@@ -27,7 +27,8 @@ export const JOB_TRANSITIONS: Readonly<Record<JobState, readonly JobState[]>> = 
 /** A job as `job.get` and `job.list` show it. Times are milliseconds since 1970. */
 export interface JobRecord {
   readonly jobId: string;
-  readonly kind: JobKind;
+  /** One of JOB_KINDS, unless another version has stored the job. */
+  readonly kind: string;
   readonly state: JobState;
   readonly spec: unknown;
   readonly priority: number;
