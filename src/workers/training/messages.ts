@@ -37,7 +37,7 @@ export interface MicroBatch {
   readonly starts: readonly number[];
 }
 
-/** The weight gradients of a unit are computed together: a block, by its number, or the head. */
+/** A unit whose weight gradients are computed together: a block, by its number, or the head. */
 export type GradientUnit = number | 'head';
 
 /** The weight gradients of one unit for one micro-batch. */
@@ -78,7 +78,7 @@ export interface GradientLoan {
 export const loanArrays = ({ rows, norms, gradients }: GradientLoan): readonly Float32Array[] =>
   [...rows, ...norms, ...gradients].map(({ bytes }) => bytes);
 
-/** The tensors of a unit are updated together: a block, by its number, or all that a stage holds outside its blocks. */
+/** A unit whose tensors are updated together: a block, by its number, or all that a stage holds outside its blocks. */
 export type UpdateUnit = number | 'ends';
 
 /** Returns a stage's units in the order in which the next forward pass needs them. */
