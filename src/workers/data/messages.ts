@@ -31,7 +31,7 @@ export interface TokenizeProgress {
   readonly dataset: TokenizedData | null;
 }
 
-/** Bytes of a file that an export makes. */
+/** The bytes of a piece of a file that an export makes. */
 export interface ExportPiece {
   readonly file: string;
   readonly bytes: Uint8Array;
@@ -47,7 +47,7 @@ export interface PreparerCalls {
   importBegin: [
     {
       readonly source: string;
-      /** Blobs by file name. */
+      /** The blobs by file name. */
       readonly files: Readonly<Record<string, string>>;
       readonly headCount: number | null;
     },
@@ -109,7 +109,7 @@ export interface PreparerCalls {
     { readonly jobId: string; readonly start: string; readonly after: number; readonly to: number },
     { readonly chain: string | null },
   ];
-  /** Token ids of a stored dataset. */
+  /** Reads the token ids of a stored dataset into shared memory. */
   loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
 }
 

@@ -3,7 +3,7 @@
 // Sessions are the package's native ones. The package's own wrapper puts every run into a turn of the event loop of its own,
 // though a run blocks its thread until it is done (docs/decisions/0014).
 // After a run the binding copies every output, given ones too: at 124M that cost a quarter of a training step, most of it in page
-// faults. It copies them in order and stops with an error at the first one that is no tensor. So a run whose outputs are all given
+// faults. It copies them in order and stops with an error at the first one that is no tensor. So a run that is given all outputs
 // asks for an empty sequence first, and takes the binding's error for the end of the run. Small outputs are copied, as the error
 // costs more.
 

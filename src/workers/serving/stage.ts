@@ -63,7 +63,7 @@ export class ServeStage {
   /** Computes the first block's qkv; each block's feed program computes the qkv of the next block. */
   #qkv: Program | null = null;
   readonly #feeds: Program[] = [];
-  /** Holds programs by the number of their groups. 'wide' takes one wide group, 'begun' one that sees only the first positions. */
+  /** Holds programs by their number of groups. 'wide' takes one wide group, 'begun' one that sees only the first positions. */
   readonly #attends = new Map<number | 'wide' | 'begun', Program>();
   #logits: Program | null = null;
   /**

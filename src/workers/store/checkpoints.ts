@@ -15,7 +15,7 @@ import { damagedColumn, parseColumn, readCheckpointMeta, readConfig } from './ro
 import { withoutSync, type Calls } from './schema.ts';
 
 const F32_BYTES = 4;
-/** One transaction frees the chunks of so many rows, which takes a few milliseconds. */
+/** One transaction frees the chunks of this many rows, which takes a few milliseconds. */
 const PURGED_CHUNKS_PER_TRANSACTION = 8;
 
 export interface CheckpointRow {
@@ -89,7 +89,9 @@ function isComplete(staging: Staging, part: TensorPart): boolean {
   return Array.from(staging.sizes).every(([tensor, size]) => staging.received[part].get(tensor) === size);
 }
 
-/** The total bytes, whether optimizer state is there, and the digest. Weights must be complete, optimizer state too unless absent. */
+/**
+ * Returns the total bytes, whether optimizer state is there, and the digest. All weights must have arrived, and all or no state.
+ */
 function summarize(staging: Staging): NonNullable<Staging['summary']> {
   assert(isComplete(staging, 'w'), 'the checkpoint lacks weights');
   const optimizer = staging.received.m.size + staging.received.v.size > 0;
@@ -100,7 +102,7 @@ function summarize(staging: Staging): NonNullable<Staging['summary']> {
 
 /**
  * Removes every checkpoint without a model, but for those of `keep`, in short transactions, and the chunks that only they
- * named. Runs at open and after whatever drops a checkpoint.
+ * named. It runs at open and after whatever drops a checkpoint.
  */
 function checkpointPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
   const chunks = chunkTable(db);
@@ -144,7 +146,7 @@ type CheckpointCalls = Calls<
 interface CheckpointTable extends CheckpointCalls {
   /** Removes whatever is neither visible nor being written. */
   readonly purge: () => void;
-  /** The checkpoint of StoreCalls.holdCheckpoint. */
+  /** Answers StoreCalls.holdCheckpoint. */
   readonly hold: (input: StoreCalls['holdCheckpoint'][0]) => StoredCheckpoint;
 }
 

@@ -23,7 +23,7 @@ export interface HeadStage {
   readonly setup: TrainSetup;
   /** The number of threads of the programs that work on the projection: see headThreads. */
   readonly threadCount: number;
-  /** Whether gradients of earlier micro-batches are there to be added to. */
+  /** Whether there are gradients of earlier micro-batches to add to. */
   readonly accumulate: boolean;
   readonly arrays: ArrayPool;
   /** (N): the token that each row is to predict. */

@@ -62,7 +62,7 @@ interface NamedArray {
  * arrays move to that stage and back.
  */
 export interface GradientLoan {
-  /** Whether gradients of earlier micro-batches are there to be added to. */
+  /** Whether there are gradients of earlier micro-batches to add to. */
   readonly accumulate: boolean;
   /** Whether this is the step's last micro-batch: then the gradients' sums of squares are computed too. */
   readonly last: boolean;
