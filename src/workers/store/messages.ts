@@ -274,8 +274,8 @@ export interface StoreCalls {
   /** `which`: a step, 'best' (lowest validation loss) or 'latest'. */
   getCheckpoint: [{ readonly model: string; readonly which: number | 'best' | 'latest' }, StoredCheckpoint];
   /**
-   * The same checkpoint and its model. The checkpoint is kept for the job until the job has ended, even when its turn to be
-   * pruned comes meanwhile. A job that holds a checkpoint already gets that one: a run after an interruption goes on with the
+   * Returns the same checkpoint and its model. The checkpoint is kept for the job until the job has ended, even when its turn to
+   * be pruned comes meanwhile. A job that holds a checkpoint already gets that one: a run after an interruption goes on with the
    * weights that it began with.
    */
   holdCheckpoint: [

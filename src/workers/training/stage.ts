@@ -377,7 +377,7 @@ export class TrainStage {
     }
   }
 
-  /** x (B*T, D) -> y (B*T, D), or the loss of each row (B*T) on the stage with the head. It drops nothing and keeps nothing. */
+  /** x (B*T, D) -> y (B*T, D), or the loss of each row (B*T) on the stage with the head. Nothing is dropped out or kept. */
   async evaluate(micro: MicroBatch, x: Float32Array): Promise<{ y: Float32Array | null; losses: Float32Array | null }> {
     const { config, stage } = this.#setup;
     const program = await this.#program('evaluate', () => blockForwardProgram(config, this.#batch, { save: false }));
