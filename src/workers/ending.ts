@@ -26,13 +26,17 @@ export async function natively<T>(runs: NativeRuns, work: () => Promise<T>): Pro
   }
 }
 
-/** Called on the thread: while it is here it runs nothing natively, as runs that are under way go on in a later turn of its loop. */
+/**
+ * Called on the thread: while it is here it runs nothing natively, as runs that are under way go on in a later turn of its loop.
+ */
 function park(runs: NativeRuns): void {
   markEnded(runs);
   Atomics.wait(runs, 0, ENDING);
 }
 
-/** Says that the thread is gone or about to be. A thread that is started in its place with the same number ends at its first run. */
+/**
+ * Says that the thread is gone or about to be. A thread that is started in its place with the same number ends at its first run.
+ */
 export function markEnded(runs: NativeRuns): void {
   Atomics.store(runs, 0, ENDING);
   Atomics.notify(runs, 0);

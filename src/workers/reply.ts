@@ -33,7 +33,9 @@ type Movable<T> = T extends MessagePort
           ? { [K in keyof T]-?: Movable<T[K]> }[keyof T]
           : never;
 
-/** By call, what its request (side 0) or its reply (side 1) hands over. Every message that holds something movable has an entry. */
+/**
+ * By call, what its request (side 0) or its reply (side 1) hands over. Every message that holds something movable has an entry.
+ */
 export type Moves<C extends CallsOf<C>, Side extends 0 | 1> = {
   readonly [K in keyof C]?: (message: C[K][Side]) => Moved;
 } & {

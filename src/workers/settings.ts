@@ -1,8 +1,8 @@
-// What every worker thread is started with, and which engine one may ask for.
+// What every worker thread is started with, and the engines that can be chosen.
 
 import type { NativeRuns } from './ending.ts';
 
-/** What may be asked for: `auto` is the first engine that loads, `tensorflow` the best of its two backends. */
+/** The engine to compute with: `auto` is the first one that loads, and `tensorflow` takes the better of its two backends. */
 export type EngineChoice = 'auto' | 'onnx' | 'tensorflow' | 'tensorflow-node' | 'tensorflow-wasm';
 
 export interface EngineInfo {

@@ -1,5 +1,6 @@
-// The stages' part of the thread contract: one thread each, the owner of a contiguous range of blocks. Requests are unions on a string
-// `type`, each is answered exactly once, and big arrays move instead of being copied. Nothing here knows sockets or JSON-RPC.
+// The stages' part of the thread contract. Each stage is one thread, which owns a contiguous range of blocks. Requests are unions
+// on a string `type`, each is answered exactly once, and big arrays move instead of being copied. Nothing here knows sockets or
+// JSON-RPC.
 
 import type { MessagePort } from 'node:worker_threads';
 import type { GptConfig } from '../model/config.ts';
@@ -35,13 +36,13 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     { readonly lease: string; readonly micro: MicroBatch; readonly dy: Float32Array },
     { readonly dx: Float32Array },
   ];
-  /** Adds to the gradients of one unit. Micro-batches come in order. */
+  /** Adds a micro-batch's weight gradients for one unit. Micro-batches come in order. */
   trainWeightGradients: [{ readonly lease: string } & GradientWork, Record<string, never>];
   trainEmbedBackward: [
     { readonly lease: string; readonly micro: MicroBatch; readonly dx: Float32Array },
     Record<string, never>,
   ];
-  /** Sums of squares of the gradients, in table order. */
+  /** Ends the backward pass of a step; the reply has the gradients' sums of squares, in table order. */
   trainFinish: [
     { readonly lease: string },
     { readonly squares: readonly { readonly tensor: string; readonly sumOfSquares: number }[] },
@@ -51,9 +52,11 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     { readonly lease: string; readonly micro: MicroBatch; readonly x: Float32Array },
     { readonly y: Float32Array | null; readonly losses: Float32Array | null },
   ];
-  /** ids of one sequence -> x (R, D), without dropout. */
+  /** The ids of one sequence -> x (R, D), without dropout. */
   trainDecodeEmbed: [{ readonly lease: string; readonly ids: readonly number[] }, { readonly x: Float32Array }];
-  /** x (R, D) of one sequence -> x for the next stage, or the token that follows row `last`; `index` counts what is generated. */
+  /**
+   * x (R, D) of one sequence -> x for the next stage, or the token that follows row `last`; `index` counts the generated tokens.
+   */
   trainDecode: [
     {
       readonly lease: string;
@@ -65,9 +68,9 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     },
     { readonly x: Float32Array | null; readonly id: number | null },
   ];
-  /** Between two steps: from now on `trainRead` reads the stage's arrays as they are now, whatever is updated meanwhile. */
+  /** Begins a snapshot, between two steps: `trainRead` then reads the arrays as they are now, whatever is updated meanwhile. */
   trainSnapshot: [{ readonly lease: string; readonly keptBytesMax: number }, Record<string, never>];
-  /** Copies chunks of the snapshot, each of which is read once, to shared memory of their size together. */
+  /** Copies chunks of the snapshot to shared memory, which is as long as all of them together. Each chunk is read once. */
   trainRead: [
     {
       readonly lease: string;
@@ -86,24 +89,25 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
       readonly stage: StageRange;
       readonly quantization: Quantization | null;
     },
-    /** Quantized matrices that the store did not have, and is to keep. */
+    /** The quantized matrices that the store did not have: it is to keep them. */
     { readonly made: readonly TensorChunk<Quantization>[] },
   ];
-  /** wte[id] + wpe[position] for a model whose embeddings are not on its first stage. */
+  /** Returns wte[id] + wpe[position] (rows, D) for a model whose embeddings are not on its first stage. */
   serveEmbed: [
     { readonly lease: string; readonly ids: readonly number[]; readonly shares: readonly ServeShare[] },
     { readonly x: Float32Array },
   ];
   /**
-   * The ids of all shares' rows, or x (rows, D) from the stage before -> x for the next stage, or what the head's stage says: an
-   * entry a share, and of the last rows, as many as there are `targets`, the loss of these as next tokens, in nats.
+   * Runs one step. Its input is the ids of all shares' rows, or x (rows, D) from the stage before. The reply is x for the next
+   * stage. On the stage with the head it is `sampled`, which has an entry for each share, and `losses`: `targets` are the next
+   * tokens of the step's last rows, and each has its loss, in nats.
    */
   serveStep: [
     {
       readonly lease: string;
       readonly input: readonly number[] | Float32Array;
       readonly shares: readonly ServeShare[];
-      /** For the head's stage: sequences that it does not know yet. */
+      /** The sequences that the stage with the head does not know yet. */
       readonly begins?: readonly SequenceBegin[] | undefined;
       readonly targets?: readonly number[] | undefined;
     },
@@ -114,18 +118,20 @@ export interface StageCalls extends UpdateCalls, LoanCalls {
     },
   ];
   /**
-   * On a stage that is the whole model: a row of each sequence with the token that the step before this one has sampled, so that it can
-   * be asked for while that step is under way; then further steps, see FollowRequest.
+   * Runs steps on a stage that is the whole model. The first one has a row of each sequence for the token that the step before
+   * samples, so it can be requested while that step is under way. Further steps follow: see FollowRequest.
    */
   serveFollow: [FollowRequest, { readonly steps: readonly (readonly (SampledRows | null)[])[] }];
-  /** Frees sequences. With `keepCaches` others can still fork from them, until they are ended without it. */
+  /**
+   * Ends sequences. With `keepCaches` other sequences can still fork from their caches, until the sequences are ended without it.
+   */
   serveEnd: [
     { readonly lease: string; readonly sequences: readonly string[]; readonly keepCaches: boolean },
     Record<string, never>,
   ];
 
   unload: [{ readonly lease: string }, Record<string, never>];
-  /** The thread's engine, and the choice that gives another thread the same one. */
+  /** Returns the thread's engine, and the choice that gives another thread the same engine. */
   engine: [Record<string, never>, EngineInfo & { readonly choice: EngineChoice }];
 }
 

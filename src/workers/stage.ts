@@ -1,5 +1,5 @@
-// The entry of a stage's thread: owns what training runs and served models keep on it, and answers StageRequests one at a
-// time. Weights are read from the store's database over a connection of its own, which only reads.
+// The entry of a stage's thread. The thread owns what training runs and served models keep on it, and answers StageRequests one
+// at a time. It reads weights from the store's database over a connection of its own, which only reads.
 
 import { workerData } from 'node:worker_threads';
 import { assert } from '../model/errors.ts';
@@ -15,11 +15,13 @@ import { decodeEmbed, decodeForward } from './training/decode.ts';
 import { TrainStage } from './training/stage.ts';
 
 const settings = workerData as WorkerSettings;
-/** The engine loads while the first request is on its way. When it cannot, every request that needs it fails with the same error. */
+/**
+ * The engine loads while the first request is on its way. If it does not load, each request that needs it fails with that error.
+ */
 const engine = loadThreadEngine(settings);
 engine.catch(() => undefined);
 const trainings = new Map<string, TrainStage>();
-/** The loans between the stages of each training, by lease. */
+/** Holds the loans between the stages of each training, by lease. */
 const loans = new Map<string, Loans>();
 const served = new Map<string, ServeStage>();
 let reader: ChunkReader | null = null;

@@ -31,7 +31,7 @@ export interface TokenizeProgress {
   readonly dataset: TokenizedData | null;
 }
 
-/** Bytes of a file that an export makes. */
+/** The bytes of a piece of a file that an export makes. */
 export interface ExportPiece {
   readonly file: string;
   readonly bytes: Uint8Array;
@@ -47,19 +47,19 @@ export interface PreparerCalls {
   importBegin: [
     {
       readonly source: string;
-      /** Blobs by file name. */
+      /** The blobs by file name. */
       readonly files: Readonly<Record<string, string>>;
       readonly headCount: number | null;
     },
     {
       readonly config: GptConfig;
-      /** What the files tell about the tokenizer; null when they tell nothing or one that is not known here. */
+      /** What the files tell about the tokenizer; null when they tell nothing, or name a tokenizer that is not known here. */
       readonly tokenizer: TokenizerSpec | null;
       /** Sentences about what was decided on the way. */
       readonly notes: readonly string[];
     },
   ];
-  /** Up to 16 MiB of the source's next chunks, in table order. */
+  /** Returns up to 16 MiB of the source's next chunks, in table order. */
   sourceNext: [{ readonly source: string }, SourceProgress];
   /** Starts writing a checkpoint in another format: checks that it can be, before the first piece. */
   exportBegin: [
@@ -76,7 +76,7 @@ export interface PreparerCalls {
     },
     Record<string, never>,
   ];
-  /** About 16 MiB of the export's next pieces: one file after the other, each in order. */
+  /** Returns about 16 MiB of the export's next pieces: one file after the other, each in order. */
   exportNext: [
     { readonly source: string },
     { readonly pieces: readonly ExportPiece[]; readonly done: boolean; readonly totalBytes: number },
@@ -86,7 +86,10 @@ export interface PreparerCalls {
   tokenizeBegin: [{ readonly source: string } & TokenizeRequest, Record<string, never>];
   /** Reads one more piece; `dataset` comes with the last. `sourceEnd` ends it early. */
   tokenizeNext: [{ readonly source: string }, TokenizeProgress];
-  /** How many windows of `windowTokens` from `windowStarts` on, one every `stride`, occur before `windowStarts` as well. */
+  /**
+   * Counts the windows of `windowTokens` tokens from `windowStarts` on, one every `stride`, that also occur before
+   * `windowStarts`.
+   */
   duplicateWindows: [
     {
       readonly tokens: SharedArrayBuffer;
@@ -104,12 +107,12 @@ export interface PreparerCalls {
   ];
   /** Reads one more tensor; `digest` comes with the last. Throws `corrupt` for a damaged chunk. `sourceEnd` ends it early. */
   digestNext: [{ readonly source: string }, { readonly digest: string | null }];
-  /** The hash chain over a job's stored steps (after, to], begun with `start`; null when one of them is not stored. */
+  /** Returns the hash chain over a job's stored steps (after, to], begun with `start`; null when one of them is not stored. */
   chainSteps: [
     { readonly jobId: string; readonly start: string; readonly after: number; readonly to: number },
     { readonly chain: string | null },
   ];
-  /** Token ids of a stored dataset. */
+  /** Reads the token ids of a stored dataset into shared memory. */
   loadTokens: [{ readonly blob: string }, { readonly tokens: SharedArrayBuffer }];
 }
 

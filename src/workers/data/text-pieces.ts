@@ -5,14 +5,14 @@ import { GptdError } from '../../model/errors.ts';
 import type { ChunkReader } from '../store/reader.ts';
 import type { TokenizeRequest } from './messages.ts';
 
-/** Bytes that are decoded at a time; a piece is longer only where no white space comes. */
+/** This many bytes are decoded at a time; a piece is longer only where no white space comes. */
 const PIECE_BYTES = 1 << 20;
 
 interface TextPiece {
   readonly text: string;
-  /** Bytes of the files that were read for it. */
+  /** The bytes of the files that were read for the piece. */
   readonly bytes: number;
-  /** Counted from 0 over all files: every text file, and every line of a .jsonl file. */
+  /** The document's number, from 0 over all files: every text file is a document, and so is every line of a .jsonl file. */
   readonly document: number;
 }
 
@@ -65,7 +65,7 @@ function* filePieces(reader: ChunkReader, digest: string): Generator<{ text: str
   if (rest !== '') yield { text: rest, bytes: restBytes };
 }
 
-/** The last index, above `from` - 1, at which white space follows something else; 0 when there is none. */
+/** Returns the last index, from `from` on, at which white space follows something else; 0 when there is none. */
 function lastBoundary(text: string, from: number): number {
   for (let i = text.length - 1; i >= Math.max(1, from); i--) {
     if (isWhiteSpace(text.charCodeAt(i)) && !isWhiteSpace(text.charCodeAt(i - 1))) return i;
@@ -73,7 +73,7 @@ function lastBoundary(text: string, from: number): number {
   return 0;
 }
 
-/** Unicode's White_Space beyond ASCII. */
+/** The characters of Unicode's White_Space beyond ASCII. */
 const EXOTIC = new Set([
   ...[0x85, 0xa0, 0x1680, 0x2028, 0x2029, 0x202f, 0x205f, 0x3000],
   ...Array.from({ length: 11 }, (_, i) => 0x2000 + i),

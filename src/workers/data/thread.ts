@@ -23,10 +23,10 @@ import { chunksOf } from '../store/tensor-chunks.ts';
 import { loadTokens, tokenize } from './tokenize.ts';
 import { chainSteps, digestOf } from './verify.ts';
 
-/** Bytes that one `sourceNext` returns at the most, but for a last chunk that begins below it. */
+/** One `sourceNext` returns this many bytes at the most, but for the rest of a last chunk that begins below the limit. */
 const SOURCE_BYTES_MAX = 16 << 20;
 
-/** Bytes of data files that one `tokenizeNext` reads at least, unless they end. */
+/** One `tokenizeNext` reads at least this many bytes of data files, unless they end. */
 const TOKENIZED_BYTES_MIN = 1 << 20;
 
 const { dataDir } = workerData as WorkerSettings;
@@ -41,7 +41,7 @@ function reader(): ChunkReader {
   return opened;
 }
 
-/** Weights as chunks, each in a buffer of its own. */
+/** Yields weights as chunks, each in a buffer of its own. */
 function* weightChunks(tensors: Iterable<{ name: string; data: Float32Array }>): Generator<TensorChunk> {
   for (const { name, data } of tensors) {
     yield* chunksOf(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), { tensor: name, part: 'w' });

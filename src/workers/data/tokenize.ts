@@ -142,7 +142,7 @@ function headerBytes(reader: ChunkReader, digest: string): number {
   return readTokenFile(prefix, { fileBytes }).headerBytes;
 }
 
-/** Token ids of a stored dataset, in shared memory. */
+/** Reads the token ids of a stored dataset into shared memory. */
 export function loadTokens(reader: ChunkReader, blob: string): { tokens: SharedArrayBuffer } {
   const tokens = new SharedArrayBuffer(reader.blobSize(blob));
   const bytes = new Uint8Array(tokens);

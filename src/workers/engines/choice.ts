@@ -1,12 +1,12 @@
-// Which engine a thread computes with. `auto` takes ONNX Runtime where it loads, then TensorFlow.js; engines are imported only
-// when they are wanted, so that a machine needs one of them.
+// Which engine a thread computes with. `auto` takes ONNX Runtime where it loads, and TensorFlow.js elsewhere. Engines are
+// imported only when they are wanted, so that a machine needs only one of them.
 
 import { GptdError } from '../../model/errors.ts';
 import { natively } from '../ending.ts';
 import type { Engine } from './engine.ts';
 import type { EngineChoice, WorkerSettings } from '../settings.ts';
 
-/** Throws `engine_failed` when the choice cannot be had, and says what can. */
+/** Loads the chosen engine. Throws `engine_failed` when it does not load; the message names another one to try. */
 export async function loadEngine(choice: EngineChoice): Promise<Engine> {
   switch (choice) {
     case 'auto':
@@ -35,7 +35,7 @@ export async function loadEngine(choice: EngineChoice): Promise<Engine> {
   }
 }
 
-/** The same for a worker thread, which is ended only between two runs of its engine. */
+/** Does the same on a worker thread, which is ended only between two runs of its engine. */
 export async function loadThreadEngine({ engine: choice, nativeRuns }: WorkerSettings): Promise<Engine> {
   const within = <T>(work: () => Promise<T>): Promise<T> => natively(nativeRuns, work);
   const engine = await within(() => loadEngine(choice));
@@ -51,7 +51,7 @@ export async function loadThreadEngine({ engine: choice, nativeRuns }: WorkerSet
   };
 }
 
-/** The choice that gives another thread the same engine. */
+/** Returns the choice that gives another thread the same engine. */
 export const sameChoice = ({ name, backend }: Engine): EngineChoice =>
   name === 'onnx' ? 'onnx' : backend === 'node' ? 'tensorflow-node' : 'tensorflow-wasm';
 

@@ -1,5 +1,5 @@
 // What executes programs. An engine compiles a Graph once and runs it many times on the calling thread; stages know only
-// this interface. Which engine computes is a choice at start; see engines/choice.ts.
+// this interface. The engine is chosen at start: see engines/choice.ts.
 
 import type { Graph } from '../../model/programs/graph.ts';
 
@@ -13,16 +13,15 @@ export type Tensors = Readonly<Record<string, Tensor>>;
 
 export interface Program {
   /**
-   * Runs the program. `inputs` are borrowed for the call. The reply's arrays are new and belong to the caller, but for
-   * those named in `into`: they are written in place and not part of the reply. A run that is given all of its outputs
-   * copies and allocates nothing.
+   * Runs the program. `inputs` are borrowed for the call. The returned arrays are new and belong to the caller. Outputs that
+   * `into` names are written there and not returned: a run that is given all of its outputs returns no arrays.
    */
   run(inputs: Tensors, into?: Tensors): Promise<Record<string, Float32Array>>;
   release(): Promise<void>;
 }
 
 export interface CompileOptions {
-  /** Threads of one run, the calling one included. */
+  /** The number of threads of one run, the calling thread included. */
   readonly threadCount?: number;
 }
 
@@ -31,9 +30,9 @@ export interface Engine {
   /** What the engine computes with: ONNX Runtime's `cpu`, TensorFlow.js's `node` or `wasm`. */
   readonly backend: 'cpu' | 'node' | 'wasm';
   readonly version: string;
-  /** What decides the bits: engine, version, processor family. Equal fingerprints give equal results. */
+  /** All that decides the bits, such as engine, version and processor. Equal fingerprints give equal results. */
   readonly fingerprint: string;
-  /** Whether an output that is given as the memory of an input may be that input with parts of it written over. */
+  /** Whether an output may be given the memory of an input: the run then overwrites parts of the input and leaves the rest. */
   readonly writesInPlace: boolean;
   compile(graph: Graph, options?: CompileOptions): Promise<Program>;
 }

@@ -1,12 +1,12 @@
-// An element-wise program as one loop of WebAssembly over memory that it brings itself. Arrays that it updates again and again lie
-// there for good, as the policy in memory/reuse.ts wants it; others pass through in pieces that stay in the cache. Engines read and
-// write both as they do all arrays.
+// An element-wise program as one loop of WebAssembly, which works only on memory of its own. Arrays that it updates again and
+// again stay in that memory, as the policy in memory/reuse.ts wants it. Others are copied through it in pieces that fit in the
+// processor's cache. Engines read and write both as they do all arrays.
 
 import { assert } from '../../model/errors.ts';
 import type { Graph } from '../../model/programs/graph.ts';
 import { encodeWasm, WASM_NAMES, WASM_VECTOR_BYTES, type WasmProgram } from '../../model/programs/wasm.ts';
 
-/** What there is here of the global, which the types of Node leave out. */
+/** Declares what this file uses of the global, which the types of Node leave out. */
 declare const WebAssembly: {
   readonly Module: new (bytes: Uint8Array) => object;
   readonly Memory: new (size: { readonly initial: number }) => { readonly buffer: ArrayBuffer };
@@ -17,9 +17,11 @@ const PAGE_BYTES = 65536;
 const MEMORY_BYTES_MAX = 65536 * PAGE_BYTES;
 /** Arrays begin at cache lines. */
 const ALIGNMENT_BYTES = 64;
-/** Elements that the module takes at once: more than there are would be written too, so a rest goes through pieces. */
+/**
+ * The elements that the module takes at once. It would write past the end of an array with a rest, so a rest goes through pieces.
+ */
 const VECTOR_LENGTH = WASM_VECTOR_BYTES / 4;
-/** Elements of a piece; a quarter takes a tenth longer, see bench/LOG.md. */
+/** The elements of a piece. A quarter of them takes a tenth longer: see bench/LOG.md. */
 const PIECE_LENGTH = 32768;
 const PIECE_BYTES = 4 * PIECE_LENGTH;
 
@@ -33,11 +35,11 @@ interface Memory {
 export class FusedProgram {
   readonly #program: WasmProgram;
   readonly #module: object;
-  /** By the buffers behind its arrays. */
+  /** Holds the memories by their buffers, which are those of the arrays in them. */
   readonly #memories = new Map<ArrayBufferLike, Memory>();
-  /** Of arrays that are in none of the others. */
+  /** The memory for arrays that are in none of these, made when first needed. */
   #pieces: Memory | null = null;
-  /** Of a piece for each array of a run, at the beginning of every memory. */
+  /** The bytes at the beginning of every memory, with a piece for each array of a run. */
   readonly #piecesBytes: number;
 
   constructor(graph: Graph) {
@@ -47,8 +49,8 @@ export class FusedProgram {
   }
 
   /**
-   * Arrays of zeros that a run updates where they are, if they are of one group: one for each length. They cannot be moved to
-   * another thread. A group above 4 GiB gets arrays like any others.
+   * Returns arrays of zeros, one for each length. A run updates arrays of one group where they are. The arrays cannot be moved to
+   * another thread. A group above 4 GiB gets ordinary arrays.
    */
   allocate(groups: readonly (readonly number[])[]): Float32Array[][] {
     const arrays: Float32Array[][] = [];
@@ -90,7 +92,7 @@ export class FusedProgram {
     return made;
   }
 
-  /** All arrays have one length, and none overlaps another; an output may be an input. */
+  /** Runs the program over arrays of one length. None overlaps another, but an output may be an input. */
   run({ inputs, into, scalars }: { inputs: Arrays; into: Arrays; scalars: Readonly<Record<string, number>> }): void {
     const { vectors, outputs, scalars: names } = this.#program;
     const read = vectors.map((name) => inputs[name]);

@@ -1,10 +1,11 @@
-// The ONNX Runtime engine. One session a program, sequential. Inputs are read in place and given outputs are written in place.
-// Sessions are the package's native ones: its own wrapper around them puts every run into a turn of the event loop of its own,
-// though a run keeps its thread until it is done (docs/decisions/0014).
-// After a run the binding makes a copy of every output, also of those that were given: at 124M that cost a quarter of a training
-// step, most of it in page faults. It makes them in order and stops at the first that is no tensor; so a run whose outputs are
-// all given asks for an empty sequence first, and takes the binding's complaint for its end. Small outputs are copied: the
-// complaint costs more.
+// The ONNX Runtime engine. Each program is a session, and its operators run one after the other. Inputs are read in place, and
+// given outputs are written in place.
+// Sessions are the package's native ones. The package's own wrapper puts every run into a turn of the event loop of its own,
+// though a run blocks its thread until it is done (docs/decisions/0014).
+// After a run the binding copies every output, given ones too: at 124M that cost a quarter of a training step, most of it in page
+// faults. It copies them in order and stops with an error at the first one that is no tensor. So a run that is given all outputs
+// asks for an empty sequence first, and takes the binding's error for the end of the run. Small outputs are copied, as the error
+// costs more.
 
 import os from 'node:os';
 import { createRequire } from 'node:module';
@@ -17,7 +18,10 @@ import type { CompileOptions, Engine, Program, Tensor, Tensors } from './engine.
 
 const { version } = createRequire(import.meta.url)('onnxruntime-node/package.json') as { version: string };
 
-/** The instruction set that ONNX Runtime's kernels choose by; the model name stands for it as Node does not show the flags. */
+/**
+ * Kernels are chosen by the processor's instruction sets. Node does not show those, so the processor's model name stands for
+ * them.
+ */
 const processor = `${process.arch}/${os.cpus()[0]?.model.trim() ?? 'unknown'}`;
 
 function toOrt({ data, dims }: Tensor): ort.Tensor {
@@ -27,16 +31,16 @@ function toOrt({ data, dims }: Tensor): ort.Tensor {
 }
 
 /**
- * A program's second thread stays awake for a moment between two products of one run, and goes to sleep as the run ends: there
- * it would be in the way of the next program, whose second thread is another one.
+ * A program's second thread stays awake for a moment between two products of one run, and goes to sleep when the run ends. After
+ * that it would be in the way of the next program, which has a second thread of its own.
  */
 const AWAKE_IN_RUNS = { intra_op: { allow_spinning: '1', spin_duration_us: '50' }, force_spinning_stop: '1' };
 
-/** The output that is no tensor, and what the binding says when it meets it, after the run. */
+/** The name of the output that is no tensor, and the error that the binding throws for it after the run. */
 const NO_TENSOR = 'gptd.no_tensor';
 const NO_TENSOR_MESSAGE = 'Non tensor type is temporarily not supported.';
 
-/** About as long as a complaint takes, 9 us, a copy of so many bytes takes too. */
+/** Copying this many bytes takes about as long as the error, 9 us. */
 const COPIED_BYTES_MAX = 64 * 1024;
 
 const bytesOf = (tensors: Tensors): number =>
@@ -55,7 +59,7 @@ export const onnxEngine: Engine = {
   compile: (graph: Graph, options: CompileOptions = {}) => promised(() => programOf(load(graph, options), graph)),
 };
 
-/** What `work` returns or throws, which it does at once. */
+/** Calls `work` at once. The promise resolves to what it returns and rejects with what it throws. */
 const promised = <T>(work: () => T): Promise<T> => new Promise((resolve) => resolve(work()));
 
 function programOf(session: Binding.InferenceSession, { outputs }: Graph): Program {
@@ -98,6 +102,7 @@ function load(graph: Graph, { threadCount = 1 }: CompileOptions): Binding.Infere
   }
 }
 
+/** Runs a session whose first output is NO_TENSOR: every other output is written in place and none is copied. */
 function runInPlace(
   session: Binding.InferenceSession,
   feeds: Record<string, ort.Tensor>,

@@ -1,9 +1,9 @@
-// Where the caches lie: ranges of long arrays. A sequence takes the first free range that is long enough, so that what one
-// sequence has left is soon another's. In new memory a prompt would take half as long again: the policy is in reuse.ts.
+// Where the caches lie: ranges of long arrays. The first free range that is long enough is taken, so that the memory of an ended
+// sequence is soon used for another. In new memory a prompt would take half as long again: the policy is in memory/reuse.ts.
 
 import { assert } from '../../model/errors.ts';
 
-/** Elements [start, end). */
+/** The elements [start, end) of a segment. */
 interface Range {
   readonly start: number;
   readonly end: number;
@@ -11,7 +11,7 @@ interface Range {
 
 interface Segment {
   readonly memory: Float32Array;
-  /** In order; no two of them touch. */
+  /** The free ranges in order; no two of them touch. */
   free: Range[];
 }
 
@@ -21,17 +21,17 @@ export class CacheMemory {
   readonly #segmentLength: number;
   readonly #segments: Segment[] = [];
 
-  /** New memory is asked for so many elements at a time, at the least; what nobody has written to costs nothing. */
+  /** New memory is allocated in segments of at least `segmentLength` elements; pages that nobody has written to cost nothing. */
   constructor(segmentLength: number) {
     this.#segmentLength = segmentLength;
   }
 
-  /** Elements that are held, in use or not. */
+  /** The number of elements that are held, in use or free. */
   get length(): number {
     return this.#segments.reduce((sum, { memory }) => sum + memory.length, 0);
   }
 
-  /** `length` elements of unknown content. */
+  /** Returns a range of `length` elements with unknown content. */
   take(length: number): Float32Array {
     const fits = ({ start, end }: Range): boolean => end - start >= length;
     let segment = this.#segments.find(({ free }) => free.some(fits));
@@ -46,7 +46,9 @@ export class CacheMemory {
     return segment.memory.subarray(start, start + length);
   }
 
-  /** Takes back what `take` gave; lets go of the newest segments that are free as long as more is free than in use. */
+  /**
+   * Takes back a range of `take`. While more is free than in use, it drops the newest segment that is free, but never the first.
+   */
   give(range: Float32Array): void {
     const segment = this.#segments.find(({ memory }) => memory.buffer === range.buffer);
     assert(segment !== undefined, 'the range is not of this memory');

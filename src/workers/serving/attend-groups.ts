@@ -1,16 +1,17 @@
-// Which rows of a step attend in one product: those of sequences whose caches are seats beside each other. Bits do not depend on
-// it. Letters: M rows of the step, N sequences of a group, R query rows of each, P positions that they look at.
+// Which rows of a step attend in one product: the rows of sequences whose caches are seats beside each other. Bits do not depend
+// on the grouping. Where a sequence has fewer rows than another of its group, copies of its last row, its twins, fill it up.
+// Letters: M rows of the step, N sequences of a group, R query rows of each, P positions that they look at.
 
 import { ATTEND_ROWS_MAX, ATTEND_ROWS_MIN, ATTEND_WIDE_ROWS_MAX, capacityFor } from '../../model/programs/serving.ts';
 import type { Tensor } from '../engines/engine.ts';
 import type { CacheSlab, KvCache } from './kv-cache.ts';
 
-/** Some of the step's rows, all of one sequence. */
+/** Consecutive rows of the step, all of one sequence. */
 export interface RowSpan {
   readonly cache: KvCache;
   readonly first: number;
   readonly count: number;
-  /** Of the first row. */
+  /** The position of the first row. */
   readonly position: number;
 }
 
@@ -18,18 +19,18 @@ export interface RowSpan {
 export interface AttendGroup {
   readonly slab: CacheSlab;
   readonly firstSeat: number;
-  /** One a seat. */
+  /** The rows to attend, a span for each seat. */
   readonly spans: readonly RowSpan[];
-  /** (N, 1, R, P) for the spans' most rows, or two when that is one. P is the capacity, or less for a wide group. */
+  /** (N, 1, R, P): R is the length of the longest span, and at least two. P is the capacity, or less for a wide group. */
   readonly mask: Tensor;
 }
 
-/** A piece of a prompt, alone: wideAttendProgram takes it. */
+/** Whether the group is one long piece of a prompt, which wideAttendProgram takes. */
 export const isWide = ({ mask: { dims } }: AttendGroup): boolean => dims[2] > ATTEND_ROWS_MAX;
 
 /**
- * Splits spans into what one product takes: up to ATTEND_ROWS_MAX rows of sequences side by side, or of one alone. With `wide`
- * long spans are cut into wide pieces and a last one that is not; wide groups come first.
+ * Splits spans into groups, each of which one product takes: up to ATTEND_ROWS_MAX rows of each of its sequences. With `wide` a
+ * long span is cut into wide pieces, each a group of its own, and a last piece that is not wide. Wide groups come first.
  */
 export function attendGroups(spans: readonly RowSpan[], { wide }: { wide: boolean }): AttendGroup[] {
   const pieces = spans.flatMap((span) => [...piecesOf(span, { wide })]);
@@ -45,19 +46,23 @@ export function attendGroups(spans: readonly RowSpan[], { wide }: { wide: boolea
     for (const span of inSlab.sort((a, b) => a.cache.seat.index - b.cache.seat.index)) {
       const last = runs.at(-1)?.at(-1);
       const beside = last !== undefined && span.cache.seat.index === last.cache.seat.index + 1;
-      // A full piece of a prompt would make every row beside it sixteen.
+      // Beside a full piece of a prompt, every other sequence would be filled up to sixteen rows.
       if (beside && Math.max(span.count, last.count) < ATTEND_ROWS_MAX) runs.at(-1)!.push(span);
       else runs.push([span]);
     }
     return runs.map((run) => ({
-      ...{ slab, firstSeat: run[0].cache.seat.index, spans: run },
+      slab,
+      firstSeat: run[0].cache.seat.index,
+      spans: run,
       mask: attentionMask(run, positionsOf(run, slab)),
     }));
   });
   return [...groups.filter(isWide), ...groups.filter((group) => !isWide(group))];
 }
 
-/** Positions that rows look at: all of the cache, or the first ones where a wide piece needs no more than half of them. */
+/**
+ * The number of positions that a group looks at: all of the cache, or the first ones where a wide piece needs at most half of it.
+ */
 function positionsOf(spans: readonly RowSpan[], slab: CacheSlab): number {
   const [{ position, count }] = spans;
   const seen = capacityFor(position + count);
@@ -74,17 +79,17 @@ function* piecesOf({ cache, first, count, position }: RowSpan, { wide }: { wide:
   }
 }
 
-/** Query rows of the groups, twins included. */
+/** The number of the groups' query rows, twins included. */
 export const rowsOf = (groups: readonly AttendGroup[]): number =>
   groups.reduce((sum, { mask: { dims } }) => sum + dims[0] * dims[2], 0);
 
-/** Rows of a step on their way through a block. */
+/** Rows of a step that go through a block together. */
 export interface Passage {
-  /** In order. */
+  /** The rows in ascending order. */
   readonly rows: readonly number[];
   /** The groups that these rows attend in. */
   readonly groups: readonly AttendGroup[];
-  /** (M): where each of the rows is when the groups' query rows follow one another. */
+  /** (M): the place of each row among the query rows of all groups, one group after the other. */
   readonly attended: Tensor;
 }
 
@@ -104,7 +109,7 @@ export function passage(rows: readonly number[], groups: readonly AttendGroup[])
   return { rows, groups: kept, attended };
 }
 
-/** Which of the step's rows each query row of a lone group is: (N, R). A missing row is a twin of the last one. */
+/** Returns (N, R): the row of the step that each query row of a lone group is. A missing row is a twin of the last one. */
 export function queryRows({ spans, mask: { dims } }: AttendGroup): Tensor {
   const [N, , R] = dims;
   const data = BigInt64Array.from(
@@ -116,8 +121,8 @@ export function queryRows({ spans, mask: { dims } }: AttendGroup): Tensor {
 }
 
 /**
- * The rows of a lone group without twins, fresh (U), and where their keys (U, H, 3) and values (U, H, W, 4) go in the group's
- * caches: sequence, head and position, and sequence, head, channel and position.
+ * Returns the rows of a lone group without twins, `fresh` (U), and their places in the group's caches: `keyPlaces` (U, H, 3) are
+ * sequence, head and position, and `valuePlaces` (U, H, W, 4) are sequence, head, channel and position.
  */
 export function cachePlaces(
   { spans }: AttendGroup,
@@ -128,7 +133,7 @@ export function cachePlaces(
   );
   const U = rows.length;
   const [keys, values] = [new BigInt64Array(U * H * 3), new BigInt64Array(U * H * W * 4)];
-  // The low halves of small numbers: many times as fast as BigInts.
+  // Only the low halves of these small numbers are written: that is many times as fast as BigInts.
   const [keyWords, valueWords] = [new Int32Array(keys.buffer), new Int32Array(values.buffer)];
   for (const { row, sequence, position } of rows) {
     for (let head = 0; head < H; head++) {
@@ -152,7 +157,7 @@ export function cachePlaces(
   };
 }
 
-/** (N, 1, R, P): each row sees the positions up to its own; a twin sees what the last row of its span sees. */
+/** Returns (N, 1, R, P): each row sees the positions up to its own, and a twin sees what the last row of its span sees. */
 function attentionMask(spans: readonly RowSpan[], P: number): Tensor {
   const R = Math.max(ATTEND_ROWS_MIN, ...spans.map(({ count }) => count));
   const data = new Float32Array(spans.length * R * P);

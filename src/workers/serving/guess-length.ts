@@ -1,17 +1,17 @@
-// How many ids a sequence guesses next: as many as are likely enough to be checked at all. A guess counts only when those before
-// it were right, so at a rate r of right ones the n-th is reached with r^n; what it costs is a row in a pass that reads all weights
-// anyway.
+// How many ids a sequence guesses next: as many as are likely enough to be worth a check. A guess counts only when all guesses
+// before it were right: at a rate r of right guesses the n-th counts with probability r^n. Its cost is one more row in a step
+// that reads all weights anyway.
 
-/** A guess is worth its row when it is reached at least so often. */
+/** A guess is worth its row when it is reached with at least this probability. */
 const REACHED_MIN = 1 / 16;
-/** With the newest id they are six rows, which the engine's products take in one pass. */
+/** With the newest id these are six rows, which the engine's products take at once. */
 const FEW = 5;
-/** From this rate on as many as there may be. */
+/** From this rate on a sequence guesses as many ids as it may. */
 const RATE_HIGH = 0.9;
-/** Below it guesses are paused for so many steps; then some are tried again. */
+/** Below this rate guesses pause for PAUSE_STEPS steps; then some are tried again. */
 const RATE_MIN = 0.15;
 const PAUSE_STEPS = 24;
-/** What is left after a step of what the steps before have shown. */
+/** The weight that a step leaves to what the steps before it have shown. */
 const MEMORY = 0.9;
 
 interface Shown {
@@ -25,7 +25,7 @@ export class GuessLength {
   #shown = AT_FIRST;
   #pause = 0;
 
-  /** Guesses that pay. */
+  /** The number of guesses that are worth their rows. */
   get count(): number {
     if (this.#pause > 0) return 0;
     if (this.#rate >= RATE_HIGH) return Infinity;
@@ -36,11 +36,11 @@ export class GuessLength {
     return this.#shown.right / this.#shown.seen;
   }
 
-  /** A step is over that has checked `drafted` guesses, of which the first `accepted` were right. */
+  /** Learns from a step that has checked `drafted` guesses, of which the first `accepted` were right. */
   learn({ drafted, accepted }: { drafted: number; accepted: number }): void {
     if (this.#pause > 0) this.#pause -= 1;
     if (drafted === 0) return;
-    // The first wrong one ends the check: those behind it show nothing.
+    // The first wrong guess ends the check: the guesses after it show nothing.
     const seen = Math.min(drafted, accepted + 1);
     const { right, seen: before } = this.#shown;
     this.#shown = { right: MEMORY * right + accepted, seen: MEMORY * before + seen };

@@ -1,18 +1,18 @@
-// Keys and values of the sequences in the blocks of one stage. Room is taken in steps: attention costs as much as the capacity,
-// not the length, so a short sequence has a small cache. Caches of one capacity are seats of a slab: those beside each other
-// attend in one product. Letters: D width, H heads, W = D/H, P capacity, S seats.
+// The keys and values of the sequences in the blocks of one stage. A cache grows in steps, as attention costs as much as its
+// capacity and not its length: a short sequence has a small cache. Caches of one capacity are seats of a slab, and sequences in
+// seats beside each other attend in one product. Letters: D width, H heads, W = D/H, P capacity, S seats.
 
 import { capacityFor } from '../../model/programs/serving.ts';
 import { assert } from '../../model/errors.ts';
 import { CacheMemory } from '../memory/cache-memory.ts';
 
-/** Seats of a slab, at the most. */
+/** The seats of a slab, at the most. */
 const SEATS_MAX = 8;
 
-/** Positions of a seat for which memory is asked for at once. */
+/** Memory is allocated for this many positions of one sequence at a time. */
 const SEGMENT_POSITIONS = 1024;
 
-/** Rows whose values are transposed together: a line of the processor's cache. */
+/** The values of this many rows are transposed together: they fill a line of the processor's cache. */
 const WRITE_ROWS = 16;
 
 export interface CacheShape {
@@ -32,7 +32,7 @@ export class CacheSlab {
   /** P, a multiple of CACHE_STEP. */
   readonly capacity: number;
   readonly seatCount: number;
-  /** Of all blocks, of unknown content at first. */
+  /** The seats' keys and values in all blocks, of unknown content at first. */
   readonly memory: Float32Array;
   readonly #blocks: readonly SlabBlock[];
   readonly #seatLength: number;
@@ -56,12 +56,12 @@ export class CacheSlab {
     return [...this.#taken.values()];
   }
 
-  /** Positions of the seats that are taken, and of those that have memory: also those that are free again. */
+  /** The positions of the seats that are taken, and of the seats that were ever taken: their memory stays in use. */
   get positions(): { readonly taken: number; readonly held: number } {
     return { taken: this.#taken.size * this.capacity, held: this.#used.size * this.capacity };
   }
 
-  /** The first free seat; -1 when there is none. */
+  /** Takes the first free seat and returns its index; -1 when there is none. */
   take(cache: KvCache): number {
     const seat = Array.from({ length: this.seatCount }, (_, i) => i).findIndex((i) => !this.#taken.has(i));
     if (seat === -1) return -1;
@@ -74,7 +74,7 @@ export class CacheSlab {
     this.#taken.delete(seat);
   }
 
-  /** keys (N, H, P, W) and values (N, H, W, P) of N seats beside each other in a block. */
+  /** Returns views of the keys (N, H, P, W) and values (N, H, W, P) of N seats beside each other, in one block. */
   seats(block: number, { first, count }: { first: number; count: number }): SlabBlock {
     const [from, to] = [first * this.#seatLength, (first + count) * this.#seatLength];
     const { keys, values } = this.#blocks[block];
@@ -87,7 +87,7 @@ interface Seat {
   readonly index: number;
 }
 
-/** Where a stage's sequences keep their keys and values. */
+/** All slabs of a stage. */
 export class CacheRoom {
   readonly shape: CacheShape;
   #slabs: CacheSlab[] = [];
@@ -99,12 +99,12 @@ export class CacheRoom {
     this.#memory = new CacheMemory(2 * shape.blockCount * shape.D * SEGMENT_POSITIONS);
   }
 
-  /** Slabs that are made from now on are for so many sequences: a lone one does not pay for seats beside its own. */
+  /** Sizes the slabs that are made from now on for this many sequences: a lone sequence does not pay for seats beside its own. */
   expect(sequences: number): void {
     this.#seatCount = Math.min(SEATS_MAX, 2 ** Math.ceil(Math.log2(sequences)));
   }
 
-  /** Whether a slab would be larger if it were made now. */
+  /** Whether the seat's slab has fewer seats than a slab that is made now. */
   isNarrow({ slab }: Seat): boolean {
     return slab.seatCount < this.#seatCount;
   }
@@ -120,7 +120,7 @@ export class CacheRoom {
     return { slab, index: slab.take(cache) };
   }
 
-  /** A slab without sequences is given back. */
+  /** Frees a seat, and gives the slab's memory back when no seat of it is taken. */
   leave({ slab, index }: Seat): void {
     slab.leave(index);
     if (slab.caches.length > 0) return;
@@ -128,7 +128,9 @@ export class CacheRoom {
     this.#memory.give(slab.memory);
   }
 
-  /** Empties slabs that are mostly left and gives them back, when more than half of the memory is idle. */
+  /**
+   * When more than half of the used memory is idle: moves the sequences out of slabs that are mostly free, which frees the slabs.
+   */
   tidy(): void {
     const isMostlyLeft = (slabs: readonly CacheSlab[]): boolean =>
       slabs.reduce((sum, { positions: { taken, held } }) => sum + held - 2 * taken, 0) > 0;
@@ -148,7 +150,7 @@ export class KvCache {
     this.#room = room;
   }
 
-  /** Where it is, until the next call that moves it. */
+  /** The cache's seat, until the next call that moves the cache. */
   get seat(): Seat {
     assert(this.#seat !== null, 'a cache has no seat before it has room');
     return this.#seat;
@@ -159,8 +161,8 @@ export class KvCache {
   }
 
   /**
-   * Makes room for `length` positions, beside the other sequences of the step, and keeps what is there. New ones up to
-   * `length` are to be written before anything attends.
+   * Makes room for `length` positions, beside the other sequences of the step, and keeps what is there. The caller writes the new
+   * positions up to `length` before anything attends.
    */
   reserve(length: number): void {
     const isNarrow = this.#seat !== null && this.#room.isNarrow(this.#seat);
@@ -174,7 +176,7 @@ export class KvCache {
     this.#copyOf(other, { length, room: length });
   }
 
-  /** To another seat, of another slab when the room has given up its own. */
+  /** Moves the cache to another seat: of another slab, when the room has given this one up. */
   move(): void {
     this.#copyOf(this, { length: this.#capacity, room: this.#capacity });
   }
@@ -184,7 +186,7 @@ export class KvCache {
     this.#seat = null;
   }
 
-  /** The first `length` positions of another cache, then those up to `room`, of unknown content, then zeros. */
+  /** Takes a new seat: it gets the first `length` positions of `other`, unknown content up to `room`, and zeros behind. */
   #copyOf(other: KvCache, { length, room }: { length: number; room: number }): void {
     const { D, H, blockCount } = this.#room.shape;
     const seat = this.#room.take(this, capacityFor(room));
@@ -210,7 +212,7 @@ export class KvCache {
     return this.seat.slab.seats(index, { first: this.seat.index, count: 1 });
   }
 
-  /** Stores keys and values out of qkv (M, 3D), its rows from `first` on, at `count` positions from `position` on. */
+  /** Stores the keys and values of `count` rows of qkv (M, 3D), from row `first` on, at the positions from `position` on. */
   write(
     index: number,
     qkv: Float32Array,
@@ -226,13 +228,13 @@ export class KvCache {
         for (let i = 0; i < W; i++) keys[to + i] = qkv[from + i];
       }
     }
-    // A channel's values lie side by side: some rows at a time, so that what is read and written stays in the cache.
+    // A channel's values lie side by side. Some rows are copied at a time, so that what is read and written stays in the cache.
     for (let start = 0; start < count; start += WRITE_ROWS) {
       const end = Math.min(count, start + WRITE_ROWS);
       for (let channel = 0; channel < D; channel++) {
         const to = channel * P + position;
         let [row, from] = [start, (first + start) * 3 * D + 2 * D + channel];
-        // Four at once: a third less of the time.
+        // Four rows at once take a third less time.
         for (; row + 4 <= end; row += 4, from += 12 * D) {
           values[to + row] = qkv[from];
           values[to + row + 1] = qkv[from + 3 * D];

@@ -1,5 +1,5 @@
-// The plain data of a step that generates: whose rows it takes, how their tokens are sampled, and what came of it. All of it is token
-// ids: text is made of them where they are told.
+// The plain data of a step that generates: whose rows it takes, how their tokens are sampled, and its results. It knows token ids
+// only: they become text where they are sent to a client.
 
 import type { Sample } from '../../model/sampling.ts';
 
@@ -11,19 +11,21 @@ export interface SamplingOptions {
   readonly repetitionPenalty?: number | undefined;
   readonly presencePenalty?: number | undefined;
   readonly frequencyPenalty?: number | undefined;
-  /** By token id. */
+  /** What is added to logits, by token id. */
   readonly logitBias?: ReadonlyMap<number, number> | undefined;
   readonly bannedIds?: readonly number[] | undefined;
-  /** Likeliest tokens to list with each token. */
+  /** How many of the likeliest tokens to list with each token. */
   readonly logprobs?: number | undefined;
   readonly seed: number;
 }
 
-/** A sequence as the head's stage gets to know it. It ends there with one of `stopIds`, or with the last index that a step tells. */
+/**
+ * What the stage with the head knows of a sequence. The sequence ends with one of `stopIds`, or with the `lastIndex` of a step.
+ */
 export interface SequenceBegin {
   readonly sequence: string;
   readonly prompt: readonly number[];
-  /** Ids that were generated before an interruption: they follow the prompt. */
+  /** The ids that were generated before an interruption: they follow the prompt. */
   readonly continued: readonly number[];
   readonly stopIds: readonly number[];
   readonly sampling: SamplingOptions;
@@ -31,43 +33,44 @@ export interface SequenceBegin {
   readonly sample: number;
 }
 
-/** One sequence's share of a step's rows, at positions from `position` on. */
+/** The rows of a step that belong to one sequence, at positions from `position` on. */
 export interface ServeShare {
   readonly sequence: string;
   readonly position: number;
   readonly rowCount: number;
-  /** Begin with the first `length` positions of another sequence's cache. */
+  /** Another sequence's cache, whose first `length` positions this sequence begins with; null when it goes on with its own. */
   readonly fork: { readonly from: string; readonly length: number } | null;
-  /** What to sample after the last rows; null while the prompt goes in. */
+  /** What to sample after the last rows; null while the prompt is read. */
   readonly sample: ServeSample | null;
 }
 
 export interface ServeSample {
-  /** Of the next token among those generated. */
+  /** The index of the next token among the generated ones. */
   readonly index: number;
-  /** The sequence ends with the token of this index whatever it is. */
+  /** The sequence ends with the token of this index, whichever token it is. */
   readonly lastIndex: number;
-  /** Ids of the share's last rows that are guesses; the row before them is the newest token. */
+  /** The ids of the share's last rows when they are guesses; the row before them is that of the newest token. */
   readonly drafts: readonly number[];
   /** How many ids to guess for the next step, at the most. */
   readonly draftMax: number;
 }
 
-/** A sequence that goes on behind the step before: with the id that it sampled there, and with its own guesses. */
+/** A sequence that goes on after a step, with the id that it sampled in that step and with its own guesses. */
 export interface ServeFollow {
   readonly sequence: string;
-  /** Ids of the sequence that have left its context: positions count from there. */
+  /** How many of the sequence's first ids have left its context: positions count from the id after them. */
   readonly left: number;
   /** As in ServeSample. */
   readonly lastIndex: number;
   readonly draftMax: number;
-  /** Guesses of the step before that are checked, at the most. */
+  /** How many guesses to check, at the most. */
   readonly guessMax: number;
 }
 
 /**
- * Sequences that go on by themselves until one of them has `tokensMax` more tokens, ends or fills its context, `spanMs` have passed,
- * or `interrupt`, in shared memory, is no longer `turn`. The reply has an entry a step, in it one a sequence: null for one that had ended.
+ * Sequences that go on by themselves until one of them ends or fills its context, `tokensMax` tokens have been sampled, `spanMs`
+ * milliseconds have passed, or `interrupt`, in shared memory, is no longer `turn`. Of each step the sequence with the most tokens
+ * counts. The reply has an entry for each step, and in it one for each sequence: null for a sequence that had ended.
  */
 export interface FollowRequest {
   readonly lease: string;
@@ -78,10 +81,11 @@ export interface FollowRequest {
   readonly turn: number;
 }
 
-/** What a share's rows gave: one token, and one more for every draft that was right; and guesses at what follows. */
+/** The results of a share's rows: one token and one more for every guess that was right, and guesses at what follows. */
 export interface SampledRows {
   readonly tokens: readonly Sample[];
   /** How many guesses were checked. */
   readonly drafted: number;
+  /** The guesses for the next step. */
   readonly draft: readonly number[];
 }

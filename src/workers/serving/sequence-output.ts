@@ -1,14 +1,14 @@
-// What the head's stage keeps of one sequence: its ids and its sampler's settings. Draws are addressed by (seed, sample, index), so
-// a token does not depend on how many were sampled in one step.
+// What the stage with the head keeps of one sequence: its ids and its sampler's settings. Draws are addressed by (seed, sample,
+// index), so a token does not depend on how many were sampled in one step.
 
 import { PURPOSE, uniform } from '../../model/random/philox.ts';
 import { sample, type LogitRow, type Sample } from '../../model/sampling.ts';
 import { GuessLength } from './guess-length.ts';
 import type { SequenceBegin, ServeSample } from './messages.ts';
 
-/** Ids that a guess must match, tried from the longest on. */
+/** A guess follows where this many of the newest ids occurred before; the longest match is tried first. */
 const DRAFT_MATCH_LENGTHS = [3, 2];
-/** How far back a guess looks. */
+/** How many ids back a guess looks. */
 const DRAFT_HISTORY_MAX = 4096;
 
 export class SequenceOutput {
@@ -18,9 +18,9 @@ export class SequenceOutput {
   readonly #promptLength: number;
   readonly #stopIds: ReadonlySet<number>;
   readonly #guessLength = new GuessLength();
-  /** What `draft` has guessed last. */
+  /** The newest guesses of `draft`. */
   #drafts: readonly number[] = [];
-  /** A stop id has been reached, or the last index. */
+  /** Whether a stop id or the last index has been reached. */
   #ended = false;
 
   constructor(begin: SequenceBegin) {
@@ -32,8 +32,8 @@ export class SequenceOutput {
   }
 
   /**
-   * Samples from rows of logits, one for each draft and one more. Goes on to the next row as long as the token is the one
-   * that the draft guessed, because only then were the later rows computed from what was really said.
+   * Samples from rows of logits, one for each guess and one more. It goes on to the next row as long as the token is the guessed
+   * one, because only then were the later rows computed from the tokens that were really sampled.
    */
   sample(rows: readonly LogitRow[], { index, lastIndex, drafts }: ServeSample): Sample[] {
     const tokens: Sample[] = [];
@@ -56,7 +56,9 @@ export class SequenceOutput {
     return token;
   }
 
-  /** What comes after the newest token, before it is computed; null behind the end. `count` is of all ids, the prompt's included. */
+  /**
+   * What the next step needs: the newest id, the count of all ids, the next token's index and the guesses; null after the end.
+   */
   get next(): { id: number; count: number; index: number; drafts: readonly number[] } | null {
     if (this.#ended) return null;
     const { length } = this.#history;
@@ -64,8 +66,8 @@ export class SequenceOutput {
   }
 
   /**
-   * The ids that followed when the newest ids were last seen (prompt lookup, Saxena 2023), as many as pay and `max` at the most; none
-   * when the newest ids are new.
+   * Returns the ids that followed when the newest ids were last seen (prompt lookup, Saxena 2023): as many as are worth a check,
+   * and `max` at the most. There are none when the newest ids were not seen before.
    */
   draft(max: number): readonly number[] {
     this.#drafts = this.#guess(Math.min(max, this.#guessLength.count));
@@ -85,6 +87,6 @@ export class SequenceOutput {
   }
 }
 
-/** The first `count` ids of `ids` over and over: what has begun to repeat itself is guessed to go on so. */
+/** Returns `count` ids, `ids` over and over: what has begun to repeat itself is guessed to go on so. */
 const continued = (ids: readonly number[], count: number): number[] =>
   Array.from({ length: count }, (_, i) => ids[i % ids.length]);

@@ -1,5 +1,5 @@
-// The weights of a served model as its programs ask for them: float32 from its checkpoint, and matrices in few bits as they were
-// made of the checkpoint before. What is not there, or damaged, is made again and handed out to be kept.
+// The weights of a served model as its programs ask for them: float32 tensors from its checkpoint, and quantized matrices that
+// were made of the checkpoint earlier. A matrix that is absent or damaged is made again and handed out, for the store to keep.
 
 import type { GptConfig } from '../../model/config.ts';
 import { quantize, quantizedBytes, quantizedMatrix, type Quantization } from '../../model/programs/quantize.ts';
@@ -10,7 +10,9 @@ import type { TensorChunk } from '../store/messages.ts';
 import { chunksOf } from '../store/tensor-chunks.ts';
 
 export interface ServedWeights extends Weights {
-  /** Matrices that had to be made, in chunks with buffers of their own. Call it once, when all have been asked for. */
+  /**
+   * Returns the matrices that had to be made, in chunks with buffers of their own. Call it once, when all have been asked for.
+   */
   made(): TensorChunk<Quantization>[];
 }
 

@@ -1,7 +1,7 @@
 // What one worker thread holds of a model that generates: its blocks' compiled programs, and the keys and values of every
 // sequence for these blocks. A step takes rows of any number of sequences. A row's bits depend neither on the rows beside it nor
 // on the capacity of its cache, so a token computed in a prompt equals the same token computed alone.
-// Letters: M rows, D, H, P capacity, V as in the programs.
+// Letters: M rows, N sequences, R query rows, D, H, P, V as in the programs (model/programs/serving.ts).
 
 import type { GptConfig } from '../../model/config.ts';
 import { embedAt } from '../../model/programs/embedding.ts';
@@ -41,12 +41,14 @@ import type { StageRange } from '../training/messages.ts';
 import { Scratch } from '../memory/reuse.ts';
 import { SequenceOutput } from './sequence-output.ts';
 
-/** Rows have the same bits on any number of threads. Narrow models are done before a second thread is awake. */
+/** Rows have the same bits on any number of threads. A narrow model's programs end before a second thread is awake. */
 const threadsFor = ({ emb_dim: D }: GptConfig): { threadCount: number } => ({
   threadCount: D < 512 ? 1 : SERVING_THREADS,
 });
 
-/** Groups of query rows that one run of attention takes, at the most: programs are compiled when they are first needed. */
+/**
+ * One run of attention takes this many groups at the most. The program for each number of groups is compiled when first needed.
+ */
 const ATTEND_GROUPS_MAX = 8;
 
 export interface ServeSetup {
@@ -58,20 +60,22 @@ export interface ServeSetup {
 export class ServeStage {
   readonly #setup: ServeSetup;
   readonly #engine: Engine;
-  /** The first block's qkv; each block's feed computes the qkv of the next one. */
+  /** Computes the first block's qkv; each block's feed program computes the qkv of the next block. */
   #qkv: Program | null = null;
   readonly #feeds: Program[] = [];
-  /** By the groups that they take; 'wide' takes one wide group, 'begun' one that looks at the cache's first positions only. */
+  /** Holds programs by their number of groups. 'wide' takes one wide group, 'begun' one that sees only the first positions. */
   readonly #attends = new Map<number | 'wide' | 'begun', Program>();
   #logits: Program | null = null;
-  /** All of that in one run, for rows that attend in one group; null where the weights would take too much memory twice. */
+  /**
+   * Does all of this in one run, for rows that attend in one group; null where a second copy of the weights would be too large.
+   */
   #pass: Program | null = null;
-  /** What the newest step's programs have written. */
+  /** Holds what the programs of the newest step have written. */
   readonly #scratch = new Scratch();
   #embeddings: { wte: Float32Array; wpe: Float32Array } | null = null;
   readonly #room: CacheRoom;
   readonly #caches = new Map<string, KvCache>();
-  /** Only on the head's stage. */
+  /** Holds what the head knows of each sequence; empty on a stage without the head. */
   readonly #outputs = new Map<string, SequenceOutput>();
 
   private constructor(engine: Engine, setup: ServeSetup) {
@@ -82,7 +86,7 @@ export class ServeStage {
     this.#room = new CacheRoom({ D: config.emb_dim, H: config.n_heads, blockCount });
   }
 
-  /** Compiles the stage's programs. What `weights` gives is compiled in, and not kept but for the embeddings. */
+  /** Compiles the stage's programs. The weights are compiled into them; only the embeddings are kept beside. */
   static async load(engine: Engine, setup: ServeSetup, weights: Weights): Promise<ServeStage> {
     const self = new ServeStage(engine, setup);
     try {
@@ -100,7 +104,7 @@ export class ServeStage {
     const { firstBlock, endBlock } = stage;
     const twice = this.#engine.writesInPlace && passesAtOnce(config, quantization);
     const weights = twice ? askedOnce(given) : given;
-    // First, as it takes the most memory until it is compiled.
+    // It comes first, as it takes the most memory until it is compiled.
     if (twice) {
       const pass = passProgram(config, weights, { firstBlock, endBlock, head: stage.head, quantization });
       this.#pass = await this.#engine.compile(pass, threads);
@@ -120,7 +124,7 @@ export class ServeStage {
     }
   }
 
-  /** wte[id] + wpe[position] for the rows of a step: (M, D). */
+  /** Returns (M, D): wte[id] + wpe[position] for the rows of a step. */
   embed(ids: readonly number[], shares: readonly ServeShare[]): Float32Array {
     const { emb_dim: D } = this.#setup.config;
     assert(this.#embeddings !== null, 'this stage does not embed');
@@ -158,7 +162,7 @@ export class ServeStage {
     return { x: null, sampled: this.#sample(at, shares), losses: losses(at, { targets, rowCount }) };
   }
 
-  /** Rows x (M, D), a block at a time; of a stage with the head `ending` has the rows that it looks at. */
+  /** Runs rows x (M, D) through one block after the other. `ending` has the rows that are needed after the last block. */
   async #runBlocks(
     x: Float32Array,
     { shares, all, ending }: { shares: readonly ServeShare[]; all: Passage; ending: Passage },
@@ -172,15 +176,16 @@ export class ServeStage {
       for (const { cache, first, count, position } of this.#cached(shares)) {
         cache.write(block, qkv, { first, count, position });
       }
-      // Of the other rows the last block's keys and values are all that will ever be read.
+      // The last block goes on only with rows that are needed after it: of the others only its keys and values will be read.
       const last = block === this.#feeds.length - 1;
       const passing = last ? ending : all;
       x = passing === all ? x : gatherRows(x, passing.rows, { D });
       if (x.length === 0) break;
-      // The last group attends in the program that goes on with what all have attended to: a lone sequence needs no other.
+      // The feed program attends for the last group and goes on with the rows of all groups, so a lone sequence needs no other
+      // run.
       const context = await this.#attend(passing.groups.slice(0, -1), { block, qkv });
       const dims = [x.length / D, D];
-      // What goes to the next stage leaves this thread with its buffer.
+      // What goes to the next stage leaves this thread with its buffer, so it is a new array.
       const y = last && !head ? new Float32Array(x.length) : this.#scratch.take(`y${block % 2}`, x.length);
       await feed.run(
         {
@@ -196,7 +201,7 @@ export class ServeStage {
     return head ? { x: null, told: await this.#logitRows(x) } : { x, told: [] };
   }
 
-  /** Rows x (M, D) of one group, through all blocks at once and the head. */
+  /** Runs rows x (M, D) of one group through all blocks, and the head where the stage has it, in one run. */
   async #runPass(pass: Program, x: Float32Array, { groups: [group], attended }: Passage): Promise<Passed> {
     const { emb_dim: D, n_heads: H } = this.#setup.config;
     const { slab, firstSeat, mask } = group;
@@ -227,7 +232,7 @@ export class ServeStage {
     return 'y' in outputs ? { x: outputs.y.data, told: [] } : { x: null, told: toldRows(outputs) };
   }
 
-  /** Steps of sequences that go on by themselves. */
+  /** Runs steps of sequences that go on by themselves; see FollowRequest. */
   async follow({
     follows,
     tokensMax,
@@ -268,19 +273,19 @@ export class ServeStage {
     return follows.map(({ sequence }) => told.get(sequence) ?? null);
   }
 
-  /** Whether there is another token to come, and a position for the newest one. */
+  /** Whether the sequence has another token to sample, and a position for its newest one. */
   #goesOn({ sequence, left, lastIndex }: ServeFollow): boolean {
     const next = this.#outputs.get(sequence)?.next ?? null;
     return next !== null && next.index <= lastIndex && next.count - left <= this.#setup.config.context_length;
   }
 
-  /** Quantized products take rows in pairs (see ServingBuilder.linear): the last one gets a twin. */
+  /** Quantized products take rows in pairs (see ServingBuilder.linear), so the last row of an odd number is doubled. */
   #paired(rows: readonly number[]): readonly number[] {
     const isOdd = rows.length % 2 === 1;
     return isOdd && this.#setup.quantization !== null ? [...rows, rows.at(-1)!] : rows;
   }
 
-  /** The step's rows that the head looks at, in order: those that sample, and the last `judged` ones. */
+  /** Returns the rows of the step that the head looks at, in order: the rows that sample, and the last `judged` ones. */
   #headRows(shares: readonly ServeShare[], { rowCount, judged }: { rowCount: number; judged: number }): number[] {
     const wanted = new Set<number>();
     for (const { share, first, count } of this.#cached(shares)) {
@@ -291,7 +296,7 @@ export class ServeStage {
     return [...wanted].sort((a, b) => a - b);
   }
 
-  /** The shares with their caches, which have room for the shares' rows. */
+  /** Yields the shares with their caches, which have room for the shares' rows. */
   *#cached(shares: readonly ServeShare[]): Generator<RowSpan & { share: ServeShare }> {
     let first = 0;
     for (const share of shares) {
@@ -301,7 +306,7 @@ export class ServeStage {
     }
   }
 
-  /** Makes room in the caches. */
+  /** Makes room for the shares' rows in the caches, and copies the caches that sequences fork from. */
   #reserve(shares: readonly ServeShare[]): void {
     this.#room.expect(shares.length);
     this.#room.tidy();
@@ -313,7 +318,7 @@ export class ServeStage {
     }
   }
 
-  /** qkv (M, 3D), whose keys and values are in the caches -> context (K, D) of the groups' K rows, one group after the other. */
+  /** qkv (M, 3D), whose keys and values are in the caches -> context (K, D) of the K query rows, one group after the other. */
   async #attend(
     groups: readonly AttendGroup[],
     { block, qkv }: { block: number; qkv: Float32Array },
@@ -343,7 +348,7 @@ export class ServeStage {
     return context;
   }
 
-  /** One group's inputs of a program with attention. */
+  /** Returns the inputs of a program with attention for one group. */
   #attention(
     { slab, firstSeat, spans, mask }: AttendGroup,
     { block, qkv, suffix }: { block: number; qkv: Float32Array; suffix: string },
@@ -382,7 +387,7 @@ export class ServeStage {
     return program;
   }
 
-  /** One entry a share: null for a share that asks for no token. `at` has the rows by their places in the step. */
+  /** Returns an entry for each share: null for a share that asks for no token. `at` has the rows by their places in the step. */
   #sample(at: ReadonlyMap<number, LogitRow>, shares: readonly ServeShare[]): (SampledRows | null)[] {
     return Array.from(this.#cached(shares), ({ share: { sequence, sample }, first, count }) => {
       if (sample === null) return null;
@@ -396,7 +401,7 @@ export class ServeStage {
     });
   }
 
-  /** What the head says of rows x (M, D); to be read until the next call. */
+  /** Returns what the head computes for rows x (M, D). The rows are views that the next call overwrites. */
   async #logitRows(x: Float32Array): Promise<LogitRow[]> {
     const { emb_dim: D } = this.#setup.config;
     const M = x.length / D;
@@ -415,7 +420,7 @@ export class ServeStage {
     };
   }
 
-  /** Frees sequences; unknown ones too. */
+  /** Ends sequences; unknown ones are ignored. */
   end({ sequences, keepCaches }: Omit<StageCalls['serveEnd'][0], 'lease'>): void {
     for (const sequence of sequences) {
       this.#outputs.delete(sequence);
@@ -437,7 +442,7 @@ export class ServeStage {
   }
 }
 
-/** What came of rows: those of the next stage, or what the head says. */
+/** The result of a step's rows: x for the next stage, or the head's rows of logits. */
 interface Passed {
   readonly x: Float32Array | null;
   readonly told: readonly LogitRow[];
@@ -448,14 +453,14 @@ type LogitOutputs = Readonly<Record<'logits' | 'max' | 'logSum', { data: Float32
 const toldRows = ({ logits, max, logSum }: LogitOutputs): LogitRow[] =>
   logitRows({ logits: logits.data, max: max.data, logSum: logSum.data });
 
-/** Some rows of x (M, D), in their order. */
+/** Copies rows of x (M, D), in the given order. */
 function gatherRows(x: Float32Array, rows: readonly number[], { D }: { D: number }): Float32Array {
   const gathered = new Float32Array(rows.length * D);
   for (const [i, row] of rows.entries()) gathered.set(x.subarray(row * D, (row + 1) * D), i * D);
   return gathered;
 }
 
-/** Of the last rows: how unlikely each finds its target. */
+/** Returns the loss of each target, in nats: the last rows of the step, in order, predict the targets. */
 function losses(
   at: ReadonlyMap<number, LogitRow>,
   { targets, rowCount }: { targets: readonly number[]; rowCount: number },

@@ -16,7 +16,9 @@ interface Upload {
   chunkCount: number;
 }
 
-/** Removes every blob without a hash, except the uploads of `keep`, and the chunks that only they named, in short transactions. */
+/**
+ * Removes every blob without a hash, except the uploads of `keep`, and the chunks that only they named, in short transactions.
+ */
 function blobPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
   const chunks = chunkTable(db);
   const selectUnfinished = db.prepare<[], number>('SELECT blob_id FROM blobs WHERE hash IS NULL').pluck();

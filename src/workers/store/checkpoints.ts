@@ -11,10 +11,10 @@ import { tensorBytes, tensorTable, type TensorSpec } from '../../model/tensors.t
 import type { StoreCalls, StoredCheckpoint, TensorChunk, TensorPart } from './messages.ts';
 import { chunkTable, hashFromHex } from './chunks.ts';
 import { holdTable } from './holds.ts';
-import { damagedColumn, parseColumn, readCheckpointMeta, readConfig } from './rows.ts';
+import { damagedColumn, parseColumn, readCheckpointMeta, readConfig, unlessDamaged } from './rows.ts';
 import { withoutSync, type Calls } from './schema.ts';
 
-/** One transaction frees the chunks of so many rows, which takes a few milliseconds. */
+/** One transaction frees the chunks of this many rows, which takes a few milliseconds. */
 const PURGED_CHUNKS_PER_TRANSACTION = 8;
 
 export interface CheckpointRow {
@@ -95,7 +95,9 @@ function isComplete(staging: Staging, part: TensorPart): boolean {
   );
 }
 
-/** The total bytes, whether optimizer state is there, and the digest. Weights must be complete, optimizer state too unless absent. */
+/**
+ * Returns the total bytes, whether optimizer state is there, and the digest. All weights must have arrived, and all or no state.
+ */
 function summarize(staging: Staging): NonNullable<Staging['summary']> {
   assert(isComplete(staging, 'w'), 'the checkpoint lacks weights');
   const optimizer = staging.received.m.size + staging.received.v.size > 0;
@@ -107,7 +109,7 @@ function summarize(staging: Staging): NonNullable<Staging['summary']> {
 
 /**
  * Removes every checkpoint without a model, but for those of `keep`, in short transactions, and the chunks that only they
- * named. Runs at open and after whatever drops a checkpoint.
+ * named. It runs at open and after whatever drops a checkpoint.
  */
 function checkpointPurge(db: Database.Database): (keep: ReadonlySet<number>) => void {
   const chunks = chunkTable(db);
@@ -151,7 +153,7 @@ type CheckpointCalls = Calls<
 interface CheckpointTable extends CheckpointCalls {
   /** Removes whatever is neither visible nor being written. */
   readonly purge: () => void;
-  /** The checkpoint of StoreCalls.holdCheckpoint. */
+  /** Answers StoreCalls.holdCheckpoint. */
   readonly hold: (input: StoreCalls['holdCheckpoint'][0]) => StoredCheckpoint;
 }
 
@@ -342,7 +344,9 @@ export function checkpointCalls(db: Database.Database): CheckpointTable {
     getCheckpoint: ({ model, which }) => find(model, which),
     listCheckpoints: ({ model }) => {
       requireModel(model);
-      return { checkpoints: selectAll.all(model).map(checkpointOf) };
+      // A damaged record hides no other one: an older checkpoint may be what is needed.
+      const checkpoints = selectAll.all(model).map((row) => unlessDamaged(() => checkpointOf(row)));
+      return { checkpoints: checkpoints.filter((checkpoint) => checkpoint !== null) };
     },
   };
 }

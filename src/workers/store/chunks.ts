@@ -17,7 +17,10 @@ export function hashFromHex(hex: string): Buffer {
 }
 
 interface ChunkTable {
-  /** Stores `bytes` (1 to CHUNK_BYTES_MAX) unless they are there and returns their hash. The caller names it in the same transaction. */
+  /**
+   * Stores `bytes` (1 to CHUNK_BYTES_MAX) unless they are there, and returns their hash. The caller names the chunk in the same
+   * transaction.
+   */
   put(bytes: Uint8Array): Buffer;
   /** The verified bytes in a new array; null when the content is absent or is not what its hash says. */
   get(hash: Buffer): Uint8Array<ArrayBuffer> | null;

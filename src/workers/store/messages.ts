@@ -1,5 +1,5 @@
-// The store's part of the thread contract: one thread with the only writing connection. Each request is answered exactly once, when
-// what it did is durable.
+// The store's part of the thread contract: one thread with the only writing connection. Each request is answered exactly once,
+// when what it did is durable.
 
 import type { GptConfig } from '../../model/config.ts';
 import type { ErrorData } from '../../model/errors.ts';
@@ -11,10 +11,13 @@ import type { RequestOf, ThreadContract } from '../reply.ts';
 /** Which of a tensor's arrays a chunk belongs to: the weight, or AdamW's first and second moments. */
 export type TensorPart = 'w' | 'm' | 'v';
 
-/** A checkpoint also holds what was made of its weights to serve them faster: see quantize.ts. It can be made again at any time. */
+/**
+ * A checkpoint also holds what was made of its weights to serve them faster: see model/programs/quantize.ts. It can be made again
+ * at any time.
+ */
 export type StoredPart = TensorPart | Quantization;
 
-/** Bytes of one array from `offsetBytes` on. A chunk never crosses the array's end and has at most CHUNK_BYTES_MAX bytes. */
+/** The bytes of one array from `offsetBytes` on. A chunk never crosses the array's end and has at most CHUNK_BYTES_MAX bytes. */
 export interface TensorChunk<Part extends StoredPart = TensorPart> {
   readonly tensor: string;
   readonly part: Part;
@@ -25,7 +28,7 @@ export interface TensorChunk<Part extends StoredPart = TensorPart> {
 /** Chunks of stored content have between 1 and 4 MiB; the last one of an array or a blob may be smaller. */
 export const CHUNK_BYTES_MAX = 4 << 20;
 
-/** Elements of one chunk of a checkpoint: a tensor's arrays are cut at multiples of it. */
+/** The elements of one chunk of a checkpoint: a tensor's arrays are cut at multiples of it. */
 export const CHUNK_SIZE = CHUNK_BYTES_MAX / 4;
 
 /** What to read of one tensor: `count` elements from `start` on, a multiple of CHUNK_SIZE. */
@@ -91,7 +94,7 @@ export interface StoredModel {
   readonly config: GptConfig;
   readonly tokenizer: StoredTokenizer;
   readonly createdAt: number;
-  /** Newest committed checkpoint. */
+  /** The newest committed checkpoint. */
   readonly checkpoint: StoredCheckpoint;
 }
 
@@ -106,7 +109,7 @@ export interface StoredCheckpoint {
   readonly model: string;
   readonly step: number;
   readonly digest: string;
-  /** Bytes of weights and optimizer state, before chunks are shared. */
+  /** The bytes of weights and optimizer state, before chunks are shared. */
   readonly bytes: number;
   readonly optimizer: boolean;
   readonly jobId: string;
@@ -114,7 +117,7 @@ export interface StoredCheckpoint {
   readonly createdAt: number;
 }
 
-/** What is told of a checkpoint beside its bytes. */
+/** What is known of a checkpoint beside its bytes. */
 export interface CheckpointMeta {
   readonly fingerprint: string;
   readonly loss: number | null;
@@ -128,9 +131,9 @@ export interface TrainingMeta {
   readonly baseStep: number;
   /** AdamW's updates before the job's first one. */
   readonly baseUpdates: number;
-  /** Tokens that the job has trained on. */
+  /** The number of tokens that the job has trained on. */
   readonly tokens: number;
-  /** Links of the hash chain before the job's first step and after this one; null where an older gptd began the job. */
+  /** The links of the hash chain before the job's first step and after this one; null where an older gptd began the job. */
   readonly chainStart: string | null;
   readonly chain: string | null;
   /** The job's lowest validation loss so far, and the evaluations since. */
@@ -163,7 +166,7 @@ export interface DatasetMeta {
   /** Whether the ids are uint32; they are uint16 otherwise. */
   readonly wideTokens: boolean;
   readonly tokenCount: number;
-  /** Length of the text, in Unicode code points and in UTF-8; 0 for files of token ids. */
+  /** The length of the text, in Unicode code points and in UTF-8; 0 for files of token ids. */
   readonly characterCount: number;
   readonly byteCount: number;
   readonly tokenizer: TokenizerSpec | null;
@@ -171,10 +174,10 @@ export interface DatasetMeta {
 
 export interface StoredDataset {
   readonly key: string;
-  /** Blob of little-endian uint16 or uint32 token ids. */
+  /** The blob of little-endian uint16 or uint32 token ids. */
   readonly blob: string;
   readonly meta: DatasetMeta;
-  /** Digests of the files that the dataset was made of: it is kept while a job refers to one of them. */
+  /** The digests of the files that the dataset was made of: it is kept while a job refers to one of them. */
   readonly sources: readonly string[];
 }
 
@@ -188,7 +191,10 @@ export interface StoreCalls {
   close: [Record<string, never>, Record<string, never>];
 
   submitJob: [NewJob, { readonly job: StoredJob; readonly created: boolean; readonly event: StoredEvent | null }];
-  /** Appends all events in one transaction, and replies when it is durable: one result for each item, null for one that was dropped. */
+  /**
+   * Appends all events in one transaction, and replies when it is durable: one result for each item, null for one that was
+   * dropped.
+   */
   appendEvents: [{ readonly items: readonly NewEvent[] }, { readonly events: readonly (StoredEvent | null)[] }];
   readEvents: [
     { readonly jobId: string; readonly after: number; readonly limit: number; readonly eventType?: string | undefined },
@@ -250,8 +256,8 @@ export interface StoreCalls {
   ];
   abortCheckpoint: [{ readonly checkpointId: number }, Record<string, never>];
   /**
-   * Keeps what was made of a checkpoint's weights for as long as the checkpoint is there. When it is gone already, nothing happens.
-   * Throws DiskFull when there is no room.
+   * Keeps what was made of a checkpoint's weights for as long as the checkpoint is there. When it is gone already, nothing
+   * happens. Throws DiskFull when there is no room.
    */
   putMade: [
     { readonly checkpointId: number; readonly chunks: readonly TensorChunk<Quantization>[] },
@@ -268,9 +274,9 @@ export interface StoreCalls {
   /** `which`: a step, 'best' (lowest validation loss) or 'latest'. */
   getCheckpoint: [{ readonly model: string; readonly which: number | 'best' | 'latest' }, StoredCheckpoint];
   /**
-   * The same checkpoint and its model. The checkpoint is kept for the job until the job has ended, even when its turn to be pruned
-   * comes meanwhile. A job that holds a checkpoint already gets that one: a run after an interruption goes on with the weights that
-   * it began with.
+   * Returns the same checkpoint and its model. The checkpoint is kept for the job until the job has ended, even when its turn to
+   * be pruned comes meanwhile. A job that holds a checkpoint already gets that one: a run after an interruption goes on with the
+   * weights that it began with.
    */
   holdCheckpoint: [
     { readonly jobId: string; readonly model: string; readonly which: number | 'best' | 'latest' },
@@ -303,8 +309,8 @@ export interface StoreCalls {
   /** How many bytes can be written. The reserve that a full disk was given is taken back when there is room. */
   diskSpace: [Record<string, never>, { readonly freeBytes: number }];
   /**
-   * Does a small piece of housekeeping: drops old jobs and what only ended ones held, and gives free pages back to the file system.
-   * With `thorough` it looks for unused blobs too and gives every page back. It is called again while there is `more`.
+   * Does a small piece of housekeeping: drops old jobs and what only ended ones held, and gives free pages back to the file
+   * system. With `thorough` it looks for unused blobs too and gives every page back. It is called again while there is `more`.
    */
   tidy: [{ readonly thorough: boolean; readonly keepJobs: number }, { readonly more: boolean }];
 }

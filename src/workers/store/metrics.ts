@@ -36,7 +36,7 @@ export function metricsWriter(db: Database.Database): (event: StoredEvent) => vo
   };
 }
 
-/** A job's part of its model's history: steps up to `last`. */
+/** A job's part of its model's history: its steps up to `last`. */
 interface Run {
   readonly jobId: string;
   readonly last: number;

@@ -1,5 +1,5 @@
-// What took the database from one version of its schema to the next. A checkpoint without a model and a blob without a hash
-// are unfinished: nobody sees them, and the next open removes them.
+// The steps that take the database from one version of its schema to the next. A checkpoint without a model and a blob without a
+// hash are unfinished: nobody sees them, and the next open removes them.
 
 /** Entry i takes a database from version i to i + 1. Entries are never edited once released. */
 export const MIGRATIONS: readonly string[] = [
@@ -191,5 +191,5 @@ export const MIGRATIONS: readonly string[] = [
   `,
 ];
 
-/** Version of the schema that this program reads and writes. */
+/** The version of the schema that this program reads and writes. */
 export const SCHEMA_VERSION = MIGRATIONS.length;

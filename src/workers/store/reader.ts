@@ -46,19 +46,21 @@ export interface ChunkReader {
     readonly part: Quantization;
     readonly sizeBytes: number;
   }): Uint8Array<ArrayBuffer> | null;
-  /** The blob's size in bytes. This call and the three below throw `not_found` for an unknown blob, `corrupt` for a damaged one. */
+  /**
+   * The blob's size in bytes. This call and the three below throw `not_found` for an unknown blob, `corrupt` for a damaged one.
+   */
   blobSize(hash: string): number;
   /** Throws `limit_exceeded` above BLOB_BYTES_IN_MEMORY_MAX. */
   readBlob(hash: string): Uint8Array<ArrayBuffer>;
-  /** The chunks in order, each in a new array that the caller owns. */
+  /** Yields the chunks in order, each in a new array that the caller owns. */
   blobChunks(hash: string): Iterable<Uint8Array<ArrayBuffer>>;
-  /** Bytes [offset, offset + length), which must lie within the blob. Only the chunks that they touch are read. */
+  /** Returns bytes [offset, offset + length), which must lie within the blob. Only the chunks that they touch are read. */
   readBlobRange(range: {
     readonly hash: string;
     readonly offset: number;
     readonly length: number;
   }): Uint8Array<ArrayBuffer>;
-  /** The job's steps after `after`, in order, at most `limit` of them. */
+  /** Returns the job's steps after `after`, in order, and `limit` of them at the most. */
   readSteps(request: { readonly jobId: string; readonly after: number; readonly limit: number }): ChainStep[];
   /** May be called twice. */
   close(): void;
@@ -146,7 +148,7 @@ export function openReader(dataDir: string): ChunkReader {
     return blob;
   }
 
-  // In one read transaction, so that a purge in the middle cannot pass for damage.
+  // This is one read transaction, so that a purge in the middle cannot pass for damage.
   const readPartInto = db.transaction(
     ({ checkpointId, tensor, part, offsetBytes }: PartAddress, target: Uint8Array) => {
       if (isCommitted.get(checkpointId) === undefined) {
@@ -216,7 +218,7 @@ export function openReader(dataDir: string): ChunkReader {
     },
     *blobChunks(hash) {
       const { blob_id: id, size_bytes: size } = requireBlob(hash);
-      // One row at a time: a statement left open would keep the write-ahead log from being reset.
+      // Rows are read one at a time: a statement left open would keep the write-ahead log from being reset.
       for (let index = 0, offset = 0; offset < size; index++) {
         const piece = selectPiece.get(id, index);
         if (piece?.offset_bytes !== offset) throw damaged(`blob ${hash}`);

@@ -7,14 +7,17 @@ import type Database from 'better-sqlite3';
 import { DiskFull } from '../../model/errors.ts';
 
 const RESERVE_BYTES = 16 << 20;
-/** What a write needs beside its own bytes: the log before they reach the file, and some for everybody else. */
+/**
+ * The room that a write needs beside its own bytes: for the log before they reach the file, and for whatever else writes to the
+ * disk.
+ */
 const SLACK_BYTES = 24 << 20;
 const PIECE = Buffer.alloc(1 << 20);
 
 const reservePath = (dataDir: string): string => path.join(dataDir, 'reserve');
 
 interface DiskSpace {
-  /** Bytes that can be written: free on the disk, and free pages of the file. */
+  /** The bytes that can be written: what is free on the disk, and the free pages of the file. */
   freeBytes(): number;
   /** Throws DiskFull unless `sizeBytes` more can be written. */
   admit(sizeBytes: number, what: string): void;
@@ -53,7 +56,7 @@ export function diskSpace(db: Database.Database, dataDir: string): DiskSpace {
   };
 }
 
-/** Real bytes: a file with a hole would hold nothing back. What cannot be written now is written another time. */
+/** Writes every byte of the reserve: a file with a hole would hold nothing back. When that fails, it is tried again later. */
 function writeReserve(file: string): void {
   try {
     const handle = openSync(file, 'w', 0o600);

@@ -1,5 +1,6 @@
-// Rows parsed where they leave the store: columns of JSON become typed values, with a default for each field that an older version
-// did not write. What cannot be read is a fault of the row, which the error names. Plain code, as rows are read in numbers.
+// Rows parsed where they leave the store: columns of JSON become typed values, with a default for each field that an older
+// version did not write. What cannot be read is a fault of the row, which the error names. The parsers are plain code, because
+// many rows are read at once.
 
 import { checkConfig, type GptConfig } from '../../model/config.ts';
 import { ERROR_CODES, GptdError, type ErrorData } from '../../model/errors.ts';
@@ -24,7 +25,7 @@ export function parseColumn<T>(text: string, what: string, read: (value: unknown
 export const damagedColumn = (what: string, cause: Error): GptdError =>
   new GptdError('corrupt', `The stored ${what} is damaged (${cause.message.replace(/\.$/, '')}).`, { cause });
 
-/** What `read` gives; null for a row that it finds damaged. */
+/** Returns what `read` gives; null for a row that it finds damaged. */
 export function unlessDamaged<T>(read: () => T): T | null {
   try {
     return read();
@@ -34,13 +35,13 @@ export function unlessDamaged<T>(read: () => T): T | null {
   }
 }
 
-/** For columns whose reader knows more of them than the store does: specs, results, the data of events. */
+/** Accepts any value: other code reads specs, results and the data of events, and knows more of them than the store does. */
 export const anyValue = (value: unknown): unknown => value;
 
-/** Every version has written all fields; unknown ones stay. */
+/** Every version has written all fields of a configuration; unknown ones stay. */
 export const readConfig = (value: unknown): GptConfig => checkConfig(fieldsOf(value) as unknown as GptConfig);
 
-/** An error with a code of a newer version is told as a fault of the engine. */
+/** An error whose code is unknown here, as a newer version wrote it, becomes `engine_failed`. */
 export function readError(value: unknown): ErrorData {
   const { code, message } = fieldsOf(value);
   const known = ERROR_CODES.find((name) => name === code) ?? 'engine_failed';

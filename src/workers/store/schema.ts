@@ -47,12 +47,12 @@ export function checkSqliteVersion(version: string): void {
   }
 }
 
-/** Version of the SQLite library behind `db`. */
+/** Returns the version of the SQLite library behind `db`. */
 export function sqliteVersion(db: Database.Database): string {
   return db.prepare<[], string>('SELECT sqlite_version()').pluck().get() ?? 'unknown';
 }
 
-/** Settings of every connection, the readers' too: rows and schema of a damaged file are not trusted. */
+/** Applies the settings of every connection, the readers' too: rows and schema of a damaged file are not trusted. */
 export function distrustFile(db: Database.Database): void {
   db.pragma('trusted_schema = OFF');
   db.pragma('cell_size_check = ON');
@@ -93,8 +93,8 @@ export function openDatabase(dataDir: string): Database.Database {
 }
 
 /**
- * Runs a transaction that does not wait for the disk. After a failure of power it is there as a whole or not at all. It is durable with the
- * next transaction that waits, and nobody may be told of it before that.
+ * Runs a transaction that does not wait for the disk. After a failure of power it is there as a whole or not at all. It is
+ * durable with the next transaction that waits, and nobody may be told of it before that.
  */
 export function withoutSync<T>(db: Database.Database, transaction: () => T): T {
   db.pragma('synchronous = NORMAL');

@@ -4,14 +4,14 @@
 import type Database from 'better-sqlite3';
 import { parseColumn, readTexts, unlessDamaged } from './rows.ts';
 
-/** Pages of 32 KiB that one call gives back to the file system: 16 MiB. */
+/** One call gives this many pages of 32 KiB back to the file system: 16 MiB. */
 const PAGES_A_CALL = 512;
-/** Free pages that stay for what is written next, as a share of the file. */
+/** The free pages that stay for what is written next, as a fraction of the file. */
 const FREE_SHARE_KEPT = 0.25;
 /** How long a blob that no job has named yet is kept, and one that a job has made. */
 const UNUSED_BLOB_MS = 24 * 3600 * 1000;
 
-/** Events that one call removes at the most. */
+/** One call removes this many events at the most. */
 const EVENTS_A_CALL = 2000;
 
 /**
@@ -54,8 +54,8 @@ export function jobCollector(db: Database.Database): (keepJobs: number) => boole
 
 /**
  * A job refers to the blobs whose digests its spec names, while it has not ended and for as long as its model exists; a dataset
- * and a model's file refer to theirs; a dataset is kept while a job refers to one of the files that it was made of. A spec that is
- * damaged names no model, and a dataset whose row is damaged is dropped.
+ * and a model's file refer to theirs; a dataset is kept while a job refers to one of the files that it was made of. A spec that
+ * is damaged names no model, and a dataset whose row is damaged is dropped.
  */
 const NAMED_BY_LIVE_JOB = `EXISTS (SELECT 1 FROM jobs WHERE instr(jobs.spec, :digest) > 0
   AND (state NOT IN ('succeeded', 'failed', 'cancelled')
@@ -108,7 +108,9 @@ export function blobCollector(db: Database.Database): (now: number) => boolean {
   return (now) => collect.immediate(now);
 }
 
-/** A clock that begins with the time of day and counts the time that really passes: setting the system's clock makes no blob old. */
+/**
+ * A clock that begins with the time of day and counts the time that really passes: setting the system's clock makes no blob old.
+ */
 export function steadyClock(): () => number {
   const offsetMs = Date.now() - performance.now();
   return () => Math.round(offsetMs + performance.now());

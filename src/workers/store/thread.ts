@@ -1,4 +1,4 @@
-// The store's thread: the only writing connection to `gptd.db`, behind the calls of messages.ts. Requests are handled one
+// The store's thread: the only writing connection to `gptd.db`, behind the calls of store/messages.ts. Requests are handled one
 // after the other, each in short transactions, and answered only when what they did is durable.
 
 import Database from 'better-sqlite3';
@@ -203,7 +203,7 @@ const reply = replying((request: StoreRequest): StoreValue => {
   }
 }, STORE_THREAD);
 
-/** Entry of the thread: piscina calls the default export. */
+/** This is the thread's entry: piscina calls the default export. */
 export default function handle(request: StoreRequest): Promise<Reply<StoreValue>> {
   return reply(request);
 }

@@ -1,5 +1,5 @@
-// The entry of the text thread: the tokenizers of the models that read and write text. To encode half a million characters takes some
-// 50 ms: the main thread must not stop for so long, and neither must a stage.
+// The entry of the text thread: the tokenizers of the models that read and write text. Encoding half a million characters takes
+// some 50 ms. The main thread must not stop for so long, and neither must a stage.
 
 import { assert } from '../../model/errors.ts';
 import { tokenTable } from '../../model/text/byte-decoding.ts';
@@ -8,7 +8,9 @@ import type { Tokenizer } from '../../model/text/tokenizer.ts';
 import { replying } from '../reply.ts';
 import { TEXT_THREAD, type TextCalls, type TextRequest } from './messages.ts';
 
-/** A tokenizer that cannot be made says so to everybody who asks for it. */
+/**
+ * Holds the tokenizers by their keys. The error of a tokenizer that cannot be made is the reply to every request that uses it.
+ */
 const tokenizers = new Map<string, Promise<Tokenizer>>();
 
 async function opened(key: string): Promise<Tokenizer> {

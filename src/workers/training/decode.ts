@@ -1,6 +1,6 @@
 // Text from weights in training: what a stage does to predict the next token of one sequence. It runs the evaluation's program
 // on the whole sequence for every token, without a cache: a sample now and then costs little, and nothing that training keeps
-// is touched. Sequences are filled up to a multiple of 64 rows, so that few programs are compiled. Letters: R rows, D width.
+// is touched. Sequences are padded to a multiple of 64 rows, so that few programs are compiled. Letters: R rows, D width.
 
 import { embed } from '../../model/programs/embedding.ts';
 import { blockForwardProgram } from '../../model/programs/block.ts';
@@ -13,7 +13,7 @@ import type { Program, Tensor } from '../engines/engine.ts';
 import type { StageCalls } from '../stage-messages.ts';
 import type { StageRange } from './messages.ts';
 
-/** What a stage lends: its programs, compiled once a name, and its weights as they are now. */
+/** What a stage lends: its programs, each compiled once for its name, and its weights as they are now. */
 export interface DecodingStage {
   readonly config: GptConfig;
   readonly range: StageRange;
@@ -22,13 +22,13 @@ export interface DecodingStage {
   readonly weight: (name: string) => Tensor;
 }
 
-/** Row p of the result is the embedding of ids[p] at position p: (R, D). */
+/** Returns (R, D): row p is the embedding of ids[p] at position p. */
 export function decodeEmbed({ config, weight }: DecodingStage, ids: readonly number[]): Float32Array {
   const [wte, wpe] = ['wte.weight', 'wpe.weight'].map((name) => weight(name).data as Float32Array);
   return embed(Uint32Array.from(ids), { wte, wpe, D: config.emb_dim }, { T: ids.length });
 }
 
-/** x (R, D) -> x (R, D) for the next stage, or the token that follows row `last` on the stage with the head. */
+/** x (R, D) -> x (R, D) for the next stage; on the stage with the head, the token that follows row `last`. */
 export async function decodeForward(
   { config, range, program, blockTensors, weight }: DecodingStage,
   request: StageCalls['trainDecode'][0],
@@ -50,7 +50,7 @@ export async function decodeForward(
     'ln_f.bias': normBias,
     projection,
   });
-  // The draws are those of a generation with this seed.
+  // A generation with this seed makes the same draws.
   const u = uniform({ seed, purpose: PURPOSE.sampling, step: 0, index });
   return { x: null, id: sample(logitRows(outputs)[0], { temperature, u }).id };
 }

@@ -7,7 +7,7 @@ interface BlockActivations {
   readonly x: Float32Array;
   readonly saved: Record<(typeof BLOCK_SAVED)[number], Float32Array>;
   readonly masks: Record<string, Uint8Array>;
-  /** dy and BLOCK_ROW_GRADIENTS, after the backward pass. */
+  /** After the backward pass: dy and BLOCK_ROW_GRADIENTS. */
   gradients: Record<string, Float32Array> | null;
 }
 
@@ -18,10 +18,10 @@ export interface HeadActivations {
 }
 
 export interface Flight {
-  /** Units whose weight gradients are still to come. */
+  /** The number of units whose weight gradients are still to come. */
   unitsLeft: number;
   readonly blocks: BlockActivations[];
   head: HeadActivations | null;
-  /** Gradient of the last block's output, from the head; only on the stage that has it. */
+  /** The gradient of the last block's output, which the head computes; null on a stage without the head. */
   dx: Float32Array | null;
 }

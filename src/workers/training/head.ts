@@ -1,4 +1,5 @@
-// The head in training, on the stage that has it: loss and backward pass of a micro-batch, and its tensors' gradients.
+// The head in training, on the stage that has it: a micro-batch's loss and backward pass, and the gradients of the head's
+// tensors.
 // Letters: N rows of a micro-batch, D width, V vocabulary.
 
 import type { Graph } from '../../model/programs/graph.ts';
@@ -17,15 +18,15 @@ import type { TrainSetup } from './messages.ts';
 import type { HeadActivations } from './flight.ts';
 import { gradientTensors, type Parameter } from './parameters.ts';
 
-/** What a stage lends for a micro-batch: its programs, compiled once a name, its tensors and its arrays. */
+/** What a stage lends for a micro-batch: its programs, each compiled once for its name, its tensors and its arrays. */
 export interface HeadStage {
   readonly setup: TrainSetup;
-  /** Of its programs, see headThreads. */
+  /** The number of threads of the programs that work on the projection: see headThreads. */
   readonly threadCount: number;
-  /** Whether gradients of earlier micro-batches are there to be added to. */
+  /** Whether there are gradients of earlier micro-batches to add to. */
   readonly accumulate: boolean;
   readonly arrays: ArrayPool;
-  /** Token that each row is to predict: (N). */
+  /** (N): the token that each row is to predict. */
   readonly targets: Uint32Array;
   readonly program: (name: string, graph: () => Graph, options?: CompileOptions) => Promise<Program>;
   readonly parameter: (name: string) => Parameter;
@@ -55,7 +56,7 @@ function headInputs(stage: HeadStage, x: Float32Array): Tensors {
   };
 }
 
-/** x (N, D) -> the loss of each row (N); no gradient. */
+/** x (N, D) -> the loss of each row (N). It computes no gradients. */
 export async function headLosses(stage: HeadStage, x: Float32Array): Promise<Float32Array> {
   const { config } = stage.setup;
   const program = await stage.program('loss', () => headLossProgram(config, stage.targets.length), {
@@ -90,7 +91,7 @@ export async function trainHead(
   return { losses, dx, saved: { probabilities, normalized, dNormalized } };
 }
 
-/** Adds a micro-batch's gradients of the head's tensors, and gives its arrays back. */
+/** Adds a micro-batch's gradients to those of the head's tensors, and gives the micro-batch's arrays back to the pool. */
 export async function headGradients(stage: HeadStage, { x, saved }: HeadActivations): Promise<void> {
   const { setup, accumulate, arrays, targets } = stage;
   const { config } = setup;

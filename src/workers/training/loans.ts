@@ -1,6 +1,6 @@
-// Loans between the stages of a training: arrays that move from one stage's thread to another's and back without a way over
-// the main thread, whose collector would run for each of them. Whoever orders the next step of a loan does so when the one
-// before has been answered, so what is asked for has always come.
+// Loans between the stages of a training: arrays that move from one stage's thread to another's and back. They do not go through
+// the main thread, whose garbage collector would run for each of them. The next step of a loan is requested only after the reply
+// to the step before, so what a stage takes has always arrived.
 
 import { receiveMessageOnPort, type MessagePort } from 'node:worker_threads';
 import { assert } from '../../model/errors.ts';
@@ -8,19 +8,21 @@ import { transferList } from '../reply.ts';
 import { loanArrays, type GradientLoan } from './messages.ts';
 
 export class Loans {
-  /** By the number of the stage at the other end; null is this one. */
+  /** Holds a port for each stage, by the number of the stage at its other end; null stands for this stage. */
   readonly #ports: readonly (MessagePort | null)[];
 
   constructor(ports: readonly (MessagePort | null)[]) {
     this.#ports = ports;
   }
 
-  /** Moves the arrays of `loan` to a stage. */
+  /** Moves the arrays of `loan` to a stage: this thread must not touch them again. */
   send(stage: number, key: string, loan: GradientLoan): void {
     this.#port(stage).postMessage({ key, loan }, transferList(loanArrays(loan)));
   }
 
-  /** What a stage has sent under `key`. What it has sent before is of a step that was given up, and dropped. */
+  /**
+   * Returns what a stage has sent under `key`. Loans that it sent earlier belong to a step that was given up: they are dropped.
+   */
   take(stage: number, key: string): GradientLoan {
     for (;;) {
       const received = receiveMessageOnPort(this.#port(stage)) as

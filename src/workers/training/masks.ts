@@ -1,11 +1,13 @@
 // The dropout masks of a micro-batch. A mask is a pure function of the seed, the step and where its elements lie in the batch,
-// so whichever stage needs it draws it.
+// so every stage draws the masks that it needs itself.
 
 import { dropoutMask, PURPOSE, type Purpose } from '../../model/random/philox.ts';
 import type { Tensors } from '../engines/engine.ts';
 import type { MicroBatch, TrainSetup } from './messages.ts';
 
-/** One draw an element: the stream of a purpose runs over blocks, sequences of the batch, then the sequence's elements. */
+/**
+ * Draws once for each element. The stream of a purpose runs over the blocks, the batch's sequences, and each sequence's elements.
+ */
 function draw(
   { seed, batchSize, config }: TrainSetup,
   { micro, purpose, block, perSequence }: { micro: MicroBatch; purpose: Purpose; block: number; perSequence: number },
@@ -16,13 +18,13 @@ function draw(
   return mask;
 }
 
-/** Of the embeddings' rows (B*T, D). */
+/** Returns the mask of the embeddings' rows (B*T, D). */
 export function embeddingMask(setup: TrainSetup, micro: MicroBatch): Uint8Array {
   const perSequence = setup.contextLength * setup.config.emb_dim;
   return draw(setup, { micro, purpose: PURPOSE.dropoutEmbedding, block: 0, perSequence });
 }
 
-/** BLOCK_MASKS of one block; none when the configuration drops nothing. */
+/** Returns the BLOCK_MASKS of one block; none when the configuration drops nothing. */
 export function blockMasks(
   setup: TrainSetup,
   { micro, block }: { micro: MicroBatch; block: number },

@@ -1,5 +1,5 @@
-// What becomes of a stage's tensors between a backward pass and the next forward pass: AdamW in place, a unit at a time, and
-// snapshots of weights and moments that stay as they were while later updates go on.
+// What happens to a stage's tensors between a backward pass and the next forward pass: AdamW updates them in place, a unit at a
+// time, and snapshots keep weights and moments as they were while later updates go on.
 
 import { adamwScalars } from '../../model/programs/adamw.ts';
 import { assert } from '../../model/errors.ts';
@@ -10,28 +10,28 @@ import type { UpdateUnit, UpdateRequest } from './messages.ts';
 import { Snapshot } from './snapshot.ts';
 import type { Parameter } from './parameters.ts';
 
-/** Elements of a tensor that a snapshot keeps together. */
+/** The elements of a tensor that a snapshot keeps together. */
 type Chunk = Pick<ChunkAddress, 'start' | 'count'>;
 
 export class TrainOptimizer {
-  /** By the table's names. */
+  /** Holds the stage's tensors by their names in the tensor table. */
   readonly #parameters: ReadonlyMap<string, Parameter>;
   readonly #adamw: FusedProgram;
   #snapshot: Snapshot | null = null;
-  /** Of chunks that were set aside and have been read. */
+  /** Holds the arrays of chunks that were set aside and have been read. */
   readonly #snapshotArrays = new ArrayPool();
-  /** Elements of the table's tensors, by name, that the update under way is done with. */
+  /** Counts, by tensor name, the elements that the update under way has finished. */
   readonly #updated = new Map<string, number>();
 
-  /** `adamw` is adamwProgram, which has allocated the parameters' weights and moments. */
+  /** `adamw` is adamwProgram: the parameters' weights and moments are arrays that it has allocated. */
   constructor(parameters: ReadonlyMap<string, Parameter>, adamw: FusedProgram) {
     this.#parameters = parameters;
     this.#adamw = adamw;
   }
 
   /**
-   * AdamW on the trained tensors of a unit; weights and moments change in place, the gradients are dropped. False when a
-   * snapshot has no room for what would be overwritten next: read more of it and call again with the same request.
+   * Runs AdamW on the trained tensors of a unit: weights and moments change in place, and the gradients are dropped. Returns
+   * false when a snapshot has no room for what would be overwritten next: read more of it and call again with the same request.
    */
   update({ step, decayAll }: UpdateRequest, unit: UpdateUnit): boolean {
     const [decayed, plain] = [step.weightDecay, 0].map((weightDecay) => adamwScalars({ ...step, weightDecay }));
@@ -61,7 +61,7 @@ export class TrainOptimizer {
     this.#adamw.run({ inputs: { w, g, m, v }, into: { wNext: w, mNext: m, vNext: v }, scalars });
   }
 
-  /** Whether the optimizer may change the chunk: what a snapshot still needs of it is set aside. */
+  /** Sets aside what a snapshot still needs of the chunk. Returns whether the optimizer may now overwrite the chunk. */
   #mayOverwrite(parameter: Parameter, chunk: Chunk): boolean {
     const snapshot = this.#snapshot;
     if (snapshot === null) return true;
@@ -69,13 +69,13 @@ export class TrainOptimizer {
     return TENSOR_PARTS.every((part) => snapshot.release({ tensor, part, ...chunk }, parameter[part]));
   }
 
-  /** Between two steps: `readSnapshot` reads the arrays as they are now until `endSnapshot`. */
+  /** Begins a snapshot, between two steps: until `endSnapshot`, `readSnapshot` reads the arrays as they are now. */
   beginSnapshot({ keptBytesMax }: { readonly keptBytesMax: number }): void {
     assert(this.#updated.size === 0, 'a snapshot begins between two updates');
     this.#snapshot = new Snapshot({ keptBytesMax, arrays: this.#snapshotArrays });
   }
 
-  /** Copies the chunks to `into`, one behind the other: it is as long as they are together. */
+  /** Copies the chunks to `into` one after the other; `into` is as long as all of them together. */
   readSnapshot(addresses: readonly ChunkAddress[], into: Float32Array): void {
     const snapshot = this.#snapshot;
     assert(snapshot !== null, 'no snapshot has begun');

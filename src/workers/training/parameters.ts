@@ -1,28 +1,29 @@
-// A tensor in training with its gradient and AdamW's moments, and what is done with gradients as they lie in memory.
+// A tensor in training with its gradient and AdamW's moments, and two functions over gradients as they lie in memory.
 
 import { gradientSlices } from '../../model/programs/block.ts';
 import type { TensorSpec } from '../../model/tensors.ts';
 import type { Tensors } from '../engines/engine.ts';
 
 /**
- * One of a stage's tensors with all that training keeps beside it. Memory is the same for the whole training; the gradient is
- * empty while it is lent to another stage. A tensor that is not trained has neither gradient nor moments: they are empty.
+ * One of a stage's tensors with all that training keeps beside it. Weights and moments stay in the same memory for the whole
+ * training; the gradient is empty while it is lent to another stage. The gradient and the moments of an untrained tensor are
+ * empty.
  */
 export interface Parameter {
   readonly spec: TensorSpec;
   readonly w: Float32Array;
   readonly m: Float32Array;
   readonly v: Float32Array;
-  /** Whether anything has been written to the moments: before the first update nothing has, unless they were loaded. */
+  /** Whether the moments have been written. Before the first update they have not, unless they were loaded. */
   hasMoments: boolean;
-  /** Gradient of the current step so far; it means something once `begun`. */
+  /** The gradient of the current step so far; its content is valid once `begun` is set. */
   g: Float32Array;
   begun: boolean;
-  /** Of the gradient, once it is complete and somebody had the time. */
+  /** The gradient's sum of squares, where it was computed with the last micro-batch; else null. */
   sumOfSquares: number | null;
 }
 
-/** Gradients in place, under the names of a program's inputs or outputs. */
+/** Returns views of gradients under the names of a program's inputs or outputs. */
 export function gradientTensors(
   gradients: readonly { readonly name: string; readonly shape: readonly number[]; readonly g: Float32Array }[],
   suffix: 'soFar' | 'gradient',
@@ -36,7 +37,9 @@ export function gradientTensors(
   return Object.fromEntries(entries);
 }
 
-/** In double precision, four sums side by side in a fixed order. Each element is read once: the compiler does not see that. */
+/**
+ * Adds in double precision: four sums side by side, in a fixed order. Each element is read once, which V8 does not do by itself.
+ */
 export function sumOfSquares(values: Float32Array): number {
   let [a, b, c, d] = [0, 0, 0, 0];
   const whole = values.length - (values.length % 4);

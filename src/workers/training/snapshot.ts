@@ -1,7 +1,7 @@
-// A training stage's arrays as they were at one step, while later steps go on. Nothing is copied when the snapshot is taken:
-// a chunk that has not been read yet is set aside only when the optimizer is about to overwrite it, and only as many bytes
-// as there is room for. What does not fit has to be read first, so the optimizer waits for the reader and not memory for both.
-// Copies go into arrays of earlier copies that have been read, as the policy in memory/reuse.ts wants it.
+// A training stage's arrays as they were at one step, while later steps go on. Nothing is copied when the snapshot is taken. A
+// chunk that has not been read yet is copied only when the optimizer is about to overwrite it, and copies take `keptBytesMax`
+// bytes at the most. What does not fit has to be read first: the optimizer waits for the reader, so that memory stays bounded.
+// Copies reuse the arrays of earlier copies that have been read, as the policy in memory/reuse.ts wants it.
 
 import type { ArrayPool } from '../memory/reuse.ts';
 import type { ChunkAddress } from '../store/messages.ts';
@@ -15,7 +15,7 @@ export class Snapshot {
   readonly #read = new Set<string>();
   #keptBytes = 0;
 
-  /** Copies are arrays of the pool; they go back to it as they are read. */
+  /** Copies are arrays of the pool `arrays`; each goes back to the pool when it is read. */
   constructor({ keptBytesMax, arrays }: { readonly keptBytesMax: number; readonly arrays: ArrayPool }) {
     this.#keptBytesMax = keptBytesMax;
     this.#arrays = arrays;
@@ -33,7 +33,7 @@ export class Snapshot {
     this.#arrays.give(kept);
   }
 
-  /** Makes the chunk safe to overwrite. False when it has not been read and there is no room to set it aside. */
+  /** Makes the chunk safe to overwrite. Returns false when it has not been read and there is no room to set it aside. */
   release(chunk: ChunkAddress, live: Float32Array): boolean {
     const key = keyOf(chunk);
     if (this.#read.has(key) || this.#kept.has(key)) return true;

@@ -1,6 +1,6 @@
 // What one worker thread holds of a model in training: the tensors of its blocks with gradients and AdamW's moments, and the
 // activations of the micro-batches in flight. Every sum runs in micro-batch order, so its bits do not depend on how the
-// stages interleave. The pipeline decides what runs when; this file never does. Letters: B, T, D, V as in the model.
+// stages interleave. The pipeline decides what runs when; this file never does. Letters: B, T, D as in the model.
 
 import { adamwProgram } from '../../model/programs/adamw.ts';
 import {
@@ -42,8 +42,9 @@ import { TrainOptimizer } from './optimizer.ts';
 type LoadTensor = (spec: TensorSpec, part: TensorPart, into: Float32Array) => void;
 
 /**
- * Threads of the first micro-batch's forward pass. Two threads share the columns of a product that has more of them than rows, and
- * the engine sums parts of up to 64 columns in another order: in narrower models the bits would not be the same.
+ * The threads of the first micro-batch's forward pass. Two threads divide the columns of a product that has more columns than
+ * rows. The engine sums in another order where a thread has up to 64 columns: in models below the minimal width the bits would
+ * differ.
  */
 const FIRST_THREADS = 2;
 const FIRST_WIDTH_MIN = 256;
@@ -62,13 +63,13 @@ export class TrainStage {
   readonly #programs = new Map<string, Promise<Program>>();
   readonly #arrays = new ArrayPool();
   readonly #flights = new Map<number, Flight>();
-  /** dx of each micro-batch at the embeddings: added to the tables in order when all are there. */
+  /** Holds the dx of each micro-batch at the embeddings. `finish` adds them to the tables' gradients in order. */
   readonly #embeddingGradients = new Map<number, { ids: Uint32Array; dx: Float32Array }>();
-  /** Rows of the embeddings' tables whose gradients are not zero. */
+  /** Holds the rows of the embeddings' tables whose gradients are not zero. */
   #touched: { readonly wte: Set<number>; readonly wpe: Set<number> } = { wte: new Set(), wpe: new Set() };
-  /** Micro-batches whose weight gradients a unit has. */
+  /** Counts, by unit, the micro-batches whose weight gradients have been added. */
   readonly #added = new Map<GradientUnit, number>();
-  /** What follows the backward pass. */
+  /** Does what follows the backward pass. */
   readonly optimizer: TrainOptimizer;
 
   constructor(engine: Engine, setup: TrainSetup, load: LoadTensor) {
@@ -112,7 +113,7 @@ export class TrainStage {
     return parameter;
   }
 
-  /** Those of a block, by the names of its programs' inputs. */
+  /** Returns the parameters of a block by the names of its programs' inputs. */
   #blockParameters(block: number): Record<string, Parameter> {
     const names = [...this.#blockTable.keys()];
     return Object.fromEntries(names.map((name) => [name, this.#parameter(blockTensorName(block, name))]));
@@ -128,7 +129,7 @@ export class TrainStage {
     return { data, dims: [rowCount, data.length / rowCount] };
   }
 
-  /** Arrays of the pool with the shapes of named rows. */
+  /** Takes an array from the pool for each of the named rows. */
   #takeRows<Name extends BlockRowName>(names: readonly Name[]): Record<Name, Float32Array> {
     const rowCount = this.#batch.B * this.#batch.T;
     const arrays = names.map((name) => [name, this.#arrays.take(rowCount * this.#rowWidths[name])]);
@@ -144,7 +145,7 @@ export class TrainStage {
     return { data, dims: [B, this.#setup.config.n_heads, T, T] };
   }
 
-  /** Token ids of a micro-batch's windows, `shift` 0 for inputs and 1 for targets: (B*T). */
+  /** Returns the token ids of a micro-batch's windows (B*T): the inputs for `shift` 0 and the targets for 1. */
   #ids({ starts }: MicroBatch, shift: 0 | 1): Uint32Array {
     const { T } = this.#batch;
     const ids = new Uint32Array(starts.length * T);
@@ -154,7 +155,7 @@ export class TrainStage {
     return ids;
   }
 
-  /** x (B*T, D) of a micro-batch, after the embeddings' dropout when `train`. */
+  /** Returns x (B*T, D) of a micro-batch, after the embeddings' dropout when `train`. */
   embed(micro: MicroBatch, { train }: { train: boolean }): Float32Array {
     const { config } = this.#setup;
     const D = config.emb_dim;
@@ -168,7 +169,7 @@ export class TrainStage {
   /** x (B*T, D) -> y (B*T, D); the stage with the head goes on to the loss of each row (B*T) and its backward pass. */
   async forward(micro: MicroBatch, x: Float32Array): Promise<{ y: Float32Array | null; losses: Float32Array | null }> {
     const { config, stage } = this.#setup;
-    // But for the rest of an update, the stages behind this one have nothing to do until a step's first micro-batch reaches them.
+    // Apart from the rest of an update, later stages have nothing to do until a step's first micro-batch reaches them.
     const isWaitedFor = micro.index === 0 && !stage.head;
     const threadCount = isWaitedFor && config.emb_dim >= FIRST_WIDTH_MIN ? FIRST_THREADS : 1;
     const program = await this.#program(
@@ -198,7 +199,7 @@ export class TrainStage {
     return { y: null, losses };
   }
 
-  /** dy (B*T, D) of the stage's last block, null where the head has left it here -> dx (B*T, D) of its first. */
+  /** dy (B*T, D) of the stage's last block, or null when this stage's head has computed it -> dx (B*T, D) of its first block. */
   async backward(micro: MicroBatch, dy: Float32Array | null): Promise<Float32Array> {
     const { config, stage } = this.#setup;
     const flight = this.#flights.get(micro.index);
@@ -229,12 +230,12 @@ export class TrainStage {
     return gradient;
   }
 
-  /** Adds a micro-batch's weight gradients, for all blocks of the stage and its head. */
+  /** Adds the weight gradients of a micro-batch for all blocks of the stage and its head. */
   async allWeightGradients(micro: MicroBatch): Promise<void> {
     for (const unit of gradientUnits(this.#setup.stage)) await this.weightGradients(micro, unit);
   }
 
-  /** Adds one unit's weight gradients of a micro-batch. Micro-batches come in order. */
+  /** Adds the weight gradients of a micro-batch for one unit. Micro-batches come in order. */
   async weightGradients(micro: MicroBatch, unit: GradientUnit): Promise<void> {
     if (unit !== 'head') {
       this.takeBack(unit, await this.lentWeightGradients(this.#loan(micro, unit)));
@@ -250,7 +251,7 @@ export class TrainStage {
     }
   }
 
-  /** What a block's weight gradients of a micro-batch take, for another stage to compute them: `takeBack` ends it. */
+  /** Returns what another stage needs to compute a block's weight gradients of a micro-batch. `takeBack` ends the loan. */
   lend(micro: MicroBatch, block: number): GradientLoan {
     const loan = this.#loan(micro, block);
     return { ...loan, norms: loan.norms.map(({ name, bytes }) => ({ name, bytes: bytes.slice() })) };
@@ -273,7 +274,9 @@ export class TrainStage {
     };
   }
 
-  /** Adds a block's weight gradients, whoever's it is. */
+  /**
+   * Adds a micro-batch's weight gradients to those of a block that this or another stage owns. Returns the loan with its results.
+   */
   async lentWeightGradients(loan: GradientLoan): Promise<GradientLoan> {
     const { config } = this.#setup;
     const { accumulate, last, rows, norms, gradients } = loan;
@@ -296,6 +299,7 @@ export class TrainStage {
     return { ...loan, gradients: summed };
   }
 
+  /** Takes the gradients of a loan over, and gives its rows back to the pool. */
   takeBack(block: number, { rows, gradients }: GradientLoan): void {
     const parameters = this.#blockParameters(block);
     for (const { name, bytes, sumOfSquares } of gradients) {
@@ -304,6 +308,7 @@ export class TrainStage {
     for (const { bytes } of rows) this.#arrays.give(bytes);
   }
 
+  /** Counts one unit of a micro-batch as added, and forgets the micro-batch after its last unit. */
   #takeUp(micro: MicroBatch, unit: GradientUnit): Flight {
     const flight = this.#flights.get(micro.index);
     assert(flight !== undefined, `micro-batch ${micro.index} is not in flight`);
@@ -319,7 +324,7 @@ export class TrainStage {
     return (index + 1) * this.#setup.microBatchSize === this.#setup.batchSize;
   }
 
-  /** Keeps dx (B*T, D) at the embeddings' output for `finish`. */
+  /** Keeps dx (B*T, D) at the embeddings' output for `finish`, and takes the array over. */
   embedBackward(micro: MicroBatch, dx: Float32Array): void {
     const rate = this.#setup.config.drop_rate;
     if (rate > 0) dropoutInPlace(dx, embeddingMask(this.#setup, micro), rate);
@@ -327,8 +332,8 @@ export class TrainStage {
   }
 
   /**
-   * Ends the backward pass of a step: adds the embeddings' gradients, the head's use of a tied wte first, and returns the
-   * sum of squares of each trained tensor's gradient in double precision, in table order.
+   * Ends the backward pass of a step: adds the embeddings' gradients, to a tied wte after the head's. Returns the sum of squares
+   * of each trained tensor's gradient in double precision, in table order.
    */
   finish(): { tensor: string; sumOfSquares: number }[] {
     const { config, contextLength: T, stage } = this.#setup;
@@ -360,19 +365,19 @@ export class TrainStage {
     });
   }
 
-  /** Forgets a step that was begun and not finished. */
+  /** Drops a step that was begun and not finished. */
   reset(): void {
     this.#flights.clear();
     this.#embeddingGradients.clear();
     this.#added.clear();
     for (const parameter of this.#parameters.values()) {
       Object.assign(parameter, { begun: false, sumOfSquares: null });
-      // Lent to a stage that did not give it back.
+      // The gradient was lent to a stage that did not give it back.
       if (parameter.spec.trained && parameter.g.length === 0) parameter.g = new Float32Array(parameter.spec.size);
     }
   }
 
-  /** x (B*T, D) -> y (B*T, D), or the loss of each row (B*T) on the head's stage. No dropout, nothing kept. */
+  /** x (B*T, D) -> y (B*T, D), or the loss of each row (B*T) on the stage with the head. Nothing is dropped out or kept. */
   async evaluate(micro: MicroBatch, x: Float32Array): Promise<{ y: Float32Array | null; losses: Float32Array | null }> {
     const { config, stage } = this.#setup;
     const program = await this.#program('evaluate', () => blockForwardProgram(config, this.#batch, { save: false }));
@@ -412,12 +417,12 @@ export class TrainStage {
     };
   }
 
-  /** The stage's tensors by their names, in table order, as they are; for tests. */
+  /** The stage's own parameters by their names, in table order; for tests. */
   get parameters(): ReadonlyMap<string, Parameter> {
     return this.#parameters;
   }
 
-  /** The gradient of a tensor between `finish` and `update`; for tests that compare with a reference. */
+  /** Returns the gradient of a tensor between `finish` and `update`; for tests that compare it with a reference. */
   gradient(tensor: string): Float32Array {
     const { g, begun } = this.#parameter(tensor);
     assert(begun, `${tensor} has no gradient`);

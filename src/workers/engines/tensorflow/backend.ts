@@ -1,5 +1,5 @@
-// Finds what TensorFlow.js computes with: libtensorflow through @tensorflow/tfjs-node where somebody has installed it and it
-// works in two threads of one process, which a process of its own tries out because it may crash; otherwise WebAssembly.
+// Finds what TensorFlow.js computes with. It is libtensorflow, through @tensorflow/tfjs-node, where that package is installed and
+// works in two threads of one process; a process of its own tries this out, because it may crash. Elsewhere it is WebAssembly.
 // Every thread that calls this has an instance of its own.
 
 import { spawnSync } from 'node:child_process';
@@ -24,7 +24,7 @@ const NODE_PACKAGE = '@tensorflow/tfjs-node';
 const PROBE_FILE = fileURLToPath(new URL('./probe.js', import.meta.url));
 const PROBE_MS_MAX = 60_000;
 
-/** The backend that is asked for, or the best one. Throws `engine_failed` when there is none. */
+/** Loads the wanted backend, or the best one for null. It throws when that does not load. */
 export async function loadBackend(wanted: Backend['name'] | null): Promise<Backend> {
   if (wanted === 'node') return loadNode();
   if (wanted === 'wasm') return await loadWasm();
@@ -38,7 +38,7 @@ export async function loadBackend(wanted: Backend['name'] | null): Promise<Backe
   return await loadWasm();
 }
 
-/** Why tfjs-node cannot be used; null when it can. */
+/** Returns why tfjs-node cannot be used; null when it can. */
 function nodeFault(): string | null {
   try {
     require.resolve(`${NODE_PACKAGE}/package.json`);
@@ -56,8 +56,9 @@ function nodeFault(): string | null {
 }
 
 /**
- * The addon has a set of names that all threads of a process would change without a lock: each thread loads a copy of the
- * file, which has a set of its own. It lies beside the original, which finds libtensorflow by a relative path.
+ * Loads libtensorflow. The addon has a set of names that all threads of a process would change without a lock. So each thread
+ * loads a copy of the addon's file, which has a set of its own. The copy lies beside the original, as it finds libtensorflow by a
+ * relative path.
  */
 export function loadNode(): Backend {
   const dlopen = process.dlopen.bind(process);
@@ -68,7 +69,7 @@ export function loadNode(): Backend {
     try {
       dlopen(module, copy, ...flags);
     } finally {
-      // Once loaded the file is not needed, except by Windows, which keeps it.
+      // Once loaded, the file is not needed. Windows does not let it be removed.
       if (process.platform !== 'win32') rmSync(copy);
     }
   };
@@ -90,7 +91,7 @@ async function loadWasm(): Promise<Backend> {
   const folder = path.join(path.dirname(require.resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist');
   setWasmPaths(`${folder}${path.sep}`);
   tf.enableProdMode();
-  // Its threads would be a second pool beside ours, and their number would decide the bits.
+  // The backend's threads would be a second pool beside ours, and their number would decide the bits.
   tf.env().set('WASM_HAS_MULTITHREAD_SUPPORT', false);
   if (!(await tf.setBackend('wasm'))) throw new GptdError('engine_failed', 'TensorFlow.js cannot start WebAssembly.');
   refuseToRunOut(tf);
@@ -99,7 +100,7 @@ async function loadWasm(): Promise<Backend> {
   return { tf, name: 'wasm', version, fingerprint: `tensorflow.js ${version} wasm${simd === true ? '-simd' : ''}` };
 }
 
-/** The backend does not look whether it got the memory it asked for, and would go on at address 0. */
+/** Makes the backend throw when it gets no memory: it does not check for that, and would go on at address 0. */
 function refuseToRunOut(tf: Tf): void {
   const { wasm } = tf.backend() as unknown as { wasm: { _malloc: (bytes: number) => number } };
   const malloc = wasm._malloc;

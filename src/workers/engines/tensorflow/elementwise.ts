@@ -1,9 +1,9 @@
-// ONNX's elementwise operators and reductions over TensorFlow.js. Both sides broadcast as NumPy does.
+// ONNX's elementwise operators and reductions over TensorFlow.js. Both libraries broadcast as NumPy does.
 
 import { assert } from '../../../model/errors.ts';
 import type { Operator, OperatorTable, Tensor, Tf } from './site.ts';
 
-/** TensorProto's element types that Cast may ask for, as TensorFlow.js calls what holds them. */
+/** TensorFlow.js's types by the numbers of the TensorProto element types that Cast may ask for. */
 const CAST_TO: Readonly<Record<number, 'float32' | 'int32' | 'bool'>> = {
   1: 'float32',
   2: 'int32',
@@ -26,7 +26,7 @@ const binary =
     return (values) => [compute(a(values), b(values))];
   };
 
-/** Max, Min and Sum of any number of values. */
+/** Max, Min and Sum take any number of values. */
 const variadic =
   (compute: (a: Tensor, b: Tensor) => Tensor): Operator =>
   (site) => {
@@ -44,7 +44,7 @@ const reduction =
   (compute: (x: Tensor, axes: number[] | undefined, keepDims: boolean) => Tensor): Operator =>
   (site) => {
     const x = site.input(0);
-    // Since opset 18 the axes are an input of every reduction; none are all of them, or nothing to do when asked so.
+    // Since opset 18 the axes are an input of every reduction. No axes mean all of them, or with the flag no reduction.
     const axes = site.has(1) ? [...site.integers(1)] : [];
     const keepDims = site.int('keepdims', 1) !== 0;
     const nothing = site.flag('noop_with_empty_axes') && axes.length === 0;
@@ -58,7 +58,7 @@ const cast =
     site.ignore('saturate');
     const to = site.int('to', 0);
     const type = CAST_TO[to] ?? site.refuse(`it casts to element type ${to}`);
-    // Casting to its own type may hand back the very tensor.
+    // A cast to the value's own type may return the same tensor, which the caller must not own twice.
     return (values) => [tf.cast(x(values), type).clone()];
   };
 

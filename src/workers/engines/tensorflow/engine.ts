@@ -1,5 +1,5 @@
-// The TensorFlow.js engine: programs run op by op on the calling thread, one at a time. It is the fallback where ONNX Runtime
-// does not load, and the second opinion in tests. It takes no thread count: each stage's thread computes alone.
+// The TensorFlow.js engine: programs run operator by operator on the calling thread, one at a time. It is the fallback where ONNX
+// Runtime does not load, and tests compare the two. It ignores the thread count: each stage's thread computes alone.
 
 import { GptdError } from '../../../model/errors.ts';
 import type { Graph, GraphInput } from '../../../model/programs/graph.ts';
@@ -8,13 +8,13 @@ import { loadBackend, type Backend } from './backend.ts';
 import { interpret, operatorTable, upload } from './interpreter.ts';
 import type { OperatorTable, Tensor, Tf } from './site.ts';
 
-/** Makes the engine on this thread. Throws `engine_failed` when its backend does not load. */
+/** Makes the engine on this thread. It throws when its backend does not load. */
 export async function loadTensorflowEngine(wanted: Backend['name'] | null = null): Promise<Engine> {
   const { tf, name, version, fingerprint } = await loadBackend(wanted);
   return { name: 'tensorflow', backend: name, version, fingerprint, writesInPlace: false, compile: compiler(tf) };
 }
 
-/** The compiler over a TensorFlow.js whose backend is set. */
+/** Returns the compiler over an instance of TensorFlow.js whose backend is set. */
 export function compiler(tf: Tf): Engine['compile'] {
   const operators = operatorTable(tf);
   return (graph) => Promise.resolve().then(() => compile(tf, operators, graph));
@@ -52,7 +52,7 @@ function compile(tf: Tf, operators: OperatorTable, graph: Graph): Program {
   };
 }
 
-/** An input's array, after a look at its shape. */
+/** Returns an input. Throws `engine_failed` when it is missing or has another shape than the graph's. */
 function given(inputs: Tensors, { name, dims }: GraphInput, graphName: string): Tensors[string] {
   if (!Object.hasOwn(inputs, name)) throw new GptdError('engine_failed', `"${graphName}" has no input ${name}.`);
   const tensor = inputs[name];

@@ -1,5 +1,5 @@
-// Runs a Graph op by op over TensorFlow.js. Compiling checks every node, makes what depends on constants alone, and notes
-// after which node each value is read for the last time, so that a run holds no more than it needs.
+// Runs a Graph operator by operator over TensorFlow.js. Compiling checks every node, makes what depends on constants alone, and
+// notes which node reads each value last, so that a run holds no more than it needs.
 
 import { GptdError } from '../../../model/errors.ts';
 import type { Constant, Graph, Node, Value } from '../../../model/programs/graph.ts';
@@ -11,8 +11,8 @@ import { Site, type Kernel, type OperatorTable, type Tensor, type Tf } from './s
 
 export interface Interpretation {
   /**
-   * Computes the graph's outputs from all of its inputs. The caller owns both; with `keepValues` nothing is disposed on the
-   * way, for a surrounding tf.tidy or tf.grads to do it.
+   * Computes the graph's outputs from all of its inputs. The caller owns both. With `keepValues` nothing is disposed on the way:
+   * a surrounding tf.tidy or tf.grads does it.
    */
   run(inputs: ReadonlyMap<string, Tensor>, options?: { readonly keepValues?: boolean }): Tensor[];
   /** Frees the constants. */
@@ -22,7 +22,7 @@ export interface Interpretation {
 interface Step {
   readonly node: Node;
   readonly kernel: Kernel;
-  /** Values of other nodes that nobody reads afterwards. */
+  /** The values that no later node reads: they are disposed after this node. */
   readonly lastReads: readonly Value[];
 }
 
@@ -33,7 +33,7 @@ export const operatorTable = (tf: Tf): OperatorTable => ({
   ...shapeOperators(tf),
 });
 
-/** An array as a tensor. TensorFlow.js knows no int64 and no uint8: both become int32. */
+/** Makes a tensor of an array. TensorFlow.js has neither int64 nor uint8: both become int32. Throws when a value does not fit. */
 export function upload(tf: Tf, { data, dims }: Pick<Constant, 'data' | 'dims'>): Tensor {
   const shape = [...dims];
   if (data instanceof Float32Array) return tf.tensor(data, shape, 'float32');
@@ -48,7 +48,7 @@ export function upload(tf: Tf, { data, dims }: Pick<Constant, 'data' | 'dims'>):
   return tf.tensor(narrow, shape, 'int32');
 }
 
-/** Throws `engine_failed` for what no operator here does, and names it. */
+/** Compiles a graph. Throws `engine_failed` for a node that the operators here cannot run, and names it. */
 export function interpret(tf: Tf, operators: OperatorTable, graph: Graph): Interpretation {
   const constants = new Map<string, Constant>(graph.constants.map((constant) => [constant.name, constant]));
   const kept: Tensor[] = [];
@@ -64,7 +64,9 @@ export function interpret(tf: Tf, operators: OperatorTable, graph: Graph): Inter
       const type = node.domain === '' ? node.op : `${node.domain}:${node.op}`;
       const operator = Object.hasOwn(operators, type) ? operators[type] : undefined;
       const site = new Site(node, {
-        ...{ graphName: graph.name, constants, keep },
+        graphName: graph.name,
+        constants,
+        keep,
         upload: (constant) => upload(tf, constant),
         onRead: (name) => reads.add(name),
       });
@@ -83,7 +85,7 @@ export function interpret(tf: Tf, operators: OperatorTable, graph: Graph): Inter
   }
 }
 
-/** Values that are inputs, constants or outputs outlive the run: the rest goes after its last reader, or at once without one. */
+/** Inputs, constants and outputs outlive the run. Every other value is disposed after its last reader, or at once without one. */
 function withLastReads(graph: Graph, kernels: readonly Kernel[]): Step[] {
   const outlive = new Set<string>(graph.outputs.map(({ name }) => name));
   const last = new Map<Value, number>();

@@ -1,9 +1,9 @@
-// ONNX's fused layers composed from TensorFlow.js's operations, all of which it can differentiate: LayerNormalization with
-// its extra outputs, the forms of GELU, and the two softmaxes.
+// ONNX's fused layers, composed of operations that TensorFlow.js can differentiate: LayerNormalization with its extra outputs,
+// the forms of GELU, and the two softmaxes.
 
 import type { Operator, OperatorTable, Tensor, Tf } from './site.ts';
 
-/** 2 sqrt(2/pi) and the cubic term: tanh-GELU is u sigmoid(z), z = GELU_SLOPE (u + GELU_CUBIC u^3), and sigmoid is much the faster. */
+/** tanh-GELU is u sigmoid(z) with z = GELU_SLOPE (u + GELU_CUBIC u^3). The sigmoid is much faster than the tanh. */
 const GELU_SLOPE = 2 * Math.sqrt(2 / Math.PI);
 const GELU_CUBIC = 0.044715;
 
@@ -14,7 +14,7 @@ const tanhGelu = (tf: Tf, u: Tensor): Tensor => {
 
 const erfGelu = (tf: Tf, u: Tensor): Tensor => tf.mul(tf.mul(u, 0.5), tf.add(tf.erf(tf.mul(u, Math.SQRT1_2)), 1));
 
-/** x, scale, bias -> the normalized rows, and per row the mean and one over the deviation. Over the last axis only. */
+/** x, scale, bias -> the normalized rows, and for each row its mean and 1 / its deviation. It knows only the last axis. */
 const layerNormalization =
   (tf: Tf): Operator =>
   (site) => {
@@ -33,7 +33,7 @@ const layerNormalization =
     };
   };
 
-/** A function over the last axis, applied to any. */
+/** Applies a function that works over the last axis to any axis. */
 const along =
   (tf: Tf, compute: (x: Tensor) => Tensor): Operator =>
   (site) => {

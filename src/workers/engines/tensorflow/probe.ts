@@ -1,5 +1,5 @@
-// A program of its own that tries whether @tensorflow/tfjs-node works in two threads at once, because where it does not, it
-// may take the process with it. Exit code 0 says that it does.
+// A program of its own that tries whether @tensorflow/tfjs-node works in two threads at once: where it does not, it may crash the
+// process. Exit code 0 says that it works.
 
 import { isMainThread, Worker } from 'node:worker_threads';
 import { loadNode } from './backend.ts';
@@ -8,7 +8,7 @@ const THREAD_COUNT = 2;
 
 if (isMainThread) {
   for (let i = 0; i < THREAD_COUNT; i++) {
-    // An error in a thread that nobody listens to ends the process with it.
+    // An error in a thread without a listener ends the process.
     new Worker(new URL(import.meta.url));
   }
 } else {

@@ -1,10 +1,10 @@
-// ONNX's matrix products over TensorFlow.js. The wasm backend multiplies two plain matrices with XNNPACK and everything
-// else with a loop that is ten times slower: transposed sides are transposed beforehand, once when they are constants, and
-// leading axes are folded into the rows where the right side has none. Weights of 4 and 8 bits become float32 at compile time.
+// ONNX's matrix products over TensorFlow.js. The wasm backend multiplies two plain matrices with XNNPACK, and everything else
+// with a loop that takes ten times as long. So sides are transposed before a product, constant ones only once. Leading axes are
+// folded into the rows where the right side has none. Weights of 4 and 8 bits become float32 at compile time.
 
 import type { Operator, OperatorTable, Tensor, Tf } from './site.ts';
 
-/** The last two axes the other way round. */
+/** Swaps the last two axes. */
 function transposed(tf: Tf, x: Tensor): Tensor {
   const axes = x.shape.map((_, axis) => axis);
   return tf.transpose(x, [...axes.slice(0, -2), axes.at(-1)!, axes.at(-2)!]);
@@ -17,8 +17,8 @@ function product(tf: Tf, a: Tensor, b: Tensor): Tensor {
     const folded = tf.matMul(tf.reshape(a, [-1, a.shape.at(-1)!]), b);
     return tf.reshape(folded, [...a.shape.slice(0, -1), b.shape.at(-1)!]);
   }
-  // The backend pairs the matrices of both sides in their order, the shorter side's from the first on again: not what an
-  // axis of length one in the middle means.
+  // The backend pairs the matrices of both sides in order and begins again with the first one of the shorter side. That is wrong
+  // for an axis of length one in the middle, so both sides are broadcast beforehand.
   const leading = (x: Tensor, other: Tensor): number[] =>
     x.shape.slice(0, -2).map((length, axis) => (length === 1 ? (other.shape[axis] ?? 1) : length));
   const whole = (x: Tensor, other: Tensor): Tensor =>
@@ -33,7 +33,7 @@ const side =
   (x) =>
     transpose ? transposed(tf, x) : x;
 
-/** alpha A B + beta C, each of A and B transposed on demand. */
+/** Computes alpha A B + beta C; the attributes may ask for A and B to be transposed. */
 const gemm =
   (tf: Tf): Operator =>
   (site) => {
@@ -47,7 +47,7 @@ const gemm =
     };
   };
 
-/** A MatMul whose sides' last two axes may be transposed, times a factor. */
+/** A MatMul times a factor; the last two axes of each side may be transposed. */
 const fusedMatMul =
   (tf: Tf): Operator =>
   (site) => {
@@ -65,13 +65,14 @@ const matMul =
     return (values) => [product(tf, a(values), b(values))];
   };
 
-/** Numbers of `bits` bits, packed from the low end of each byte. */
+/** Returns number `index` of numbers of `bits` bits, which are packed from the low end of each byte. */
 const unpack = (packed: Uint8Array, index: number, bits: number): number =>
   bits === 8 ? packed[index] : (packed[index >> 1] >> ((index & 1) * 4)) & 15;
 
 /**
- * The weight of a MatMulNBits as float32 (K, N). Each of its N columns is packed in blocks along K, a scale a block, and
- * `zeroPoints`, one a block and padded to whole bytes a column, lies in the middle of the range by default.
+ * Returns the weight of a MatMulNBits as float32 (K, N). Each of its N columns is packed in blocks along K, and each block has a
+ * scale. `zeroPoints` has one number for each block, and each column of it is padded to whole bytes; null stands for the middle
+ * of the range everywhere.
  */
 export function dequantize(
   packed: Uint8Array,
@@ -104,7 +105,7 @@ const matMulNBits =
     const a = site.input(0);
     const [K, N, bits] = [site.int('K', 0), site.int('N', 0), site.int('bits', 4)];
     const blockSize = site.int('block_size', 0);
-    // How exactly the products of the packed form are computed; here they are plain float32.
+    // The attribute says how exactly the packed form is multiplied; here the products are plain float32.
     site.ignore('accuracy_level');
     if (bits !== 4 && bits !== 8) site.refuse(`its weights have ${bits} bits`);
     const bytes = (index: number): Uint8Array => {

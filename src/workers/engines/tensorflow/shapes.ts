@@ -1,6 +1,6 @@
-// ONNX's operators that move values and compute nothing, over TensorFlow.js. Shapes, axes and lengths are constants of the
-// program. Looking up and adding by index goes through flat positions, which are checked: the wasm backend itself would
-// read and write past a tensor's end.
+// ONNX's operators that move values and compute almost nothing, over TensorFlow.js. Shapes and axes are constants of the program.
+// GatherElements and the scatter operators work by flat positions, which are checked: the wasm backend itself would read and
+// write past a tensor's end.
 
 import { GptdError } from '../../../model/errors.ts';
 import type { Operator, OperatorTable, Tensor, Tf } from './site.ts';
@@ -9,7 +9,7 @@ const sizeOf = (shape: readonly number[]): number => shape.reduce((size, length)
 
 const fromEnd = (axis: number, rank: number): number => (axis < 0 ? axis + rank : axis);
 
-/** ONNX's Reshape: 0 keeps the length of that axis, -1 is what is left. */
+/** ONNX's Reshape: 0 keeps the length of that axis, and -1 stands for what is left. */
 const reshape =
   (tf: Tf): Operator =>
   (site) => {
@@ -32,7 +32,7 @@ const split =
     const lengths = site.has(1) ? [...site.integers(1)] : null;
     return (values) => {
       const value = x(values);
-      // Equal parts, of which the last one may be shorter.
+      // Without lengths the parts are equal, but the last one may be shorter.
       const whole = value.shape[fromEnd(axis, value.rank)];
       const part = Math.ceil(whole / count);
       const equal = Array.from({ length: count }, (_, i) => Math.min(part, whole - i * part));
@@ -40,7 +40,7 @@ const split =
     };
   };
 
-/** Start, end and step of each axis; an end beyond the tensor is its end. */
+/** Slice has a start and an end for each axis; an end beyond the tensor is the tensor's end. */
 const slice =
   (tf: Tf): Operator =>
   (site) => {
@@ -63,7 +63,7 @@ const slice =
     };
   };
 
-/** Positions in the flattened data (N, V) of what `indices` (N, K) name in each row. */
+/** Returns the positions in the flattened `data` (N, V) of the elements that `indices` (N, K) name in each row. */
 function flatPositions(data: Tensor, indices: Tensor, what: string): Int32Array {
   const [rowCount, width] = data.shape as [number, number];
   const [indexRowCount, perRow] = indices.shape as [number, number];
@@ -75,12 +75,15 @@ function flatPositions(data: Tensor, indices: Tensor, what: string): Int32Array 
     positions[i] = Math.floor(i / perRow) * width + fromEnd(index, width);
   }
   if (indexRowCount !== rowCount) {
-    throw new GptdError('engine_failed', `${what}: ${indexRowCount} rows of indices for ${rowCount} rows.`);
+    throw new GptdError(
+      'engine_failed',
+      `${what}: indices of ${indexRowCount} rows do not fit data of ${rowCount} rows.`,
+    );
   }
   return positions;
 }
 
-/** GatherElements and ScatterElements know rows: two axes, along the last one. */
+/** GatherElements and ScatterElements work on matrices and along their rows: they know only the last axis. */
 const refuseOtherAxes = (site: Parameters<Operator>[0]): void => {
   const axis = site.int('axis', 0);
   if (axis !== 1 && axis !== -1) site.refuse(`its axis is ${axis}, and only the last one is known`);
@@ -113,7 +116,7 @@ const scatterElements =
     };
   };
 
-/** Writes whole entries over, each at the place in the first axes that the last axis of `indices` names. */
+/** Overwrites whole entries, each at the place in the first axes that the last axis of `indices` names. */
 const scatterND =
   (tf: Tf): Operator =>
   (site) => {
@@ -174,7 +177,7 @@ export function shapeOperators(tf: Tf): OperatorTable {
       const wanted = site.integers(1);
       return (values) => {
         const value = x(values);
-        // Aligned at the end; the value's own length stands where the wanted one is 1.
+        // Both shapes are aligned at the end; where the wanted length is 1, the value keeps its own.
         const rank = Math.max(value.rank, wanted.length);
         const own = [...Array<number>(rank - value.rank).fill(1), ...value.shape];
         const asked = [...Array<number>(rank - wanted.length).fill(1), ...wanted];

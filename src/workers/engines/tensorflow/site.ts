@@ -1,5 +1,6 @@
-// One node of a program while the TensorFlow.js engine compiles it: its attributes, its constants and its inputs. What an
-// operator does not read is something that it cannot do, and `finish` refuses it, so that no setting is silently ignored.
+// One node of a program while the TensorFlow.js engine compiles it: its attributes, its constants and its inputs. An operator
+// cannot do what an input or attribute that it does not read asks for. `finish` refuses those, so that no setting is silently
+// ignored.
 
 import type * as tfjs from '@tensorflow/tfjs-core';
 import { assert, GptdError } from '../../../model/errors.ts';
@@ -7,7 +8,7 @@ import type { Attribute, Constant, Node, Value } from '../../../model/programs/g
 
 export type Tf = typeof tfjs;
 export type Tensor = tfjs.Tensor;
-/** The values of one run that are there so far. */
+/** The values that one run has computed so far, by name. */
 export type Values = ReadonlyMap<string, Tensor>;
 /** Reads one input during a run. */
 export type Read = (values: Values) => Tensor;
@@ -15,7 +16,7 @@ export type Read = (values: Values) => Tensor;
 export type Kernel = (values: Values) => Tensor[];
 /** Compiles a node. */
 export type Operator = (site: Site) => Kernel;
-/** By `type`, or `domain:type` outside of ONNX's own domain. */
+/** Holds the operators by their types, or by `domain:type` outside of ONNX's own domain. */
 export type OperatorTable = Readonly<Record<string, Operator>>;
 
 export interface SiteOptions {
@@ -74,7 +75,7 @@ export class Site {
     return value === null || Array.isArray(value) ? value : this.refuse(`${name} is not a list of integers`);
   }
 
-  /** An attribute that changes how fast or how exactly other engines compute, and nothing here. */
+  /** Accepts attributes that change how fast or how exactly other engines compute, and change nothing here. */
   ignore(...names: readonly string[]): void {
     for (const name of names) this.#attributesRead.add(name);
   }
@@ -103,18 +104,18 @@ export class Site {
     return this.has(index) ? this.input(index) : null;
   }
 
-  /** The constant behind an input that the operator has to know before it runs. */
+  /** Returns the constant behind an input that the operator has to know before it runs. */
   constant(index: number): Constant {
     const name = this.#name(index);
     return this.#options.constants.get(name) ?? this.refuse(`input ${index} is not a constant`);
   }
 
-  /** A constant list of integers: axes, shapes, lengths. */
+  /** Returns a constant list of integers, such as axes, shapes or lengths. */
   integers(index: number): readonly number[] {
     return Array.from(this.constant(index).data, Number);
   }
 
-  /** A list of integers, constant or not. */
+  /** Reads a list of integers, constant or not. */
   list(index: number): (values: Parameters<Read>[0]) => readonly number[] {
     if (this.#options.constants.has(this.#name(index))) {
       const known = this.integers(index);
@@ -124,7 +125,7 @@ export class Site {
     return (values) => Array.from(read(values).dataSync());
   }
 
-  /** An input as `prepare` makes it, made once when the input is a constant. */
+  /** Reads an input after `prepare`, which runs only once when the input is a constant. */
   prepared(index: number, prepare: (value: Tensor) => Tensor): Read {
     const name = this.#name(index);
     const known = this.#options.constants.get(name);
@@ -136,11 +137,12 @@ export class Site {
     return () => kept;
   }
 
-  /** A tensor that is made once. */
+  /** Makes a tensor once, and keeps it until the program is released. */
   keep(make: () => Tensor): Tensor {
     return this.#options.keep(make);
   }
 
+  /** Refuses the node when it has an input or attribute that the operator has not read. */
   finish(): void {
     const unread = this.node.inputs.findIndex((name, index) => name !== '' && !this.#inputsRead.has(index));
     if (unread >= 0) this.refuse(`it has an input ${unread}, which is not known`);
