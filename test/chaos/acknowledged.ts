@@ -1,5 +1,5 @@
-// An answer that says that something was stored leaves after it was: in a trace of the daemon's system calls, what was written
-// to the log of the database since the answer before is on the disk (fsync has returned) when the answer is written to its socket.
+// A reply that says that something was stored leaves after it was. A trace of the daemon's system calls shows it: when a reply is
+// written to its socket, what was written to the database's log since the reply before is on the disk, as fsync has returned.
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -13,18 +13,18 @@ const ACTIONS = ['job.pause', 'job.resume', 'job.cancel'] as const;
 const ANSWERS_A_JOB = 1 + ACTIONS.length;
 const LOG = '/gptd.db-wal>';
 
-/** One answer in the trace: what happened to the database's log since the one before. */
+/** One reply in the trace, and what happened to the database's log since the reply before. */
 interface Interval {
   readonly id: number;
   writes: number;
-  /** Writes that no sync has followed when the answer leaves. */
+  /** The number of writes that no sync has followed when the reply leaves. */
   loose: number;
 }
 
-/** The intervals of a trace by `strace -f -y`, in which a call that another thread interrupts is told in two lines. */
+/** Reads the intervals of a trace by `strace -f -y`, in which a call that another thread interrupts takes two lines. */
 function intervalsOf(trace: string): Interval[] {
   const intervals: Interval[] = [];
-  /** Threads whose call is not over, and the writes that a sync covers: those that were over when it began. */
+  /** The threads whose sync is not over, each with the number of writes that it covers: those that were over when it began. */
   const syncing = new Map<string, number>();
   const writing = new Set<string>();
   let [writes, loose] = [0, 0];
@@ -49,7 +49,7 @@ function intervalsOf(trace: string): Interval[] {
       if (unfinished) syncing.set(thread, loose);
       else if (/ = 0$/.test(rest)) synced(loose);
     } else {
-      // Text within strace's quotes.
+      // The text stands within strace's quotes.
       const id = /^(?:write|writev|sendto|sendmsg)\(.*\\"id\\":(\d+),\\"result\\"/.exec(rest)?.[1];
       if (id === undefined) continue;
       intervals.push({ id: Number(id), writes, loose: loose + writing.size });
@@ -59,7 +59,7 @@ function intervalsOf(trace: string): Interval[] {
   return intervals;
 }
 
-/** A training that has begun and is paused: those of the same model behind it wait, and write nothing by themselves. */
+/** Begins a training and pauses it: other trainings of the model wait behind it, and write nothing by themselves. */
 async function holdLane(home: DataHome): Promise<void> {
   const first = (await submit(home, 'm', { steps: 10_000 }))!;
   const client = await home.connect();

@@ -1,6 +1,6 @@
-// Web pages that reach for the daemon on their visitor's machine, in a real Chromium. Every page is served from loopback too: a
-// browser keeps pages of the network away from there by itself, and the daemon would have refused nothing. The daemon's log
-// proves that each request came through to it, and pages of the same origins that were allowed prove that they could get in.
+// Web pages in a real Chromium try to reach the daemon on their visitor's machine. Every page is served from loopback too: a browser
+// keeps pages of the network away from loopback by itself, and the daemon would have nothing to refuse. The daemon's log proves that
+// each request came through to it. Pages of the same origins get in once they are allowed, which proves that they could.
 
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -11,10 +11,10 @@ import { check, type Context, type Outcome, type Row } from './row.ts';
 
 const EVIL_NAME = 'evil.test';
 const SANDBOXED = '/sandboxed';
-/** A page asks for these as it likes: no answer may be of use to it. */
+/** What a page may get, however it asks: none of these replies is of use to it. */
 const NOTHING = ['refused', 'opaque', '401', '403'];
 
-/** Any path is a page that says nothing; scripts are evaluated in it. One path gives a page without an origin: `null`. */
+/** Every path is an empty page, in which scripts are evaluated. The page of one path has no origin: it is `null`. */
 class EvilServer {
   readonly #server = http.createServer(({ url }, response) => {
     response.setHeader('content-type', 'text/html');
@@ -36,23 +36,25 @@ class EvilServer {
 interface Source {
   readonly page: string;
   readonly origin: string;
-  /** Whom a script of the page asks. */
+  /** The address that a script of the page asks. */
   readonly asks: (daemon: Daemon) => string;
 }
 
 interface Means {
   readonly name: string;
   readonly script: (base: string, token: string) => string;
-  /** Whether a refusal for the Origin can be told: without one, only the token is missing. */
+  /** Whether the browser sends an Origin that the daemon can refuse. Without one, only the token is missing. */
   readonly sendsOrigin: boolean;
 }
 
 const submission = JSON.stringify({
-  ...{ jsonrpc: '2.0', id: 1, method: 'job.submit' },
+  jsonrpc: '2.0',
+  id: 1,
+  method: 'job.submit',
   params: { kind: 'create', spec: { model: 'stranger', config: TINY } },
 });
 
-/** `refused`, or what the daemon answered. */
+/** A script that resolves to the daemon's reply, or to `refused`. */
 const webSocket = (base: string, protocols: readonly string[]): string => `new Promise((resolve) => {
   const socket = new WebSocket(${JSON.stringify(`${base.replace('http', 'ws')}/v1/ws`)}, ${JSON.stringify(protocols)});
   socket.onopen = () => socket.send(${JSON.stringify(submission)});
@@ -107,7 +109,7 @@ async function pagesOfOthers({ tries, tally, home: makeHome }: Context): Promise
       ...foreign.map((origin) => ({ page: `${origin}/`, origin, asks: direct })),
       { page: `${foreign[0]}${SANDBOXED}`, origin: 'null', asks: direct },
     ];
-    // The name first led to the stranger, and now leads to the daemon: the page asks its own origin.
+    // A name that led to the stranger at first leads to the daemon later, so the page asks its own origin.
     const rebound = daemon.url.replace('127.0.0.1', EVIL_NAME);
     const sources: Source[] = [...others, { page: `${rebound}/healthz`, origin: rebound, asks: () => rebound }];
     for (const { page } of sources) pages.push(await browser.open(page));
@@ -153,7 +155,7 @@ function answered(got: unknown, origin: string): void {
   check(String(got).includes('"jobId"'), `an allowed page (${origin}) was told ${String(got)}`);
 }
 
-/** No job is there, and each refusal is in the log: the daemon made it, not the browser. */
+/** Checks that there is no job, and that each refusal is in the log: then the daemon has made it, and not the browser. */
 async function nothingCameIn(home: DataHome, expected: readonly number[]): Promise<void> {
   const client = await home.connect();
   const { jobs } = await client.request<{ jobs: readonly unknown[] }>('job.list', { all: true });
@@ -165,7 +167,7 @@ async function nothingCameIn(home: DataHome, expected: readonly number[]): Promi
     .split('\n')
     .filter((line) => line.includes('refused: '))
     .map((line) => JSON.parse(line) as { readonly status: number; readonly path: string })
-    // What else a browser asks for, such as an icon, no script has asked for.
+    // A browser also asks by itself, for an icon for example.
     .filter(({ path }) => path.startsWith('/v1/'))
     .map(({ status }) => status);
   for (const status of [401, 403]) {

@@ -1,4 +1,4 @@
-// A real Chromium without a window, driven over its debugging pipe: pages of any origin, and what their scripts may do. Names
+// A real Chromium without a window, driven over its debugging pipe. It opens pages of any origin and evaluates scripts in them. Names
 // that a row invents lead to this machine, and no other name leads anywhere.
 
 import { spawn, type ChildProcess } from 'node:child_process';
@@ -24,9 +24,9 @@ interface Evaluated {
   readonly exceptionDetails?: { readonly text: string; readonly exception?: { readonly description?: string } };
 }
 
-/** A document that is loaded; its scripts run with its origin. */
+/** A loaded document. Its scripts run with its origin. */
 export interface Page {
-  /** What the expression, or the promise that it makes, comes to. */
+  /** Resolves to the value of the expression, or of the promise that it makes. Rejects with what it throws. */
   evaluate(expression: string): Promise<unknown>;
   close(): Promise<void>;
 }
@@ -52,7 +52,7 @@ export class Browser {
       `--user-data-dir=${this.#profile}`,
       `--host-resolver-rules=${rules.join(', ')}`,
     ];
-    // Its children are a group with it, so that none of them is left.
+    // Chromium and its children are one process group, so that all of them can be killed.
     this.#child = spawn(CHROMIUM, [...flags, 'about:blank'], {
       stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'],
       detached: true,

@@ -1,5 +1,5 @@
-// Jobs cancelled at random moments. What they had still done is read from two records: the event log, and a trace of the requests
-// that threads take up, with the cancel in between. How long it took is compared with the time of a micro-batch.
+// Jobs are cancelled at random moments. What they still did is read from two records: the event log, and a trace of the requests
+// that threads take up, with the cancel in between. The time that a cancel takes is compared with that of a micro-batch.
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -10,10 +10,10 @@ import { check, type Context, type Outcome, type Row } from './row.ts';
 import { hookEnv, makeModel, trainSpec } from './training.ts';
 
 const WORKERS = 2;
-/** Far more micro-batches than may be under way at once: a cancel that waits for the step's end is seen. */
+/** These are far more micro-batches than may be under way at once, so that a cancel which waits for the step's end is seen. */
 const MICRO_BATCHES = 32;
 const TRAIN = { batchSize: MICRO_BATCHES, steps: 1000, evalEvery: 0, valSplit: 0, checkpointEvery: 0 };
-/** One try of so many is a training of a model whose micro-batch takes some 100 ms: far longer than an answer. */
+/** One try of so many trains a model whose micro-batch takes some 100 ms, which is far longer than a reply. */
 const WIDE_EVERY = 5;
 const WIDE_MODEL = { context_length: 256, emb_dim: 384, n_heads: 6, n_layers: 6 };
 const WIDE = { ...TRAIN, batchSize: 8, contextLength: 256 };
@@ -26,14 +26,14 @@ const GENERATE = {
   temperature: 1,
   speculate: false,
 };
-/** So many events before the cancel, at the most; none is a job that has just begun. */
+/** The most events that come before the cancel. With none, the job has just been submitted. */
 const EVENTS_BEFORE_MAX = { train: 3, generate: 60 };
 const DELAY_MS_MAX = 20;
 
-/** Requests of a kind before and after the cancel. */
+/** The number of requests of a type before and after the cancel. */
 type Counts = Readonly<Record<'before' | 'after', (type: string) => number>>;
 
-/** Submits, cancels at some moment, and resolves when the job has ended to what threads did before and after. */
+/** Submits a job and cancels it at some moment. Resolves, when it has ended, to what threads began before and after the cancel. */
 async function cancelled(
   client: RawClient,
   { kind, random, log }: { kind: 'train' | 'generate'; random: Random; log: string },
@@ -58,24 +58,24 @@ async function cancelled(
   return { jobId, counts: { before: count(lines.slice(0, at)), after: count(lines.slice(at + 1)) } };
 }
 
-/** Requests of a step, on any stage. */
+/** The requests of a step, on any stage. */
 const STEP_REQUESTS = [
   ...['trainEmbed', 'trainForward', 'trainBackward', 'trainEmbedBackward'],
   ...['trainWeightGradients', 'trainLend', 'trainWeightGradientsFor', 'trainTakeBack', 'trainFinish', 'trainUpdate'],
 ];
 
-/** What a stage is at is its last: no more than one request is on its way to a thread. */
+/** Each stage may finish the request that it is at, as no more than one is on its way to a thread. Returns what was begun after. */
 function checkTrain(client: RawClient, { before, after }: Counts): number {
   const steps = ofType(client.events, 'step').length;
   const updates = before('trainUpdate');
-  // Every stage updates once a step; a step that all of them had begun to update is told.
+  // Every stage updates once in a step. A step may be in the log once all stages have begun to update.
   check(steps <= Math.ceil(updates / WORKERS) + 1, `${steps} steps were told, and ${updates} updates begun`);
   const begun = STEP_REQUESTS.reduce((sum, type) => sum + after(type), 0);
   check(begun <= WORKERS, `${begun} requests of a step were begun after the cancel`);
   return begun;
 }
 
-/** Cancels a training of the wide model; resolves to what part of a micro-batch's time that took. */
+/** Cancels a training of the wide model. Resolves to the time that it took, divided by that of a micro-batch. */
 async function timed(client: RawClient, random: Random): Promise<number> {
   const jobId = await client.submit('train', { ...trainSpec('wide'), ...WIDE });
   await client.subscribe(jobId);
@@ -85,7 +85,7 @@ async function timed(client: RawClient, random: Random): Promise<number> {
     times.push(performance.now());
   }
   const stepMs = (times.at(-1)! - times[0]) / (WIDE_STEPS - 1);
-  // While one worker has a micro-batch, the others work on others.
+  // Each worker is at a micro-batch of its own at the same time.
   const microBatchMs = (WORKERS * stepMs) / WIDE.batchSize;
   await new Promise((resolve) => setTimeout(resolve, random.fraction() * stepMs));
   const startMs = performance.now();
@@ -95,7 +95,7 @@ async function timed(client: RawClient, random: Random): Promise<number> {
   return ms / microBatchMs;
 }
 
-/** The same; a machine that was busy with something else meanwhile is given three tries. */
+/** Does the same up to three times, because the machine may be busy with something else. */
 async function timely(client: RawClient, random: Random): Promise<number> {
   let part = Infinity;
   for (let i = 0; i < 3 && part > 1; i++) part = await timed(client, random);
@@ -103,7 +103,7 @@ async function timely(client: RawClient, random: Random): Promise<number> {
   return part;
 }
 
-/** The token that is being computed is the last one; a stage goes on by itself for some tokens, until it is interrupted. */
+/** Only what is being computed is finished. A stage goes on by itself for some tokens, until it is interrupted. */
 function checkGenerate(client: RawClient, { before, after }: Counts): number {
   const steps = (count: Counts['before']): number => count('serveStep') + count('serveFollow');
   const [begun, later] = [steps(before), steps(after)];

@@ -1,5 +1,5 @@
-// A wall clock that jumps by hours and days, forwards and backwards, while jobs run: libfaketime shows it to the daemon, and a
-// file says what it shows. Nothing but times in records may come of it: bits, tokens, order, connections, and what is kept.
+// The wall clock jumps by hours and days, forwards and backwards, while jobs run: libfaketime shows it to the daemon, and a file
+// says what it shows. Only times in records may change: bits, tokens, order, connections and what is kept stay the same.
 
 import { existsSync, readdirSync, renameSync } from 'node:fs';
 import path from 'node:path';
@@ -22,7 +22,7 @@ const GENERATE = {
   seed: 3,
 };
 
-/** The clock of one daemon. */
+/** The wall clock that one daemon sees. */
 class Clock {
   readonly #home: DataHome;
   readonly #random: Random;
@@ -35,19 +35,19 @@ class Clock {
     this.set(0);
   }
 
-  /** What the daemon is started with. */
+  /** The environment that the daemon is started with. */
   get env(): Record<string, string> {
     return {
       LD_PRELOAD: fakeTimeLibrary(),
       FAKETIME_TIMESTAMP_FILE: path.join(this.#home.dir, 'clock'),
       FAKETIME_NO_CACHE: '1',
-      // Only the wall clock: nobody sets the other one.
+      // Only the wall clock jumps, because nobody can set the monotonic one.
       FAKETIME_DONT_FAKE_MONOTONIC: '1',
     };
   }
 
   set(hours: number): void {
-    // The daemon never sees half a file.
+    // A rename replaces the file at once, so that the daemon never sees half of it.
     renameSync(this.#home.write('clock.new', `${hours < 0 ? '' : '+'}${hours}h`), path.join(this.#home.dir, 'clock'));
     this.jumps += 1;
   }
@@ -70,7 +70,7 @@ function fakeTimeLibrary(): string {
   return found;
 }
 
-/** Training and generation at once, and a daemon that is killed under them now and then, while the clock jumps. */
+/** Trains and generates at once while the clock jumps, and kills the daemon in the middle if `kill` is set. */
 async function checkWork(
   home: DataHome,
   {
@@ -89,7 +89,7 @@ async function checkWork(
     await home.restart('SIGKILL', { workers: 2, env: clock.env });
   } else {
     await client.untilEnd(jobId);
-    // A connection that was quiet for days by the clock is as good as ever.
+    // A connection still works after it was quiet for days by the clock.
     await client.request('daemon.status');
   }
   client.close();
@@ -98,7 +98,7 @@ async function checkWork(
   check(JSON.stringify(ids) === JSON.stringify(expected.ids), 'other tokens were generated');
 }
 
-/** Jobs of one lane, the clock going back between them, are listed and begun in the order of their submission. */
+/** Checks that jobs of one lane are listed and begun in the order of their submission, although the clock goes back between them. */
 async function checkOrder(client: RawClient, { clock, prefix }: { clock: Clock; prefix: string }): Promise<void> {
   const jobIds: string[] = [];
   for (const [i, hours] of [24, 0, -24].entries()) {
@@ -114,7 +114,7 @@ async function checkOrder(client: RawClient, { clock, prefix }: { clock: Clock; 
   check(began.map(({ jobId }) => jobId).join() === jobIds.join(), 'jobs began in another order');
 }
 
-/** What was uploaded is there when a job asks for it, whatever was tidied up in between. */
+/** Checks that what was uploaded is there when a job asks for it, whatever was tidied up in between. */
 async function checkUpload(
   home: DataHome,
   { client, clock, name }: { client: RawClient; clock: Clock; name: string },

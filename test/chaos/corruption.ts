@@ -1,5 +1,5 @@
-// Bits that flip on the disk: in stored chunks, where each flip is found when the tensor is read, and anywhere in the database,
-// which is then refused and kept as it is, or still gives back what was stored.
+// Bits flip on the disk. A flip in a stored chunk is found when the tensor is read. Damage anywhere in the database either hits
+// content, or the database is refused and kept as it is.
 
 import { closeSync, copyFileSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import path from 'node:path';
@@ -11,12 +11,12 @@ import type { Random } from './random.ts';
 import { check, type Row } from './row.ts';
 import { makeModel, STEPS, submit, wholeLog } from './training.ts';
 
-/** Long enough to tell a place in a chunk from all others. */
+/** So many bytes tell a place in a chunk from all others. */
 const NEEDLE_BYTES = 24;
-/** The unused room of a page may hold what lay there before SQLite moved it: a bit is flipped in such copies too. */
+/** The unused room of a page may hold copies of what SQLite has moved: a bit is flipped in each of up to so many places. */
 const COPIES_MAX = 4;
 const ATTEMPTS_MAX = 1000;
-/** Content with fewer values, as of moments that are still zero, has no place with few others of its kind. */
+/** Content with fewer different bytes is left out: no place in it is rare. Moments that are still zero are such content. */
 const BYTE_VALUES_MIN = 64;
 const EXIT_FAILED = 1;
 
@@ -66,12 +66,12 @@ export const corruptionRows: readonly Row[] = [
       for (let i = 0; i < tries; i++) {
         await tally.try(async () => {
           const bytes = readFileSync(good);
-          // Headers and trees are in the first pages; elsewhere is mostly content.
+          // The first pages hold headers and trees, and the others mostly content.
           const pageCount = bytes.length / 32768;
           const page = random.once(2) ? random.integer(0, 5) : random.integer(0, pageCount - 1);
           const at = page * 32768 + (random.once(2) ? random.integer(0, 200) : random.integer(0, 32767));
           for (let j = 0; j < 8; j++) bytes[at + j] ^= random.integer(1, 255);
-          // Pages in a log that a killed daemon left would hide the damage.
+          // A log that a killed daemon has left could hide the damage.
           for (const log of ['-wal', '-shm']) rmSync(`${file}${log}`, { force: true });
           writeFileSync(file, bytes);
           const running = home.run(['start', '--port', '0']);
@@ -97,14 +97,14 @@ export const corruptionRows: readonly Row[] = [
   },
 ];
 
-/** A stopped home with a model that has several checkpoints. */
+/** Resolves to a home whose daemon is stopped and whose model has several checkpoints. */
 async function trained(home: DataHome): Promise<{ home: DataHome; file: string }> {
   await home.start({ workers: 2 });
   await makeModel(home, 'm');
   await wholeLog(home, (await submit(home, 'm', { keepLast: 3 }))!);
   await home.signal('SIGTERM');
   const file = path.join(home.dir, 'gptd.db');
-  // Without what earlier checkpoints left in free pages.
+  // This clears what earlier checkpoints left in free pages.
   const db = new Database(file);
   db.exec('VACUUM');
   db.close();
@@ -126,13 +126,13 @@ function piecesOf(file: string): Piece[] {
   }
 }
 
-/** Flips one bit of a chunk where it lies in the file; returns how to put it back. */
+/** Flips one bit of a chunk where it lies in the file. Returns a function that puts it back. */
 function flip(file: string, { piece, random }: { piece: Piece; random: Random }): () => void {
   const bytes = readFileSync(file);
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
     const at = random.integer(0, piece.size_bytes - NEEDLE_BYTES);
     const places = placesOf(bytes, piece.data.subarray(at, at + NEEDLE_BYTES));
-    // Where a page ends, or where the bytes are like many others, another place is taken.
+    // Another place is drawn where the bytes go over the end of a page, or where too many others are like them.
     if (places.length === 0 || places.length > COPIES_MAX) continue;
     const [within, mask] = [random.integer(0, NEEDLE_BYTES - 1), 1 << random.integer(0, 7)];
     const write = (flipped: number): void => {
@@ -177,7 +177,7 @@ function checkFound(
   throw new Error(`a flipped bit in ${tensor} (${part}) was not found`);
 }
 
-/** The newest checkpoint's weights are damaged: a generation says so and names the one before, with which it works. */
+/** Damages the newest checkpoint's weights: a generation says so and names the checkpoint before, with which it works. */
 async function offered(
   home: DataHome,
   { file, pieces, random }: { file: string; pieces: readonly Piece[]; random: Random },

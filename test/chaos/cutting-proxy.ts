@@ -1,17 +1,17 @@
-// A wire that is cut: it passes bytes between a client and the daemon and breaks the connection after so many of them, in the
-// middle of whatever they were.
+// A proxy that cuts connections: it hands bytes on between a client and the daemon, and breaks the connection after so many of them,
+// in the middle of whatever they were.
 
 import net from 'node:net';
 
 export class CuttingProxy {
   readonly #server: net.Server;
   readonly #sockets = new Set<net.Socket>();
-  /** Bytes from the client that the next connection lets through. */
+  /** The number of bytes from the client that the next connection lets through. */
   bytesUpLeft = Infinity;
-  /** Bytes from the daemon that the next connection lets through. */
+  /** The number of bytes from the daemon that the next connection lets through. */
   bytesLeft = Infinity;
   cuts = 0;
-  /** Bytes that the newest connection has let through. */
+  /** The numbers of bytes that the newest connection has let through. */
   passed = { up: 0, down: 0 };
 
   constructor(targetPort: number) {

@@ -1,5 +1,5 @@
-// A disk that fills up under a training job: the job is paused within seconds and says why, the daemon lives, and the job goes on
-// by itself when there is room, to the same bits. The disk is a file system in memory, mounted for the row.
+// The disk fills up under a training job. The job is paused within seconds and says why, the daemon lives on, and the job continues
+// by itself when there is room, to the same bits. The disk is a file system in memory that the row mounts.
 
 import { spawnSync } from 'node:child_process';
 import { rmSync, statfsSync } from 'node:fs';
@@ -13,7 +13,7 @@ import { checkSame, essence, makeModel, submit, wholeLog } from './training.ts';
 const DISK_MEGABYTES = 160;
 const PAUSE_MS_MAX = 5000;
 const POLL_MS = 20;
-/** So many steps that the job still runs when the disk is full, and every checkpoint kept, so that each needs room. */
+/** The job has so many steps that it still runs when the disk is full, and keeps every checkpoint, so that each needs room. */
 const RUN = { steps: 150, keepLast: 100 };
 
 const isRoot = process.getuid?.() === 0;
@@ -49,7 +49,7 @@ export const diskFullRows: readonly Row[] = [
         }
         await home.signal('SIGTERM');
       } finally {
-        // What still runs has its files open: lazily.
+        // A process that still runs has files open there, so the file system goes when the last is closed.
         run('umount', '--lazy', home.dir);
       }
       return tally.outcome();
@@ -57,7 +57,7 @@ export const diskFullRows: readonly Row[] = [
   },
 ];
 
-/** Takes all that is free. The daemon may have some of it first, and then none is given: again, with what is left. */
+/** Takes all that is free. The daemon may take some of it first, and then nothing is given: another try asks for what is left. */
 function fill(dir: string, filler: string): void {
   for (let tries = 0; tries < 100; tries++) {
     const { bavail, bsize } = statfsSync(dir);

@@ -1,5 +1,5 @@
-// Files of weights that lie: headers of safetensors and GGUF with something about them changed. The readers either refuse them
-// as corrupt or return ranges that tile the file; the daemon that imports them keeps its memory and goes on working.
+// Files of weights whose headers lie: something about a good header of safetensors or GGUF is changed. The readers either refuse it
+// as corrupt or return ranges that tile the file. The daemon that imports such files keeps its memory and goes on working.
 
 import { createHash } from 'node:crypto';
 import { GptdError } from '../../src/model/errors.ts';
@@ -16,14 +16,14 @@ import { check, type Context, type Outcome, type Row } from './row.ts';
 const CONFIG = { vocab_size: 12, context_length: 4, emb_dim: 4, n_heads: 1, n_layers: 1 };
 const TABLE = tensorTable({ ...CONFIG, drop_rate: 0, qkv_bias: true, tie_weights: false });
 const READ_MS_MAX = 50;
-/** One in so many goes through the daemon as an import. */
+/** One try of so many goes through the daemon as an import. */
 const IMPORTED = 10;
 const IMPORTS_AT_ONCE = 4;
 const GROWTH_MIB_MAX = 32;
-/** Until so many imports the daemon's heap takes its working size. */
+/** The daemon's heap has its working size after so many imports. */
 const WARM_IMPORTS = 1000;
 const COLD_GROWTH_MIB_MAX = 96;
-/** Codes that say that the file is at fault. */
+/** The error codes that say that the file is at fault. */
 const FAULTS_OF_FILES = ['corrupt', 'incompatible', 'invalid_spec', 'limit_exceeded'];
 const NUMBERS = [-1, 0, 1, 3, 0.5, 1e308, 2 ** 31, 2 ** 32, 2 ** 53, 2 ** 53 - 1, -0, 1e21, NaN];
 
@@ -36,7 +36,7 @@ const fileOf = (json: string | Uint8Array, data: Uint8Array, declared?: bigint):
   return Buffer.concat([length, header, data]);
 };
 
-/** A header that is in order and its data: small numbers, which are in order too. */
+/** Makes a header that is in order and its data, which are small numbers. */
 function goodSafetensors(random: Random): { json: Json; data: Buffer } {
   const header = safetensorsHeader(
     TABLE.map(({ name, shape }) => ({ name, shape, dtype: 'F32' as const })),
@@ -51,20 +51,20 @@ const evil = (random: Random): unknown =>
   random.pick<unknown>([random.pick(NUMBERS), null, [], {}, '', 'F32', '__proto__', [[1]], [0, 8], 'x'.repeat(5000)]);
 
 const SAFETENSORS_ATTACKS: readonly ((good: { json: Json; data: Buffer }, random: Random) => Buffer)[] = [
-  // One field of one tensor.
+  // One field of one tensor is changed.
   ({ json, data }, random) => {
     const entry = json[random.pick(Object.keys(json))] as Json;
     entry[random.pick(['dtype', 'shape', 'data_offsets', 'more'])] = evil(random);
     return fileOf(JSON.stringify(json), data);
   },
-  // One number of a shape or an offset.
+  // One number of a shape or an offset is changed.
   ({ json, data }, random) => {
     const { shape, data_offsets: offsets } = json[random.pick(Object.keys(json).slice(1))] as Record<string, number[]>;
     const list = random.pick([shape, offsets]);
     list[random.integer(0, list.length - 1)] = random.pick(NUMBERS);
     return fileOf(JSON.stringify(json), data);
   },
-  // Two tensors in each other's place, one missing, or one under another name.
+  // Two tensors are in each other's place, one is missing, or one has another name.
   ({ json, data }, random) => {
     const [a, b] = [random.pick(Object.keys(json)), random.pick(Object.keys(json))];
     [json[a], json[b]] = [json[b], json[a]];
@@ -73,13 +73,13 @@ const SAFETENSORS_ATTACKS: readonly ((good: { json: Json; data: Buffer }, random
     return fileOf(JSON.stringify(json), data);
   },
   ({ json, data }, random) => fileOf(JSON.stringify({ ...json, __metadata__: evil(random) }), data),
-  // Bytes of the header.
+  // Bytes of the header are changed.
   ({ json, data }, random) => {
     const bytes = Buffer.from(JSON.stringify(json));
     for (let i = random.integer(1, 4); i > 0; i--) bytes[random.integer(0, bytes.length - 1)] = random.integer(0, 255);
     return fileOf(bytes, data);
   },
-  // A length that is not the header's.
+  // The declared length is not the header's.
   ({ json, data }, random) => {
     const near = BigInt(JSON.stringify(json).length + random.integer(-40, 40));
     return fileOf(
@@ -88,7 +88,7 @@ const SAFETENSORS_ATTACKS: readonly ((good: { json: Json; data: Buffer }, random
       random.pick([near, 0n, (1n << 64n) - 1n, 1n << 53n, 1n << 20n, 1n << 63n]),
     );
   },
-  // A file that ends early, or goes on.
+  // The file ends early, or goes on.
   ({ json, data }, random) => {
     const file = fileOf(JSON.stringify(json), data);
     return random.once(3) ? Buffer.concat([file, random.bytes(9)]) : file.subarray(0, random.integer(0, file.length));
@@ -102,7 +102,7 @@ const SAFETENSORS_ATTACKS: readonly ((good: { json: Json; data: Buffer }, random
   },
 ];
 
-/** A value that no weight has, in a file that is otherwise in order. */
+/** Makes a file that is in order but for one value, which is not finite. */
 function wildValue(random: Random): Buffer {
   const { json, data } = goodSafetensors(random);
   const at = 4 * random.integer(0, data.length / 4 - 1);
@@ -129,7 +129,7 @@ function fuzzedGguf(random: Random): Buffer {
       bytes.writeBigUInt64LE(random.pick([0n, 1n, (1n << 64n) - 1n, 1n << 63n, 1n << 53n, 1n << 24n, 65_536n]), word);
       return bytes;
     case 1:
-      // The counts of tensors and of values.
+      // The counts of tensors and of values are changed.
       bytes.writeBigUInt64LE(BigInt(random.integer(0, 1 << 17)), random.pick([8, 16]));
       return bytes;
     case 2:
@@ -143,7 +143,7 @@ function fuzzedGguf(random: Random): Buffer {
   }
 }
 
-/** Reads a header: `corrupt`, or what it says lies in the file. Returns whether it was refused. */
+/** Reads a header and returns whether it was refused as `corrupt`. Throws when one that is accepted names what is not in the file. */
 function readRefuses(file: Buffer, isGguf: boolean): boolean {
   try {
     if (isGguf) {
@@ -178,7 +178,7 @@ async function fuzzedWeights({ tries, random, tally, home: makeHome }: Context):
     const file = isGguf ? fuzzedGguf(random) : fuzzedSafetensors(random);
     await tally.try(() => {
       let tookMs = Infinity;
-      // The machine has other work: what is slow has to be slow again.
+      // The machine has other work, so what was slow once is read again.
       for (let again = 0; again < 3 && tookMs > READ_MS_MAX; again++) {
         const startedAt = performance.now();
         if (readRefuses(file, isGguf) && again === 0) refused += 1;
@@ -200,7 +200,11 @@ async function fuzzedWeights({ tries, random, tally, home: makeHome }: Context):
     const file = isWild ? wildValue(random) : fuzzedSafetensors(random);
     const model = `m${index}`;
     const code = await importEnds(home, client, { model, file });
-    if (isWild) check(code === 'corrupt', `a value that is not finite: ${code ?? 'the import succeeded'}`);
+    if (isWild)
+      check(
+        code === 'corrupt',
+        `a value that is not finite was not refused as corrupt: ${code ?? 'the import succeeded'}`,
+      );
     else if (code !== null) check(FAULTS_OF_FILES.includes(code), `an import failed with ${code}`);
     if (code !== null) return;
     accepted += 1;
@@ -219,13 +223,13 @@ async function fuzzedWeights({ tries, random, tally, home: makeHome }: Context):
   const grown = resident.judge(tally, await resident.mib(), mibMax);
   const { json, data } = goodSafetensors(random);
   const sound = await importEnds(home, client, { model: 'sound', file: fileOf(JSON.stringify(json), data) });
-  check(sound === null, `after all, a sound file was refused with ${String(sound)}`);
+  check(sound === null, `a sound file was refused with ${String(sound)} after the fuzzed ones`);
   client.close();
   tally.note(`${imported} imports, ${accepted} of them succeeded; ${grown}`);
   return tally.outcome();
 }
 
-/** Uploads and imports a file: the code that the import failed with, null when it succeeded. */
+/** Uploads and imports a file. Resolves to the code that the import failed with, or to null when it succeeded. */
 async function importEnds(
   { daemon: { url, token } }: DataHome,
   client: RawClient,

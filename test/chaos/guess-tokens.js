@@ -1,4 +1,4 @@
-// A stranger's process, in a network of its own: makes the requests that stdin lists, and prints the status of each reply.
+// A stranger's process, in a network of its own. It makes the requests that stdin lists, and prints the status of each reply.
 
 import http from 'node:http';
 import { text } from 'node:stream/consumers';

@@ -1,5 +1,5 @@
-// Input that means harm: malformed bytes of every kind, sockets that say nothing, a process without descriptors, and job specs
-// that would take the machine down if anybody believed them.
+// Hostile input: malformed bytes of every kind, sockets that say nothing, connections that take every descriptor, and job specs that
+// would take the machine down if the daemon believed them.
 
 import { spawnSync } from 'node:child_process';
 import net from 'node:net';
@@ -14,9 +14,9 @@ import { check, type Context, type Outcome, type Row } from './row.ts';
 
 const MESSAGES_AT_ONCE = 20;
 const SOCKETS_AT_ONCE = 16;
-/** Of what is held after a collection: the sockets and streams of the moment. */
+/** What is still held after a collection may be so much: it has the sockets and streams of the moment. */
 const HELD_MIB_MAX = 8;
-/** Of resident memory, whose working size depends on when garbage was last collected. */
+/** Resident memory may grow by so much, as its working size depends on when garbage was last collected. */
 const GROWTH_MIB_MAX = 96;
 
 const BREATH_MS = 100;
@@ -75,7 +75,7 @@ async function malformed({ tries, random, tally, home: makeHome }: Context): Pro
       }
     }
   };
-  // What is made once is made first.
+  // A first part of the attack makes what the daemon makes only once.
   await attack(Math.ceil(tries / 5));
   const [held, resident] = [await MemoryGrowth.since(home, HELD), await MemoryGrowth.since(home, RESIDENT)];
   const openBefore = descriptorCount(daemon.pid);
@@ -95,10 +95,10 @@ async function malformed({ tries, random, tally, home: makeHome }: Context): Pro
 
 const DROPPED_MS_MAX = 10_000;
 const WELCOME_MS_MAX = 200;
-/** Two pings, twenty seconds apart, and the grace of a check. */
+/** The time of two pings, which are twenty seconds apart, and some grace. */
 const UNANSWERED_MS_MAX = 45_000;
 
-/** Resolves when the socket is closed, to the milliseconds that took. */
+/** Resolves when the socket is closed, to the milliseconds until then. */
 const closing = (socket: net.Socket): Promise<number> => {
   const startedAt = performance.now();
   return new Promise((resolve) => socket.once('close', () => resolve(performance.now() - startedAt)));
@@ -127,7 +127,7 @@ async function silent({ tries, tally, home: makeHome }: Context): Promise<Outcom
     [body, 'x'],
   ];
   const closed = Array.from({ length: tries }, (_, i) => open(...kinds[i % kinds.length]));
-  // Each good client that comes meanwhile is welcome.
+  // Good clients that come meanwhile are served.
   const welcomes: number[] = [];
   for (let i = 0; i < 5; i++) {
     const startedAt = performance.now();
@@ -154,7 +154,7 @@ async function silent({ tries, tally, home: makeHome }: Context): Promise<Outcom
   return tally.outcome();
 }
 
-/** WebSockets that answer no ping are gone after the second one; those that do stay, however quiet. */
+/** WebSockets that answer no ping are gone after the second ping. Those that answer stay, however quiet they are. */
 async function unanswered({ tries, tally, home: makeHome }: Context): Promise<Outcome> {
   const home = makeHome();
   const daemon = await home.start();
@@ -201,14 +201,14 @@ async function fewDescriptors({ tries, tally, home: makeHome }: Context): Promis
   return tally.outcome();
 }
 
-/** A connection and a whole generation, within a few seconds of the siege. */
+/** Connects and generates, within a few seconds of the siege. */
 async function generates(home: DataHome): Promise<void> {
   const events = await home.events(['generate', 'm', '--prompt', 'x', '--max-tokens', '3']);
   check(generateResult(events).ids.length === 3, 'the generation after the siege is short');
 }
 
 const REFUSED_MS_MAX = 50;
-/** Of what is held after a collection: a hundred bytes a spec would be more. */
+/** What is held after a collection may grow by so much: a hundred bytes for each spec would be more. */
 const SPECS_HELD_MIB_MAX = 1;
 const ABSURD: readonly unknown[] = [
   2 ** 53,
@@ -228,12 +228,12 @@ const ABSURD: readonly unknown[] = [
   'x'.repeat(100_000),
 ];
 
-/** Fields whose every absurd value is refused, by kind; what else the spec needs is in order. */
+/** The fields in which every absurd value is refused, by kind. The base has what else a spec needs. */
 const FIELDS: readonly { readonly kind: string; readonly base: object; readonly fields: readonly string[] }[] = [
   {
     kind: 'create',
     base: { model: 'absurd' },
-    // An empty configuration is the default one: `config` has a case of its own.
+    // `config` has a case of its own, because an empty configuration is the default one.
     fields: ['model', 'seed', 'init', 'tokenizer', 'nonsense'],
   },
   {
@@ -286,7 +286,7 @@ const FIELDS: readonly { readonly kind: string; readonly base: object; readonly 
   },
   { kind: 'import', base: { model: 'absurd', files: {} }, fields: ['model', 'files', 'tokenizer'] },
 ];
-/** Within each field's bounds, and far above any machine together. */
+/** Each field is within its bounds, but all together are far above any machine. */
 const HUGE_CONFIG = {
   vocab_size: 2 ** 24,
   context_length: 2 ** 20,
@@ -330,7 +330,7 @@ async function absurd(context: Context): Promise<Outcome> {
       await tally.try(async () => {
         const { kind, spec } = absurdSpec(context);
         let tookMs = await refusedMs(kind, spec);
-        // The machine has other work: what is slow has to be slow again.
+        // The machine has other work, so what was slow once is tried again.
         for (let again = 0; again < 2 && tookMs > REFUSED_MS_MAX; again++) tookMs = await refusedMs(kind, spec);
         times.push(tookMs);
         check(tookMs <= REFUSED_MS_MAX, `${kind} ${JSON.stringify(spec).slice(0, 300)} took ${tookMs.toFixed(0)} ms`);

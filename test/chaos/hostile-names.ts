@@ -1,6 +1,5 @@
-// Names that would like to be paths, through every method and route that takes a name. The daemon runs under strace, which
-// tells every path that it hands to the system: none may have a name of ours in it, and none outside the data directory may
-// be written to.
+// Names that look like paths go through every method and route that takes a name. The daemon runs under strace, which shows every
+// path that the daemon hands to the system: none may contain a hostile name, and none outside the data directory may be written to.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -11,7 +10,7 @@ import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 import { TRACED_START_NEEDS } from './strace.ts';
 
-/** In every name, and nowhere else on this machine. */
+/** Every hostile name contains this word, and nothing else on this machine does. */
 const CANARY = 'zqcanary';
 const PIECES = [
   ...['..', '../', '..\\', '/', '//', './', '~/', '/etc/passwd', '/tmp/', '/proc/self/', 'file:///', 'C:\\', '\\\\?\\'],
@@ -23,7 +22,7 @@ const LOOKS_LIKE_A_NAME = /^[\w.@-]+$/;
 const DIGEST = `sha256:${'0'.repeat(64)}`;
 const CLOSE_MS_MAX = 10_000;
 const WIDTH = 8;
-/** System calls that change a file system: the paths in them. */
+/** The system calls that change a file system. */
 const WRITES =
   /^(rename|unlink|mkdir|rmdir|link|symlink|chmod|fchmodat|chown|lchown|fchownat|truncate|mknod|creat|utime)/;
 const OPENS_TO_WRITE = /O_WRONLY|O_RDWR|O_CREAT|O_TRUNC/;
@@ -34,7 +33,7 @@ function hostileName(random: Random): string {
   return pieces.join('');
 }
 
-/** Every way of handing over a name; resolves to whether it was refused. */
+/** One way of handing over a name. Resolves to whether it was refused. */
 type Means = (name: string) => Promise<boolean>;
 
 function meansOf(home: DataHome, client: RawClient): readonly Means[] {
@@ -119,7 +118,7 @@ async function namesLeadNowhere({ tries, random, tally, home: makeHome }: Contex
   return tally.outcome();
 }
 
-/** Lines of strace: a thread's id, the call with its paths in quotes, its result. */
+/** Checks the lines of strace: each has a thread's id, the call with its paths in quotes, and its result. */
 function checkTrace(trace: string, dir: string): void {
   check(!trace.includes(CANARY), `a name became a path: ${/.*zqcanary.*/.exec(trace)?.[0].slice(0, 300) ?? ''}`);
   let ownWrites = 0;
@@ -128,7 +127,7 @@ function checkTrace(trace: string, dir: string): void {
     if (!WRITES.test(call) && !OPENS_TO_WRITE.test(call)) continue;
     const paths = [...call.matchAll(/"((?:[^"\\]|\\.)*)"/g)].map(([, text]) => text);
     if (paths.every((text) => text.startsWith(`${dir}/`) || text === dir)) ownWrites += 1;
-    else check(paths.join() === '/dev/null', `outside of the data directory: ${line.slice(0, 300)}`);
+    else check(paths.join() === '/dev/null', `a call wrote outside of the data directory: ${line.slice(0, 300)}`);
   }
   check(ownWrites > 0, 'the trace has no write at all');
 }

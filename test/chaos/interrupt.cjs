@@ -1,12 +1,14 @@
-// Loaded into a daemon with `node --require`: interrupts it from within at a chosen point of its work, so that a sweep reaches
-// every kind of work and not only those that take long. A point is the n-th small piece of one kind of request on any thread:
-// a run of an engine or of WebAssembly within `trainForward`, a statement within `putChunks`. The product knows nothing of this file.
+// This file is loaded into a daemon with `node --require`. It interrupts the daemon from within at a chosen point of its work, so that
+// a sweep reaches every kind of work and not only those that take long. A point is the n-th small piece of one kind of request on any
+// thread, such as a run of an engine or of WebAssembly within `trainForward`, or a statement within `putChunks`. The product knows
+// nothing of this file.
 //   GPTD_INTERRUPT='{"point": "trainUpdate:7", "action": "SIGKILL", "times": 1, "log": "/path/of/a/new/file"}'
-// Actions: a signal for the process; `exit`, which ends the thread; `mark`, which only writes the log; `count`, which writes
-// every piece; `trace`, which writes every request as a thread takes it up, and `cancelled` when the main thread cancels a job, in
-// the order in which they come. Several points in turn, without a new daemon: `{"orders": "/path"}` names a file that says
-// `{"point": "serveStep:3", "afterMs": 1}`; the thread that gets there takes the file away, has itself terminated so much later,
-// and goes on meanwhile. On the main thread SIGUSR2 terminates one thread of a stage, a different one each time.
+// The action is a signal for the process, or one of these: `exit` ends the thread, `mark` only writes the log, and `count` writes every
+// piece. `trace` writes every request as a thread takes it up, and `cancelled` when the main thread cancels a job, in the order in which
+// they come. For several points in turn, without a new daemon, `{"orders": "/path"}` names a file that says
+// `{"point": "serveStep:3", "afterMs": 1}`. The thread that gets there removes the file, has itself terminated so much later, and goes
+// on meanwhile. On the main thread SIGUSR2 terminates one of the threads that start after the store's and the preparer's: a stage's or
+// the text's, a different one each time.
 
 const { appendFileSync, existsSync, readFileSync, statSync, unlinkSync } = require('node:fs');
 const { setTimeout } = require('node:timers');
@@ -54,14 +56,14 @@ function obeyOrders() {
     try {
       unlinkSync(orders);
     } catch {
-      // Another thread was there first.
+      // Another thread was faster.
       return;
     }
     threads.parentPort.postMessage({ terminateAfterMs: afterMs });
   });
 }
 
-/** Calls `onPiece` with the kind of request that is under way, at its beginning and at each of its pieces. */
+/** Calls `onPiece` with the kind of the request that is under way, at its beginning and at each of its pieces. */
 function watchPieces(onPiece) {
   let request = null;
   const piece = () => {
@@ -78,7 +80,7 @@ function watchPieces(onPiece) {
     }
     return entry;
   };
-  // The store is the one thread that is not told where the data are.
+  // Only the threads for the store and for text are not told where the data are, and text prepares no statements.
   if (threads.workerData?.dataDir === undefined) countStatements(piece);
   else countRuns(piece);
 }
@@ -98,7 +100,7 @@ function countRuns(piece) {
   const { Instance } = WebAssembly;
   WebAssembly.Instance = function (module, imports) {
     const instance = new Instance(module, imports);
-    // An engine's own modules count by its runs.
+    // The modules of an engine are left out, because its runs are counted.
     if (imports?.gptd === undefined) return instance;
     const run = (...args) => {
       piece();
@@ -136,7 +138,7 @@ function terminateOnSignal() {
   threads.Worker = class extends Worker {
     constructor(...args) {
       super(...args);
-      // The store's thread and the preparer's are the first two.
+      // The threads for the store and the preparer are the first two.
       this.number = terminateOnSignal.started++;
       if (this.number < 2) return;
       stages.push(this);

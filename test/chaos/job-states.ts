@@ -1,6 +1,6 @@
-// Random sequences of commands against jobs of every kind, with daemons that are killed and stopped in between: fast-check
-// draws them, a model of what a job's state may be is held against every answer, and at the end of each sequence every job's
-// log tells the states that it went through. Sequences share a daemon; each has jobs and models of its own.
+// Random sequences of commands to jobs of four kinds, with daemons that are killed and stopped in between. fast-check draws the
+// sequences. Every reply is compared with a model of the states that the job may have, and at the end of each sequence every job's
+// log shows the states that it went through. Sequences share a daemon, but each has jobs and models of its own.
 
 import fc from 'fast-check';
 import {
@@ -19,12 +19,12 @@ import { checkGapless, upload } from './training.ts';
 
 const TEXT = 'What was said once is said again, and again after that. '.repeat(20);
 const COMMANDS_MAX = 12;
-/** A connection's answers are kept by the client that asked. */
+/** A client keeps every reply of its connection, so it is replaced after so many sequences. */
 const SEQUENCES_PER_CONNECTION = 200;
-/** From so many sequences on, two daemons share them, and restarts are rare in each. */
+/** From so many sequences on, two daemons take half of them each, and restarts are rare in a sequence. */
 const MANY = 1000;
 
-/** What a daemon may make of a state by itself, one that is killed and started again included. */
+/** The states that may follow without a command, also when the daemon is killed and started again. */
 const LATER: Readonly<Record<JobState, readonly JobState[]>> = {
   queued: ['queued', 'running', 'succeeded', 'failed'],
   running: ['queued', 'running', 'succeeded', 'failed'],
@@ -37,11 +37,11 @@ const LATER: Readonly<Record<JobState, readonly JobState[]>> = {
 interface Job {
   readonly kind: Kind;
   jobId: string;
-  /** What its state may be now. */
+  /** The states that it may have now. */
   may: ReadonlySet<JobState>;
 }
 
-/** What the sequence has done so far. Jobs are those of the daemon: fast-check never shares a model between runs. */
+/** What the sequence has done so far. The jobs are in the daemon too, so a model belongs to one run. */
 interface Model {
   readonly jobs: Job[];
 }
@@ -55,7 +55,7 @@ interface Real {
   readonly seen: Seen;
 }
 
-/** What happened in all sequences, for the notes. */
+/** Counts what happened in all sequences, for the notes. */
 interface Seen {
   commands: number;
   kills: number;
@@ -67,19 +67,19 @@ interface Seen {
 type Kind = 'params' | 'create' | 'train' | 'generate';
 const ACTIONS = ['pause', 'resume', 'cancel'] as const;
 type Action = (typeof ACTIONS)[number];
-/** Answers of a submission that ask for what is not there. */
+/** The error codes of requests for what is not there, or is in use. */
 const REFUSALS = new Set(['not_found', 'conflict']);
 
 type Command = fc.AsyncCommand<Model, Real>;
 const later = (state: JobState): ReadonlySet<JobState> => new Set(LATER[state]);
 
-/** The state is one that is possible; from now on only what may become of it is. */
+/** Checks that the job may have this state. From now on it may have those that follow. */
 function observe(job: Job, { state }: { readonly state: JobState }, what: string): void {
   check(job.may.has(state), `${what}: the ${job.kind} job is ${state}, and may be ${[...job.may].join(', ')}`);
   job.may = later(state);
 }
 
-/** A command, drawn once and run any number of times. One about a job is left out while there is none. */
+/** Makes a command, which is drawn once and may run many times. One about a job is left out while there is no job. */
 const command = (
   name: string,
   run: (model: Model, real: Real) => Promise<void>,
@@ -117,7 +117,7 @@ function act(action: Action, index: number): Command {
     const ended = [...job.may].filter(isTerminal);
     const wanted: Record<Action, readonly JobState[]> = {
       pause: ['paused', ...ended],
-      // One that was never paused stays as it is.
+      // A job that was never paused stays as it is.
       resume: [...LATER.queued, ...ended],
       cancel: job.may.has('paused') ? ['cancelled'] : ['cancelled', ...ended],
     };
@@ -134,7 +134,7 @@ function act(action: Action, index: number): Command {
   return command(what, run, { aboutJob: true });
 }
 
-/** Commands for one job on their way at once, in front of a daemon that may be killed before it answers. */
+/** Sends several commands for one job at once, to a daemon that may be killed before it replies. */
 function burst(actions: readonly Action[], index: number, { kill }: { readonly kill: boolean }): Command {
   const what = `${actions.join(' + ')} ${index}${kill ? ', killed' : ''}`;
   const run = async ({ jobs }: Model, real: Real): Promise<void> => {
@@ -185,7 +185,7 @@ async function restart(real: Real, signal: 'SIGKILL' | 'SIGTERM'): Promise<void>
   real.client = await real.home.connect();
 }
 
-/** Refused while it is used; nothing when it is not there. */
+/** Deletes a model, unless it is in use or not there. */
 async function deleteModel(client: RawClient, model: string): Promise<void> {
   await unlessRefused(() => client.request('model.delete', { model }));
 }
@@ -198,7 +198,7 @@ async function unlessRefused(ask: () => Promise<unknown>): Promise<void> {
   }
 }
 
-/** Ends all jobs of a sequence and reads what each of them says of its life. */
+/** Ends all jobs of a sequence and checks the log of each. */
 async function judge({ jobs }: Model, { client, prefix, seen }: Real): Promise<void> {
   client.events.length = 0;
   await Promise.all(jobs.map(({ jobId }) => client.request('job.cancel', { jobId })));
@@ -219,7 +219,7 @@ async function judge({ jobs }: Model, { client, prefix, seen }: Real): Promise<v
   seen.jobs += jobs.length;
 }
 
-/** The state that an event puts its job into; null for one that leaves it as it is. */
+/** Returns the state that an event puts its job into, or null for an event that changes no state. */
 function stateAfter(event: JobEvent): JobState | null {
   if (isTerminal(event.type)) return event.type;
   if (event.type === 'queued') return 'queued';
@@ -231,7 +231,7 @@ function stateAfter(event: JobEvent): JobState | null {
   return message.startsWith('Paused') ? 'paused' : null;
 }
 
-/** A log without a gap, whose states follow one another as they may, and end once; and a record that says the same. */
+/** Checks that the log has no gap, that its states may follow one another and end once, and that the record says the same. */
 function checkLife(
   record: JobRecord,
   { events, transitions }: { readonly events: readonly JobEvent[]; readonly transitions: Map<string, number> },
@@ -245,7 +245,7 @@ function checkLife(
       check(state === 'running', `${event.type} was said by a job that is ${state}`);
       continue;
     }
-    // The next daemon queues what ran, and says nothing of it.
+    // The next daemon queues the job that ran, without an event for it.
     if (state === 'running' && next === 'running') state = 'queued';
     check(JOB_TRANSITIONS[state].includes(next), `${next} follows ${state}`);
     const name = `${state} > ${next}`;
@@ -256,12 +256,15 @@ function checkLife(
   check(record.state === state, `the record says ${record.state} and the log ${state}`);
   check(record.lastSeq === events.length, `the record counts ${record.lastSeq} events of ${events.length}`);
   check(record.endedAt !== null, 'an ended job has no time of its end');
-  check((record.error !== null) === (state === 'failed'), `a job that has ${state} with an error or without`);
-  check((record.result !== null) === (state === 'succeeded'), `a job that has ${state} with a result or without`);
+  check((record.error !== null) === (state === 'failed'), `the record's error does not fit a job that has ${state}`);
+  check(
+    (record.result !== null) === (state === 'succeeded'),
+    `the record's result does not fit a job that has ${state}`,
+  );
 }
 
 const SLOTS = [0, 1] as const;
-/** Jobs that meet at one model are the ones that wait. */
+/** Most jobs get the same model, because jobs of one model wait for each other. */
 const slot = fc.constantFrom(0, 0, 0, 1);
 const kind = fc.constantFrom<Kind>('params', 'create', 'train', 'train', 'train', 'generate', 'generate');
 const index = fc.nat(COMMANDS_MAX);
@@ -270,7 +273,7 @@ const actions = fc.array(action, { minLength: 2, maxLength: 4 });
 const signal = fc.constantFrom('SIGKILL' as const, 'SIGTERM' as const);
 const state = fc.constantFrom(...JOB_STATES);
 
-/** Of a thousand commands about twice `restarts` end the daemon. */
+/** About twice `restarts` of a thousand commands end the daemon. */
 function sequencesWith(restarts: number): fc.Arbitrary<Iterable<Command>> {
   const drawn: fc.Arbitrary<Command> = fc.oneof(
     { weight: 290, arbitrary: fc.tuple(kind, slot).map((args) => submit(...args)) },
@@ -284,7 +287,7 @@ function sequencesWith(restarts: number): fc.Arbitrary<Iterable<Command>> {
   return fc.commands([drawn], { maxCommands: COMMANDS_MAX, size: 'max' });
 }
 
-/** Runs the sequences of one daemon; resolves to how many held and to the one that did not. */
+/** Runs the sequences of one daemon. Resolves to the number that held, and to the failure of the one that did not. */
 async function runSequences(
   home: DataHome,
   { count, restarts, seed, seen }: { count: number; restarts: number; seed: number; seen: Seen },
@@ -302,7 +305,7 @@ async function runSequences(
     const model: Model = { jobs: [] };
     const real: Real = { home, client, prefix: `s${sequences}`, blob, seen };
     try {
-      // Every sequence begins with a model to be made: without one there is nothing to train.
+      // Every sequence begins with the creation of a model, because without one there is nothing to train.
       await submit('create', 0).run(model, real);
       await fc.asyncModelRun(() => ({ model, real }), commands);
     } finally {
@@ -313,8 +316,9 @@ async function runSequences(
   };
   const property = fc.asyncProperty(sequencesWith(restarts), sequence);
   const { failed, numRuns, counterexample, errorInstance } = await fc.check(property, {
-    ...{ numRuns: count, seed },
-    // A daemon that has failed once is no place to look for a shorter way.
+    numRuns: count,
+    seed,
+    // fast-check cannot look for a shorter sequence on a daemon that has failed.
     endOnFailure: true,
   });
   if (!failed) return { held: numRuns, failure: null };

@@ -1,6 +1,6 @@
-// Training interrupted at chosen pieces of every kind of work: forward, backward, weights, optimizer, reading and writing a
-// checkpoint, writing events. The daemon is killed, told to stop, or loses the thread, or the job is paused; then it goes on
-// with another number of workers, to the bits of a run that nothing disturbed.
+// Training is interrupted at chosen pieces of every kind of work: forward, backward, weight gradients, optimizer, reading and writing
+// a checkpoint, and writing events. The daemon is killed, told to stop or loses the thread, or the job is paused. Then the job goes on,
+// after a restart with another number of workers, to the bits of a run that nothing disturbed.
 
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -10,7 +10,7 @@ import { checkSame, essence, type Essence, hookEnv, makeModel, submit, wholeLog 
 
 const STOP_MS_MAX = 10_000;
 const POLL_MS = 2;
-/** Kinds of requests, to a stage's thread or the store's, that a training job consists of. */
+/** The kinds of requests to a stage's thread or the store's of which a training job consists. */
 const KINDS = [
   ...['trainForward', 'trainBackward', 'trainWeightGradients', 'trainFinish', 'trainUpdate', 'trainRead', 'putChunks'],
   ...[
@@ -23,7 +23,7 @@ const KINDS = [
     'beginCheckpoint',
   ],
 ] as const;
-/** A part of the pieces, as how events and reads are grouped differs from run to run. */
+/** Interruptions come within this share of the pieces, because events and reads are grouped differently from run to run. */
 const REACHED_SHARE = 0.6;
 type Action = 'SIGKILL' | 'SIGTERM' | 'exit' | 'mark';
 
@@ -39,7 +39,7 @@ export const killSweepRows: readonly Row[] = [
       await makeModel(home, 'reference');
       const counts = new Map<number, Map<string, number>>();
       let reference: Essence | undefined;
-      /** Pieces of each kind on the busiest thread of a run that nothing disturbs. */
+      /** Resolves to the number of pieces of each kind on the busiest thread of a run that nothing disturbs. */
       const countsOf = async (workers: number): Promise<Map<string, number>> => {
         const known = counts.get(workers);
         if (known !== undefined) return known;
@@ -60,10 +60,10 @@ export const killSweepRows: readonly Row[] = [
         (['SIGKILL', 'SIGTERM', 'exit', 'mark'] as const).map((action) => ({ kind, action })),
       );
       for (let i = 0; i < tries; i++) {
-        // Steps through the kinds, and through the actions with another one of each round.
+        // Goes through the kinds, and begins each round with another action.
         const { kind, action } =
           pairs[((i % KINDS.length) * 4 + ((i + Math.floor(i / KINDS.length)) % 4)) % pairs.length];
-        // The head's stage goes backward in the request that brings it forward.
+        // The head's stage computes the backward pass in the request of its forward pass, so one worker has no trainBackward.
         const workers = random.integer(kind === 'trainBackward' ? 2 : 1, tries > 8 ? 4 : 2);
         await tally.try(async () => {
           const pieces = (await countsOf(workers)).get(kind) ?? 0;
@@ -89,7 +89,7 @@ export const killSweepRows: readonly Row[] = [
   },
 ];
 
-/** The store's thread ends the daemon when it dies: that is what SIGKILL tries. */
+/** The death of the store's thread ends the daemon, so SIGKILL stands for it. */
 const usable = (action: Action, kind: string): Action =>
   action === 'exit' && !kind.startsWith('train') ? 'SIGKILL' : action;
 
@@ -104,7 +104,7 @@ function readCounts(log: string): Map<string, number> {
   return counts;
 }
 
-/** Submits, waits for the interruption and lets the job go on; resolves to the job's id. */
+/** Submits a job, waits for the interruption and lets the job go on. Resolves to its id. */
 async function interrupted(
   home: DataHome,
   attack: { model: string; action: Action; log: string; workersAfter: number },

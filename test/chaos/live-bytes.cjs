@@ -1,5 +1,5 @@
-// Loaded into a daemon's process before the daemon: at SIGUSR2 it collects all garbage and writes down how many bytes are left,
-// in the heap and in buffers beside it. What a collector has put off is not counted, so what grows here is held by something.
+// This file is loaded into a daemon's process before the daemon. At SIGUSR2 it collects all garbage and writes how many bytes are left
+// in the heap and in buffers beside it. Garbage is not counted, so when this number grows, something holds memory.
 
 'use strict';
 
@@ -15,7 +15,7 @@ if (isMainThread && file !== undefined) {
   const collect = runInNewContext('gc');
   process.on('SIGUSR2', () => {
     collect();
-    // Buffers are given back after a turn of the loop.
+    // Buffers are given back after a turn of the event loop.
     setImmediate(() => {
       collect();
       const { heapUsed, external } = process.memoryUsage();

@@ -1,5 +1,5 @@
-// Connections that ask for long replies, many at once, and read none of them: a list of jobs over a WebSocket, a file over HTTP.
-// However many a client asks for, one reply is made for it at a time.
+// Connections ask for many long replies at once and read none of them: a list of jobs over a WebSocket, or a file over HTTP. However
+// many replies a client asks for, the daemon makes one at a time.
 
 import { randomBytes } from 'node:crypto';
 import net from 'node:net';
@@ -11,17 +11,17 @@ import { check, type Context, type Outcome, type Row } from './row.ts';
 import { trainSpec, upload, uploadText } from './training.ts';
 
 const QUESTIONS = 64;
-/** A list of them all is as long as a reply may be: 4 MiB. */
+/** A list of so many jobs would be longer than a reply may be, which is 4 MiB. */
 const JOBS = 9;
 const PROMPT_CHARACTERS = 500_000;
-/** Two pieces of those in which files are read. */
+/** A file is read in pieces, and this one has two. */
 const FILE_BYTES = 8 * MIB;
-/** Two pieces of a file, and what a connection takes besides. */
+/** A connection holds two pieces of a file, and some more. */
 const HELD_MIB_MAX = 9;
 const LEFT_MIB_MAX = 1;
 const WATCH_MS = 2_000;
 
-/** Ends with a function that ends the connection. */
+/** Connects and asks. Resolves to a function that ends the connection. */
 type Asker = (daemon: Daemon) => Promise<() => void>;
 
 function listing(connect: () => Promise<RawClient>): Asker {
@@ -63,7 +63,7 @@ async function longReplies({ tries, tally, home: makeHome }: Context): Promise<O
     ['a file', fetching(digest)],
   ];
   for (const [what, ask] of askers) {
-    // The heap takes its working size with the first.
+    // The first connection brings the heap to its working size.
     (await ask(daemon))();
     const held = await MemoryGrowth.since(home, HELD);
     const ends: (() => void)[] = [];

@@ -1,5 +1,5 @@
-// What no client should send: frames that break RFC 6455, messages that break JSON-RPC, requests that break HTTP. The attack
-// is drawn from a seed; each kind says what the daemon owes in return.
+// Sends what no client should send: frames that break RFC 6455, messages that break JSON-RPC, and requests that break HTTP. Attacks are
+// drawn from a seed. Each kind says what the daemon has to do.
 
 import { performance } from 'node:perf_hooks';
 import type { Daemon, RawClient } from '../e2e/daemon-fixture.ts';
@@ -14,7 +14,7 @@ const PING = 9;
 
 const noise = (random: Random, most: number): Buffer => random.bytes(random.integer(0, most));
 
-/** Frames after which the daemon has to close by itself, whatever else comes. */
+/** The frames after which the daemon has to close the connection by itself, whatever else comes. */
 const FATAL_FRAMES: readonly ((random: Random) => Buffer)[] = [
   (random) => frame(TEXT, noise(random, 40), { rsv: random.integer(1, 7) }),
   (random) => frame(random.pick([3, 4, 5, 6, 7, 11, 12, 13, 14, 15]), noise(random, 40)),
@@ -40,12 +40,12 @@ const FATAL_FRAMES: readonly ((random: Random) => Buffer)[] = [
 const emptyFragments = (count: number): Buffer[] =>
   Array.from({ length: count }, () => frame(0, Buffer.alloc(0), { fin: false }));
 
-/** One malformed frame on a connection of its own. */
+/** Sends one malformed frame on a connection of its own. */
 export async function malformedFrame(daemon: Daemon, random: Random): Promise<void> {
   const garbage = random.once(8);
   const attack = garbage ? random.bytes(random.integer(1, 300)) : random.pick(FATAL_FRAMES)(random);
   const bytes = Buffer.concat([Buffer.from(upgradeRequest(daemon)), attack]);
-  // Garbage may be the beginning of a frame that never ends: then the client leaves, and the daemon has to notice.
+  // Garbage may begin a frame that never ends. So the client leaves, and the daemon has to notice.
   await exchange(portOf(daemon), bytes, { timeoutMs: CLOSE_MS_MAX, halfClose: garbage });
 }
 
@@ -71,7 +71,7 @@ const HTTP_ATTACKS: readonly ((random: Random, host: string) => string | Buffer)
   (_, host) => `GET /v1/ws HTTP/1.1\r\nHost: ${host}\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n`,
 ];
 
-/** One request that is none. The daemon refuses it or hangs up; it never says yes. */
+/** Sends one malformed request. The daemon refuses it or hangs up, and never accepts it. */
 export async function malformedRequest(daemon: Daemon, random: Random): Promise<void> {
   const bytes = Buffer.from(random.pick(HTTP_ATTACKS)(random, new URL(daemon.url).host) as string, 'latin1');
   const { reply } = await exchange(portOf(daemon), bytes, { timeoutMs: CLOSE_MS_MAX, halfClose: true });
@@ -93,7 +93,7 @@ const MESSAGES: readonly object[] = [
   { jsonrpc: '2.0', id: 'a7', method: 'job.submit', params: { kind: 'train', spec: { model: 'nobody', data: [] } } },
 ];
 
-/** A message with one thing about it changed. */
+/** Makes a message in which one thing is changed. */
 export function mutatedMessage(random: Random): string {
   const text = JSON.stringify(random.pick(MESSAGES));
   const at = random.integer(0, text.length - 1);
@@ -132,7 +132,7 @@ const hostileText = (random: Random): string =>
     random.bytes(20).toString('latin1'),
   ]);
 
-/** Sends messages and then an honest question: it has to be answered, and nothing may have closed the connection. */
+/** Sends messages and then a good request, which has to be answered: no message may have closed the connection. */
 export async function malformedMessages(client: RawClient, messages: readonly string[]): Promise<void> {
   const startedAt = performance.now();
   for (const message of messages) client.socket.send(message);

@@ -1,5 +1,5 @@
-// How much more memory a daemon takes than it took at some moment, against a bound: what is held after a collection of all
-// garbage, or what is resident.
+// Measures how much more memory a daemon takes than at some moment before, and compares it with a bound. The memory is what is held
+// after a collection of all garbage, or what is resident.
 
 import type { DataHome } from '../e2e/daemon-fixture.ts';
 import { liveBytes, MIB, residentBytes } from './probe.ts';
@@ -8,11 +8,11 @@ import type { Tally } from './row.ts';
 export interface Memory {
   readonly bytes: (home: DataHome) => number | Promise<number>;
   readonly told: (grownMib: number) => string;
-  /** How often it is looked at while something goes on. */
+  /** The time between two readings while work goes on. */
   readonly watchMs: number;
 }
 
-/** Needs a daemon that was started with `countedHeap`. */
+/** What the daemon holds after a collection of all garbage. Only a daemon that was started with `countedHeap` can tell. */
 export const HELD: Memory = {
   bytes: liveBytes,
   told: (grownMib) => `${grownMib.toFixed(2)} MiB more are held`,
@@ -36,7 +36,7 @@ export class MemoryGrowth {
     this.#before = before;
   }
 
-  /** From now on. */
+  /** Measures growth from now on. */
   static async since(home: DataHome, memory: Memory): Promise<MemoryGrowth> {
     return new MemoryGrowth(home, { memory, before: await memory.bytes(home) });
   }
@@ -45,7 +45,7 @@ export class MemoryGrowth {
     return ((await this.#memory.bytes(this.#home)) - this.#before) / MIB;
   }
 
-  /** The most that is seen while `work` goes on. */
+  /** Resolves to the largest growth, in MiB, that is seen while `work` goes on. */
   async peakMib(work: () => Promise<void>): Promise<number> {
     const watching = new AbortController();
     const watched = async (): Promise<number> => {
@@ -60,7 +60,7 @@ export class MemoryGrowth {
     return peak;
   }
 
-  /** A fault when it is more than `mibMax`; what there is to tell. */
+  /** Counts a fault when the growth is more than `mibMax`. Returns a text that tells the growth. */
   judge(tally: Tally, grownMib: number, mibMax: number): string {
     const told = this.#memory.told(grownMib);
     if (grownMib > mibMax) tally.fault(`${told}, and not ${mibMax} at most`);

@@ -1,5 +1,5 @@
-// A daemon on a network, and somebody else's machine on it that guesses the token: two network namespaces, joined by a cable.
-// A daemon that has no token yet does not open itself to a network at all.
+// A daemon is on a network, and a stranger's machine there guesses the token. Two network namespaces, joined by a virtual cable, stand
+// for the machines. A daemon that has no token yet does not open itself to a network at all.
 
 import { spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
@@ -26,7 +26,7 @@ function ip(...args: readonly string[]): void {
   check(status === 0, `ip ${args.join(' ')} ended with ${String(status)}: ${stderr}`);
 }
 
-/** Two namespaces with an address each; nothing else is reached from there, and nothing reaches in. */
+/** Joins two namespaces with an address each. Nothing else can be reached from there, and nothing reaches in. */
 class Cable {
   readonly daemonSide = `gptd-d-${process.pid}-${randomBytes(2).toString('hex')}`;
   readonly strangerSide = this.daemonSide.replace('-d-', '-s-');
@@ -61,7 +61,9 @@ const get = (headers: Guess['headers'], query = ''): Guess => ({ path: `/v1/mode
 const upgrade = (protocols: readonly string[], headers: Guess['headers'] = {}): Guess => ({
   path: '/v1/ws',
   headers: {
-    ...{ Connection: 'Upgrade', Upgrade: 'websocket', 'Sec-WebSocket-Version': '13' },
+    Connection: 'Upgrade',
+    Upgrade: 'websocket',
+    'Sec-WebSocket-Version': '13',
     'Sec-WebSocket-Key': randomBytes(16).toString('base64'),
     'Sec-WebSocket-Protocol': ['gptd.v1', ...protocols].join(', '),
     ...headers,
@@ -74,7 +76,7 @@ const withToken = (token: string): readonly Guess[] => [
   upgrade([`bearer.${token}`]),
 ];
 
-/** A token that is not the right one, though often close to it. */
+/** Makes a wrong token, which is often close to the right one. */
 function wrongToken(token: string, random: Random): string {
   const at = random.integer(0, token.length - 1);
   const other = random.bytes(32).toString('base64url');
@@ -96,7 +98,7 @@ function wrongToken(token: string, random: Random): string {
   }
 }
 
-/** A wrong token, or the right one where none is looked for. */
+/** Makes a request with a wrong token, or with the right one in a place where the daemon does not look for it. */
 function wrongGuess(token: string, random: Random): Guess {
   if (!random.once(6)) return random.pick(withToken(wrongToken(token, random)));
   const basic = Buffer.from(`gptd:${token}`).toString('base64');
@@ -117,7 +119,7 @@ function wrongGuess(token: string, random: Random): Guess {
   ]);
 }
 
-/** The statuses that the stranger gets. */
+/** Resolves to the statuses that the stranger gets. */
 async function ask(cable: Cable, port: number, guesses: readonly Guess[]): Promise<number[]> {
   const [file, ...rest] = [...within(cable.strangerSide), process.execPath, GUESSER];
   const child = spawn(file, rest, { stdio: ['pipe', 'pipe', 'pipe'] });
@@ -147,7 +149,7 @@ async function strangersOnANetwork(context: Context): Promise<Outcome> {
       if (status === REFUSED) tally.passed();
       else tally.failed(`${JSON.stringify(guesses[i]).replaceAll(token, 'TOKEN')} got ${status}`);
     }
-    // After all of it, whoever has the token gets in.
+    // After all of it, the right token still lets a client in.
     const welcome = await ask(cable, portOf(daemon), withToken(token));
     check(welcome.join() === '200,101,101', `the right token got ${welcome.join()}`);
     return tally.outcome();

@@ -1,5 +1,5 @@
-// One daemon a data directory: a second one leaves within a second, whatever state the first is in, and a lock that a killed
-// daemon left behind stops nobody.
+// A data directory has one daemon. A second one leaves within a second, whatever state the first is in, and a lock that a killed
+// daemon left behind stops no other one.
 
 import type { DataHome } from '../e2e/daemon-fixture.ts';
 import { check, type Row } from './row.ts';
@@ -28,7 +28,7 @@ export const oneDaemonRows: readonly Row[] = [
         await tally.try(async () => {
           const { pid } = home.daemon;
           let refusedMs = await secondLeavesMs(home);
-          // The machine has other work: what is slow has to be slow again.
+          // The machine has other work, so what was slow once is tried again.
           for (let again = 0; again < 2 && refusedMs > REFUSAL_MS_MAX; again++) refusedMs = await secondLeavesMs(home);
           slowestMs = Math.max(slowestMs, refusedMs);
           check(refusedMs <= REFUSAL_MS_MAX, `the second daemon took ${refusedMs.toFixed(0)} ms to leave`);

@@ -1,5 +1,5 @@
-// What an operator sees of a daemon from outside, in /proc: resident memory, descriptors, the size of its files; and in its
-// database. And the tiny model that most rows work with.
+// What rows see of a daemon from outside: resident memory and descriptors in /proc, the sizes of its files, and its database. The file
+// also has the tiny model that most rows work with.
 
 import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -14,13 +14,13 @@ export function residentBytes(pid: number): number {
   return Number(kilobytes) * 1024;
 }
 
-/** With this environment a daemon tells `liveBytes`; what leaks much ends it, as its heap is small. */
+/** The environment with which a daemon answers `liveBytes`. Its heap is small, so that a large leak ends it. */
 export const countedHeap = (home: DataHome): Readonly<Record<string, string>> => ({
   NODE_OPTIONS: `--max-old-space-size=128 --require ${path.resolve(import.meta.dirname, 'live-bytes.cjs')}`,
   GPTD_LIVE_BYTES: path.join(home.dir, 'live-bytes'),
 });
 
-/** Bytes that something in the daemon's main thread holds on to, after a collection of all garbage. */
+/** Resolves to the bytes that the daemon's main thread holds after a collection of all garbage. */
 export async function liveBytes(home: DataHome): Promise<number> {
   const file = path.join(home.dir, 'live-bytes');
   rmSync(file, { force: true });
@@ -31,11 +31,11 @@ export async function liveBytes(home: DataHome): Promise<number> {
 
 export const descriptorCount = (pid: number): number => readdirSync(`/proc/${pid}/fd`).length;
 
-/** 0 for a file that is not there. */
+/** Returns the size of a file, or 0 when it is not there. */
 export const fileBytes = (home: DataHome, name: string): number =>
   statSync(path.join(home.dir, name), { throwIfNoEntry: false })?.size ?? 0;
 
-/** What a query of one value says, over a connection of its own that only reads. */
+/** Returns the one value that a query finds, over a connection of its own that only reads. */
 export function queried(home: DataHome, sql: string): unknown {
   const db = new Database(path.join(home.dir, 'gptd.db'), { readonly: true });
   try {
@@ -47,7 +47,7 @@ export function queried(home: DataHome, sql: string): unknown {
 
 export const TINY = { vocab_size: 256, context_length: 64, emb_dim: 16, n_heads: 2, n_layers: 1, drop_rate: 0 };
 
-/** A model with a byte tokenizer, so small that its steps cost nothing. */
+/** Makes a model with a byte tokenizer, which is so small that its steps cost nearly nothing. */
 export async function makeModel(home: DataHome, fields: Partial<typeof TINY> = {}, name = 'm'): Promise<void> {
   await home.json(['create', name, ...flagsOf({ ...TINY, ...fields }), '--tokenizer', 'byte']);
 }
@@ -70,7 +70,7 @@ export const percentile = (values: readonly number[], share: number): number =>
 const POLL_MS = 20;
 const WAIT_MS_MAX = 10_000;
 
-/** Looks until it is so; throws with `what` when it never is. */
+/** Looks again and again until `holds` returns true. Throws with `what` when it does not within `waitMs`. */
 export async function waitUntil(holds: () => boolean, what: string, waitMs = WAIT_MS_MAX): Promise<void> {
   const startedAt = performance.now();
   while (!holds()) {

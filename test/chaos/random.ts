@@ -1,4 +1,4 @@
-// Draws that a seed and a name repeat: SHA-256 makes the state, xorshift128 (Marsaglia, 2003) the rest.
+// Random numbers that a seed and a name repeat. SHA-256 makes the state, and xorshift128 (Marsaglia, 2003) the numbers.
 
 import { createHash } from 'node:crypto';
 
@@ -20,17 +20,17 @@ export class Random {
     return s[0];
   }
 
-  /** An integer from `min` to `max`, both included. */
+  /** Returns an integer from `min` to `max`, both included. */
   integer(min: number, max: number): number {
     return min + Math.floor((this.#next() / 2 ** 32) * (max - min + 1));
   }
 
-  /** From 0 to 1. */
+  /** Returns a number from 0 to 1, which is never 1 itself. */
   fraction(): number {
     return this.#next() / 2 ** 32;
   }
 
-  /** True once in `n`. */
+  /** Returns true once in `n` times. */
   once(n: number): boolean {
     return this.integer(1, n) === 1;
   }

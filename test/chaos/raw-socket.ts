@@ -1,4 +1,4 @@
-// Bytes on a TCP connection, as no well-behaved client sends them: handshakes and frames are written by hand.
+// Sends bytes over a TCP connection that no well-behaved client sends: handshakes and frames are written by hand.
 
 import { randomBytes } from 'node:crypto';
 import net from 'node:net';
@@ -6,7 +6,7 @@ import type { Daemon } from '../e2e/daemon-fixture.ts';
 
 export const portOf = ({ url }: Pick<Daemon, 'url'>): number => Number(new URL(url).port);
 
-/** The request that makes a connection a WebSocket; a token makes it one that the daemon takes. */
+/** Returns the request that upgrades a connection to a WebSocket, with the daemon's token unless `headers` replace it. */
 export function upgradeRequest({ url, token }: Daemon, headers: Readonly<Record<string, string>> = {}): string {
   const all = {
     Host: new URL(url).host,
@@ -24,14 +24,14 @@ export function upgradeRequest({ url, token }: Daemon, headers: Readonly<Record<
 
 export interface FrameShape {
   readonly fin?: boolean;
-  /** Three bits that no extension was agreed for. */
+  /** The three reserved bits, which only extensions may use. */
   readonly rsv?: number;
   readonly masked?: boolean;
-  /** Replaces the length that the payload has. */
+  /** The length that the frame declares instead of its payload's. */
   readonly declaredBytes?: bigint;
 }
 
-/** One frame of a client, well-formed unless the shape says otherwise. */
+/** Returns one frame of a client, which is well-formed unless the shape says otherwise. */
 export function frame(opcode: number, payload: Buffer, shape: FrameShape = {}): Buffer {
   const { fin = true, rsv = 0, masked = true, declaredBytes = BigInt(payload.length) } = shape;
   const mask = masked ? 0x80 : 0;
@@ -52,7 +52,7 @@ export function frame(opcode: number, payload: Buffer, shape: FrameShape = {}): 
 }
 
 export interface Exchange {
-  /** What the daemon said before it closed, at most 64 KiB of it. */
+  /** What the daemon said before it closed. Little is kept beyond 64 KiB. */
   readonly reply: string;
   readonly closedAfterMs: number;
 }
@@ -60,8 +60,8 @@ export interface Exchange {
 const REPLY_BYTES_MAX = 1 << 16;
 
 /**
- * Writes `bytes` and waits until the daemon closes. Rejects when it has not within `timeoutMs`. `halfClose` says first that
- * nothing more will come.
+ * Writes `bytes` and waits until the daemon closes. Rejects when it has not closed within `timeoutMs`. `halfClose` ends the client's
+ * side after the bytes, so that the daemon knows that nothing more comes.
  */
 export function exchange(
   port: number,

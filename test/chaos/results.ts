@@ -1,4 +1,5 @@
-// RESULTS.md: a line a row, of its last run. A run of some rows replaces their lines and leaves the others as they are.
+// Writes RESULTS.md, which has one line for the last run of each row. A run of some rows replaces their lines and leaves the others
+// as they are.
 
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import type { Outcome, Row } from './row.ts';
@@ -17,8 +18,8 @@ export type Line =
 const FILE = new URL('RESULTS.md', import.meta.url);
 const HEAD = `# Results of the chaos suite
 
-The last run of every row by \`npm run test:chaos\`, against the built daemon. \`of\` is the row's full count: fewer tries are a scaled run. A row that
-did not run is not a row that passed.
+The table has the last run of every row by \`npm run test:chaos\`, against the built daemon. \`of\` is the row's full count: a run with fewer tries was scaled. A row
+that did not run has not passed.
 
 | row | promise | tries | of | failures | seconds | seed | date |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -1,5 +1,5 @@
-// What a row of the chaos suite is: one promise, attacked a number of times. A row counts its tries and its failures; it says
-// what it saw in notes. Rows know nothing of the runner, and the runner nothing of what they do.
+// A row of the chaos suite is one promise that is attacked a number of times. It counts its tries and its failures, and says in notes
+// what it saw. Rows know nothing of the runner, and the runner knows nothing of what they do.
 
 import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
@@ -14,24 +14,24 @@ export interface Outcome {
 }
 
 export interface Context {
-  /** How often to attack: the row's own count, scaled. */
+  /** The number of attacks: the row's own count, scaled. */
   readonly tries: number;
-  /** Draws of this row alone: its name and the seed decide them. */
+  /** The random numbers of this row alone, which its name and the seed decide. */
   readonly random: Random;
   readonly tally: Tally;
-  /** A data directory that is closed with its daemon when the row ends; a daemon that fails by itself fails the row. */
+  /** Makes a data directory that is closed with its daemon when the row ends. A daemon that fails by itself fails the row. */
   readonly home: () => DataHome;
 }
 
 export interface Row {
-  /** `R8` and the like: what --only takes. */
+  /** The name that --only takes, such as `R8`. */
   readonly name: string;
   readonly title: string;
-  /** The full count. */
+  /** The number of attacks at scale 1. */
   readonly tries: number;
-  /** The count of `npm test`: a few seconds. */
+  /** The number of attacks in `npm test`, which take a few seconds; 0 leaves the row out. */
   readonly short: number;
-  /** Programs that it cannot run without. */
+  /** The programs that the row cannot run without. */
   readonly needs?: readonly string[];
   readonly run: (context: Context) => Promise<Outcome>;
 }
@@ -52,25 +52,25 @@ export class Tally {
     this.#notes.push(text);
   }
 
-  /** One try, or as many as `count` says, that went well. */
+  /** Counts one try, or as many as `count` says, that went well. */
   passed(count = 1): void {
     this.#tries += count;
   }
 
-  /** One try that failed, and how. */
+  /** Counts one try that failed, and notes how. */
   failed(what: unknown): void {
     this.#tries += 1;
     this.fault(what);
   }
 
-  /** A failure of a try that is counted already. */
+  /** Counts a failure beside the tries, or of a try that is counted already. */
   fault(what: unknown): void {
     this.#failures += 1;
     if (this.#failures > FAILURES_TOLD_MAX) return;
     this.note(`FAILED: ${what instanceof Error ? (what.stack ?? what.message) : String(what)}`);
   }
 
-  /** One try: it fails when `attack` throws. */
+  /** Runs and counts one try, which fails when `attack` throws. */
   async try(attack: () => Promise<void> | void): Promise<void> {
     try {
       await attack();
@@ -85,12 +85,12 @@ export class Tally {
   }
 }
 
-/** What has to be true; throws with `what` otherwise. */
+/** Throws with `what` when the condition is false. */
 export function check(condition: boolean, what: string): asserts condition {
   if (!condition) throw new Error(what);
 }
 
-/** Runs a row in a context of its own. What it throws is one more failure. */
+/** Runs a row in a context of its own. An error that the row throws is one more failure. */
 export async function runRow(
   row: Row,
   { tries, random }: { readonly tries: number; readonly random: Random },
@@ -111,7 +111,7 @@ export async function runRow(
   return tally.outcome();
 }
 
-/** The programs that a row, or a test, needs and this machine lacks. */
+/** Returns the programs that a row, or a test, needs and this machine lacks. */
 export const missingPrograms = ({ needs = [] }: Pick<Row, 'needs'>): string[] =>
   needs.filter((program) => !isInstalled(program));
 

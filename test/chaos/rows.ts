@@ -1,4 +1,4 @@
-// Every row of the chaos suite, in the order in which it runs. A group of rows is a file; add yours here.
+// The list of all rows of the chaos suite, in the order in which they run. A file has a group of rows, and a new one is added here.
 
 import { acknowledgedRows } from './acknowledged.ts';
 import { cancelRows } from './cancel.ts';

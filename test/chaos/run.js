@@ -1,6 +1,6 @@
-// The chaos suite: every promise of durability, security and streaming attacked at its full count, on the built daemon.
+// Runs the chaos suite, which attacks every promise of durability, security and streaming at its full count, on the built daemon.
 //   npm run test:chaos -- --help
-// The rows are TypeScript and are compiled as they are loaded, by the tool that runs the other tests.
+// The rows are TypeScript. Vite, which also loads the other tests, compiles them when they are loaded.
 
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';

@@ -1,6 +1,6 @@
-// The token: asked for everywhere, taken in a header or a subprotocol only, and written down nowhere but in its own file. A
-// daemon that tells all it can is kept busy with requests that carry the token rightly and wrongly; then everything that it
-// wrote is searched.
+// The token is needed everywhere, is taken from a header or a subprotocol only, and is written nowhere but in its own file. A daemon
+// with the most talkative log is kept busy with requests that carry the token rightly and wrongly. Then everything that it wrote is
+// searched.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -18,13 +18,13 @@ interface Request {
   readonly method: string;
   readonly target: string;
   readonly headers: Readonly<Record<string, string>>;
-  /** Of the reply; an upgrade that succeeds is 101. */
+  /** The status that the reply has to have. */
   readonly status: number;
 }
 
 const bearer = (token: string): Record<string, string> => ({ Authorization: `Bearer ${token}` });
 
-/** Where the token is looked for it is right, and elsewhere as good as none. */
+/** Makes a request with the token. It counts only in the header where the daemon looks for it. */
 function requestWithToken({ token, url }: Daemon, random: Random): Request {
   const target = random.pick([
     '/v1/models',
@@ -60,7 +60,7 @@ async function send(daemon: Daemon, { method, target, headers, status }: Request
   checkReply(reply, { daemon, status, what: `${method} ${target}` });
 }
 
-/** Upgrades that fail, by the token in the address and by one that is nearly right. */
+/** Tries an upgrade that has to fail: the token is in the address, is nearly right, or is a subprotocol without its prefix. */
 async function upgrade(daemon: Daemon, random: Random): Promise<void> {
   const { token } = daemon;
   const without = upgradeRequest(daemon, { Authorization: '' });
@@ -80,10 +80,10 @@ function checkReply(
   const shown = `${what} got ${reply.slice(0, 200)}`.replaceAll(daemon.token, 'TOKEN');
   check(reply.startsWith(`HTTP/1.1 ${status} `), `${shown} instead of ${status}`);
   // Only the refusal of a host or an origin quotes what was sent.
-  check(status === 403 || !reply.includes(daemon.token), `${shown}, with the token`);
+  check(status === 403 || !reply.includes(daemon.token), `${shown}, which contains the token`);
 }
 
-/** A job of each kind that can be had, and some that fail. */
+/** Runs jobs of five kinds. The import fails. */
 async function work(home: DataHome, client: RawClient): Promise<void> {
   await wholeLog(home, (await submit(home, 'm'))!);
   await client.follow('generate', { model: 'm', prompt: 'Line', maxTokens: 5 });
@@ -93,7 +93,7 @@ async function work(home: DataHome, client: RawClient): Promise<void> {
   check(ofType(client.events, 'succeeded').length === 3, 'the jobs of the busy daemon did not succeed');
 }
 
-/** Everything below `dir` that has `text` in it. */
+/** Returns the files below `dir` that contain `text`. */
 const filesWith = (dir: string, text: string): string[] =>
   readdirSync(dir, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
@@ -130,7 +130,7 @@ async function tokenStaysSecret({ tries, random, tally, home: makeHome }: Contex
   check(stderr.includes('refused: '), 'the log tells of no refusal');
   for (const text of [...outputs, stdout, stderr])
     check(!text.includes(token), `the token is in ${text.slice(0, 100)}`);
-  // The search finds the one file that has to hold it, and no other.
+  // The search finds the token's own file, and no other.
   for (const files of [whileRunning, filesWith(home.dir, token)])
     check(files.join() === 'token', `the token is in ${files.join(', ')}`);
   tally.note(`searched the log (${stderr.length} characters), ${outputs.length} outputs and every file`);

@@ -1,4 +1,5 @@
-// The short form of every row of the chaos suite, with one seed: a few tries of each attack, so that none of them can rot.
+// Runs the short form of the chaos suite's rows with one seed: a few tries of each attack, so that none of them can rot. Rows whose
+// `short` is 0 are left out.
 
 import { expect, test } from 'vitest';
 import { Random } from './random.ts';

@@ -1,5 +1,6 @@
-// Stops by signal, in the middle of a training and with another one in the queue: one SIGTERM is a stop that saves, two are an
-// end at once. Either way both jobs go on after the next start, with other workers, to the bits of a run that nothing disturbed.
+// The daemon is stopped by signal, in the middle of a training and with another one in the queue. One SIGTERM stops it after it has
+// saved, and a second one ends it at once. Either way both jobs go on after the next start, with other workers, to the bits of a run
+// that nothing disturbed.
 
 import { existsSync } from 'node:fs';
 import path from 'node:path';
@@ -7,12 +8,12 @@ import { ofType, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts'
 import { check, type Row } from './row.ts';
 import { checkSame, essence, MODEL, trainSpec, uploadText, wholeLog, type Essence } from './training.ts';
 
-/** Steps that take long enough to be stopped in the middle of. */
+/** A step takes long enough that a stop comes in the middle of it. */
 const TRAINING = { batchSize: 16, steps: 5 };
 const STOP_MS_MAX = 10_000;
 const END_MS_MAX = 2000;
 const ENDED_BY_SIGNAL = 130;
-/** Of so many tries some reach the daemon while it is stopping. */
+/** In so many tries some second signals come before the stop is over. */
 const IN_TIME_TRIES_MIN = 10;
 
 export const shutdownRows: readonly Row[] = [
@@ -65,7 +66,7 @@ export const shutdownRows: readonly Row[] = [
   },
 ];
 
-/** Makes a model and trains it. */
+/** Submits the creation of a model and its training. Resolves to the training's id. */
 async function submitTraining(home: DataHome, model: string): Promise<string> {
   const { seed, ...config } = MODEL;
   const client = await home.connect();
@@ -77,7 +78,7 @@ async function submitTraining(home: DataHome, model: string): Promise<string> {
   }
 }
 
-/** Milliseconds of an orderly stop, in which nobody gets a job in. */
+/** Stops the daemon in order, while it takes no new job. Resolves to the milliseconds that the stop took. */
 async function stop(home: DataHome, client: RawClient, lateModel: string): Promise<number> {
   const { pid, process: running } = home.daemon;
   const startedAt = performance.now();
@@ -97,7 +98,7 @@ async function stop(home: DataHome, client: RawClient, lateModel: string): Promi
   return tookMs;
 }
 
-/** Milliseconds from the second signal to the end; null when the stop was over before it. */
+/** Resolves to the milliseconds from the second signal to the end, or to null when the stop was over before. */
 async function stopTwice(home: DataHome): Promise<number | null> {
   const { pid, process: running } = home.daemon;
   process.kill(pid, 'SIGTERM');

@@ -1,5 +1,6 @@
-// Readers that take nothing: cut off after a while, bounded in memory until then, no harm to those who read on, and without a loss
-// to themselves. Ten that only listen are set against resident memory; ten that ask on and on, against what is held of it.
+// Readers that stop reading are cut off after a while. Until then the memory for them is bounded and other readers are not disturbed,
+// and over a new connection they lose no event. With ten that only listen resident memory is measured; with ten that ask on and on,
+// the memory that is held.
 
 import { readFileSync } from 'node:fs';
 import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
@@ -10,33 +11,33 @@ import { portOf } from './raw-socket.ts';
 import { check, type Context, type Outcome, type Row, type Tally } from './row.ts';
 import { checkWhole, generation, LONG } from './streams.ts';
 
-/** Twice ten seconds without a byte taken, and the grace of a goodbye. */
+/** A reader is cut off after two times ten seconds without a byte taken, and some grace for the close. */
 const STALLED_MS_MAX = 25_000;
 const READERS = 10;
-/** Their events are more bytes than the kernel's own buffers hold, some 4 MB a connection. */
+/** The events of so many jobs are more than the kernel's own buffers hold, which are some 4 MB for each connection. */
 const JOBS = 8;
 const LOGPROBS = 20;
 
 const WARM_ROUNDS = 3;
-/** Of resident memory, for all readers that take nothing. */
+/** Resident memory may grow by so much for all readers that take nothing. */
 const GROWTH_MIB_MAX = 16;
-/** So long nothing more is queued when nothing can be. */
+/** The kernel's buffers are full when they have not changed for so long. */
 const STILL_MS = 300;
-/** Of generations: the best of them tells the lag of those who read, as the machine has other work. */
+/** The number of generations of which the best counts for the lag of those who read, as the machine has other work. */
 const LAG_ROUNDS = 5;
-/** What their lag may become, and what a clock of milliseconds does not tell. */
+/** The lag may grow by this factor, or up to a few milliseconds, which the clock hardly shows. */
 const LAG_FACTOR_MAX = 1.2;
 const LAG_MS_MIN = 5;
 
-/** Whoever asks without end asks so often. */
+/** The number of times that a reader asks for the same again. */
 const QUESTIONS = 2000;
-/** What is held for one of them, and what is still held when they are gone. */
+/** The most that is held for one such reader, and the most that is still held when all are gone. */
 const ASKER_MIB_MAX = 1;
 const LEFT_MIB_MAX = 1;
 const LEFT_TRIES_MAX = 20;
 const LEFT_POLL_MS = 500;
 
-/** Stored generations, what an honest client heard of them, and how many descriptors are open while it is the only one. */
+/** Some stored generations, the events that an honest client heard of them, and the descriptors that are open while it is alone. */
 interface Scene {
   readonly home: DataHome;
   readonly honest: RawClient;
@@ -61,7 +62,7 @@ async function scene(home: DataHome, env: Readonly<Record<string, string>> = {})
 const connected = (home: DataHome, count: number): Promise<RawClient[]> =>
   Promise.all(Array.from({ length: count }, () => home.connect()));
 
-/** Resolves when no descriptors are open beside those of the scene and of `others`. */
+/** Resolves when no descriptors are open but those of the scene and of `others`. */
 const cutOff = ({ home, open }: Scene, others = 0): Promise<void> =>
   waitUntil(
     () => descriptorCount(home.daemon.pid) <= open + others,
@@ -69,7 +70,7 @@ const cutOff = ({ home, open }: Scene, others = 0): Promise<void> =>
     STALLED_MS_MAX,
   );
 
-/** Resolves when the daemon has filled what the kernel holds for its connections, and waits for their readers. */
+/** Resolves when the daemon has filled the kernel's buffers of its connections, and waits for their readers. */
 async function stalled({ url, pid }: Daemon): Promise<void> {
   const port = `:${portOf({ url }).toString(16).toUpperCase().padStart(4, '0')}`;
   let last = -1;
@@ -84,7 +85,7 @@ async function stalled({ url, pid }: Daemon): Promise<void> {
   }, 'what the kernel holds is full');
 }
 
-/** Hears the beginning of a job, then asks for `questions` and takes nothing. */
+/** Hears the beginning of a job, then sends `questions` and reads nothing more. */
 async function stopReading(reader: RawClient, jobId: string, questions: readonly string[]): Promise<void> {
   await reader.subscribe(jobId);
   await reader.until(({ seq }) => seq === 100);
@@ -95,7 +96,7 @@ async function stopReading(reader: RawClient, jobId: string, questions: readonly
 const question = (method: string, params: object): string =>
   JSON.stringify({ jsonrpc: '2.0', id: 'again', method, params });
 
-/** Whoever stopped hears the rest over a new connection, and misses nothing. */
+/** Checks that each reader that stopped hears the rest over a new connection, and misses nothing. */
 async function checkNoLoss(
   tally: Tally,
   { home, jobIds, expected }: Scene,
@@ -103,7 +104,7 @@ async function checkNoLoss(
 ): Promise<void> {
   for (const reader of readers) {
     await tally.try(async () => {
-      // What its own machine still holds is read before the end of the connection is.
+      // The reader's own kernel still holds events, which are read before the connection's end.
       reader.socket.resume();
       await reader.closed;
       const all = sorted(await continued(home, { jobIds, heard: reader.events }));
@@ -115,7 +116,7 @@ async function checkNoLoss(
   }
 }
 
-/** What was heard before a cut, once each, and what a new connection tells after the last of it. */
+/** Resolves to the events that were heard before a cut, once each, and to those that a new connection tells after the last of them. */
 async function continued(
   home: DataHome,
   { jobIds, heard }: { readonly jobIds: readonly string[]; readonly heard: readonly JobEvent[] },
@@ -149,7 +150,7 @@ async function hearAll(readers: readonly RawClient[], jobIds: readonly string[])
   await Promise.all(readers.map(hear));
 }
 
-/** Milliseconds within which 99 of 100 events of a generation reached its readers: the best of some generations. */
+/** Resolves to the milliseconds within which 99 of 100 events of a generation reach its readers, in the best of some generations. */
 async function lagMs(submitter: RawClient, readers: readonly RawClient[]): Promise<number> {
   const rounds: number[] = [];
   for (let round = 0; round < LAG_ROUNDS; round++) {
@@ -175,7 +176,7 @@ async function readersThatStop({ tries, tally, home: makeHome }: Context): Promi
   const stage = await scene(home);
   const { honest, jobIds } = stage;
   const fast = await connected(home, READERS);
-  // The daemon takes its working size with as many readers that take everything.
+  // As many readers that read everything bring the daemon to its working size.
   const warming = await connected(home, tries);
   for (let round = 0; round < WARM_ROUNDS; round++) await hearAll([...fast, ...warming], jobIds);
   const usualLagMs = await lagMs(honest, fast);
@@ -204,7 +205,7 @@ async function readersThatStop({ tries, tally, home: makeHome }: Context): Promi
   return tally.outcome();
 }
 
-/** MiB that are still held when what is told of a closed connection has been told. */
+/** Resolves to the MiB that are still held some time after the connections are closed. */
 async function leftMib(held: MemoryGrowth): Promise<number> {
   let left = Infinity;
   for (let tries = 0; tries < LEFT_TRIES_MAX && left > LEFT_MIB_MAX; tries++) {
@@ -222,7 +223,7 @@ async function readersThatAsk({ tries, tally, home: makeHome }: Context): Promis
     ...jobIds.map((jobId) => question('job.subscribe', { jobId, after: 0 })),
     question('job.list', {}),
   ]).flat();
-  // The heap takes its working size with the first.
+  // The first reader brings the heap to its working size.
   const [first] = await connected(home, 1);
   await stopReading(first, jobIds[0], questions);
   await cutOff(stage);
@@ -232,7 +233,7 @@ async function readersThatAsk({ tries, tally, home: makeHome }: Context): Promis
   const readers = await connected(home, tries);
   await Promise.all(readers.map((reader) => stopReading(reader, jobIds[0], questions)));
   const peakMib = await held.peakMib(async () => {
-    // Another stream goes on as ever.
+    // Another stream is not disturbed.
     const jobId = await honest.submit('generate', generation(99));
     await honest.subscribe(jobId);
     await honest.untilEnd(jobId);

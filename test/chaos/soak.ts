@@ -1,5 +1,5 @@
-// Hours of ordinary use: models made, trained, used, evaluated and deleted, over connections that come and go. Every round is the
-// same work and gives the same bits; what the daemon holds when it rests is the same after each.
+// Hours of ordinary use: models are made, trained, used, evaluated and deleted, over connections that come and go. Every round is the
+// same work and gives the same bits, and what the daemon holds between rounds does not grow.
 
 import { isDeepStrictEqual } from 'node:util';
 import { isTerminal, type JobEvent } from '../../src/daemon/protocol/jobs.ts';
@@ -9,19 +9,19 @@ import { descriptorCount, fileBytes, MIB, residentBytes, waitUntil } from './pro
 import { check, type Context, type Outcome, type Row } from './row.ts';
 import { checkGapless, MODEL, trainSpec, uploadText } from './training.ts';
 
-/** A round begins every ten seconds: 720 are two hours, and a small part of one core. */
+/** A round begins every ten seconds, so 720 rounds are two hours. They take little of one core. */
 const PERIOD_MS = 10_000;
 const HOUR_MS = 3_600_000;
-/** Fewer follow one another. */
+/** Fewer rounds than this follow one another without a pause. */
 const PACED_ROUNDS_MIN = 30;
-/** Of the second half of a run that is long enough for a trend to be one. */
+/** A run has a trend when its second half has so many rounds. */
 const TREND_ROUNDS_MIN = 180;
 const TREND_MIB_PER_HOUR_MAX = 5;
-/** In a shorter run, after the rounds in which the heap takes its working size. */
+/** In a shorter run growth counts after so many rounds, in which the heap takes its working size. */
 const WARM_ROUNDS = 10;
 const GROWTH_MIB_MAX = 48;
 const WAL_MIB_MAX = 64;
-/** A round ends six jobs: what older ones leave has to go again. */
+/** A round ends six jobs, so what older jobs have left is deleted all the time. */
 const KEPT_JOBS = 20;
 const DATABASE_MIB_MAX = 16;
 const ATTEMPTS_MAX = 5;
@@ -36,7 +36,7 @@ interface Sample {
 async function soak({ tries, tally, home: makeHome }: Context): Promise<Outcome> {
   const home = makeHome();
   const daemon = await home.start({ workers: 2, flags: ['--keep-jobs', String(KEPT_JOBS)] });
-  // The first round loads what is loaded once.
+  // The first round loads what is loaded only once.
   const expected = await round(home, 'first');
   const open = descriptorCount(daemon.pid);
   const samples: Sample[] = [];
@@ -45,7 +45,7 @@ async function soak({ tries, tally, home: makeHome }: Context): Promise<Outcome>
   let missed = 0;
   for (let i = 0; i < tries; i++) {
     const waitMs = startedAt + i * periodMs - performance.now();
-    // A machine that was put to sleep does not make up for it.
+    // A machine that was put to sleep does not make up for the rounds that it missed.
     if (periodMs > 0 && waitMs < -periodMs) {
       missed += 1;
       continue;
@@ -69,7 +69,7 @@ async function soak({ tries, tally, home: makeHome }: Context): Promise<Outcome>
   const [first, last] = [samples[Math.min(WARM_ROUNDS, samples.length >> 1)], samples[samples.length - 1]];
   const growthMib = last.residentMib - first.residentMib;
   const settled = samples.slice(Math.floor(samples.length / 2));
-  // Shorter runs have no trend yet.
+  // A shorter run has no trend yet.
   const isTrend = settled.length >= TREND_ROUNDS_MIN;
   const slope = mibPerHour(settled);
   const trend = isTrend ? `, by ${slope.toFixed(2)} MiB/h in the second half` : '';
@@ -83,7 +83,7 @@ async function soak({ tries, tally, home: makeHome }: Context): Promise<Outcome>
   return tally.outcome();
 }
 
-/** What one round gives; the same bits whichever round it is. */
+/** Runs one round. Resolves to its results, which are the same bits in every round. */
 async function round(home: DataHome, model: string): Promise<object> {
   const { seed, ...config } = MODEL;
   const follow = (kind: string, spec: object): Promise<JobEvent[]> =>
@@ -101,7 +101,7 @@ async function round(home: DataHome, model: string): Promise<object> {
   await insistently(async () => {
     const client = await home.connect();
     await client.request('model.delete', { model }).catch((error: unknown) => {
-      // The reply to the attempt before was lost.
+      // The reply to the attempt before this one was lost.
       if (!(error instanceof RpcRefusal && error.data?.code === 'not_found')) throw error;
     });
     client.close();
@@ -110,7 +110,7 @@ async function round(home: DataHome, model: string): Promise<object> {
   return { digest, loss, ids: generateResult(events).ids, streamed, evaluatedLoss };
 }
 
-/** A job over two connections at least: the first is dropped in the middle of its events, and another hears the rest. */
+/** Follows a job over at least two connections: the first is dropped in the middle of the events, and another hears the rest. */
 async function followed(
   home: DataHome,
   { kind, spec, key }: { readonly kind: string; readonly spec: object; readonly key: string },
@@ -134,7 +134,7 @@ async function followed(
   return events;
 }
 
-/** A training that is cancelled while it runs. */
+/** Runs a training and cancels it in the middle. */
 const cancelled = (home: DataHome, model: string): Promise<void> =>
   insistently(async () => {
     const client = await home.connect();
@@ -150,7 +150,7 @@ const cancelled = (home: DataHome, model: string): Promise<void> =>
     }
   });
 
-/** The text that OpenAI's endpoint streams. */
+/** Resolves to the text that OpenAI's endpoint streams. */
 async function completion(home: DataHome, model: string): Promise<string> {
   let text = '';
   await insistently(async () => {
@@ -178,7 +178,7 @@ async function completion(home: DataHome, model: string): Promise<string> {
   return text;
 }
 
-/** Again when the connection was lost: a machine that sleeps loses all of them. A refusal is an answer. */
+/** Tries again when a connection was lost, because a machine that sleeps loses all of them. A refusal is not tried again. */
 async function insistently(work: () => Promise<void>): Promise<void> {
   for (let attempt = 1; ; attempt++) {
     try {
@@ -190,7 +190,7 @@ async function insistently(work: () => Promise<void>): Promise<void> {
   }
 }
 
-/** Least squares. */
+/** The slope of resident memory over time, by least squares. */
 function mibPerHour(samples: readonly Sample[]): number {
   const mean = (values: readonly number[]): number => values.reduce((sum, value) => sum + value, 0) / values.length;
   const [x, y] = [mean(samples.map(({ atMs }) => atMs)), mean(samples.map(({ residentMib }) => residentMib))];

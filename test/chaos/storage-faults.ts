@@ -1,6 +1,6 @@
-// The disk's side of durability: the daemon is killed in a chosen system call of a checkpoint, or at any moment, or a call of its
-// storage fails. What the client was told before is there afterwards, what it was not told is whole or not there, and the work
-// that was asked for is finished by the next daemon to the same bits.
+// Durability under faults of storage: the daemon is killed in a chosen system call of a checkpoint, or at any moment, or a call of its
+// storage fails. What the client was told before is there afterwards, and what it was not told is whole or not there. The next daemon
+// finishes the work that was asked for, to the same bits.
 
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -16,7 +16,7 @@ import { checkGapless, upload } from './training.ts';
 const TEXT = 'What is written is written, and what is not is not. '.repeat(20);
 const CALLS = ['pwrite64', 'fsync', 'fdatasync', 'ftruncate'] as const;
 type Call = (typeof CALLS)[number];
-/** No attack takes a job so long. */
+/** No attack makes a job take so long. */
 const HANG_MS = 30_000;
 const RANDOM_MOMENTS = 200;
 const MOMENT_MS_MAX = 150;
@@ -27,7 +27,7 @@ interface Wish {
   readonly key: string;
 }
 
-/** What a client knows of a wish: nothing, or the job and some of its events. */
+/** What a client was told about a wish: nothing, or the job and some of its events. */
 interface Told {
   jobId: string | null;
   events: readonly JobEvent[];
@@ -58,7 +58,7 @@ const generate = (name: string): Wish => ({
   key: `generate ${name}`,
 });
 
-/** Asks for everything and listens to the end, or until the daemon is gone. */
+/** Submits all wishes and listens to the end, or until the daemon is gone. */
 async function ask(home: DataHome, wishes: readonly Wish[]): Promise<Told[]> {
   const told = wishes.map((): Told => ({ jobId: null, events: [] }));
   let client;
@@ -70,7 +70,7 @@ async function ask(home: DataHome, wishes: readonly Wish[]): Promise<Told[]> {
     }
     for (const { jobId } of told) await client.untilEnd(jobId!);
   } catch (error) {
-    // Otherwise the daemon is gone: what was heard until then counts.
+    // If it is no refusal the daemon is gone, and what was heard until then counts.
     if (error instanceof RpcRefusal) told.find(({ jobId }) => jobId === null)!.refusal = error.message;
   }
   for (const one of told) one.events = client?.events.filter(({ jobId }) => jobId === one.jobId) ?? [];
@@ -78,7 +78,7 @@ async function ask(home: DataHome, wishes: readonly Wish[]): Promise<Told[]> {
   return told;
 }
 
-/** The whole log of a wish, asked for again under its key: what was told is in it, as it was told. */
+/** Submits a wish again under its key and resolves to the whole log. What was told before is in it, as it was told. */
 async function keptLog(home: DataHome, { wish, told }: { wish: Wish; told: Told }): Promise<JobEvent[]> {
   const client = await home.connect();
   try {
@@ -101,7 +101,7 @@ function checkResult(wish: Wish, { events, expected }: { events: readonly JobEve
   else check(generateResult(events).ids.join() === expected.ids.join(), `${wish.key} has other tokens`);
 }
 
-/** The database is whole, and so are the weights that a model has now; then they are of no more use. */
+/** Checks that the database and the model's weights are whole, and then deletes the model. */
 async function checkStored(home: DataHome, model: string): Promise<void> {
   const client = await home.connect();
   try {
@@ -123,7 +123,7 @@ async function inTime<T>(work: Promise<T>, what: string): Promise<T> {
   return await Promise.race([work, late]).finally(() => clearTimeout(timer));
 }
 
-/** A home with a model to generate with, what undisturbed work gives, and the storage calls of one training. */
+/** Starts a daemon with a model to generate with. Resolves to what undisturbed work gives, and to the storage calls of one training. */
 async function prepared(
   home: DataHome,
   options: StartOptions = {},
@@ -131,7 +131,7 @@ async function prepared(
   await home.start({ workers: 1, ...options });
   await makeModel(home);
   const blob = await upload(home, TEXT);
-  // The first one prepares the data.
+  // The first training also prepares the data, so the second one is counted.
   await ask(home, [create('first'), train('first', { blob }), create('counted')]);
   const trace = path.join(home.dir, 'trace');
   const strace = await Strace.attach(home.daemon.pid, ['-o', trace, '-e', `trace=${CALLS.join()}`]);
@@ -147,7 +147,7 @@ async function prepared(
   return { expected, calls };
 }
 
-/** The i-th of `count` places that are spread over a list. */
+/** Returns the i-th of `count` items that are spread over a list. */
 const spread = <T>(list: readonly T[], { i, count }: { i: number; count: number }): T =>
   list[Math.min(list.length - 1, Math.floor((i * list.length) / count))];
 
@@ -199,7 +199,7 @@ function countsOf(calls: readonly { readonly call: Call }[]): string {
   return CALLS.map((name) => `${name} ${calls.filter(({ call }) => call === name).length}`).join(', ');
 }
 
-/** What a fault is: one call fails, or all from there on. */
+/** The errors that calls fail with: one call, or all from there on. */
 const ERRORS = ['EIO', 'EIO', 'ENOSPC'] as const;
 
 async function failing({ tries, random, tally, home: makeHome }: Context): Promise<Outcome> {
@@ -211,7 +211,7 @@ async function failing({ tries, random, tally, home: makeHome }: Context): Promi
     const model = `f${i}`;
     const { call, n } = spread(calls, { i, count: tries });
     const error = random.pick(ERRORS);
-    // A disk that stays full is waited for: another row's subject.
+    // The daemon waits while a disk stays full, which is the subject of another row.
     const forever = error === 'EIO' && random.once(3);
     await tally.try(async () => {
       const fault = `${error} in ${call} ${n}${forever ? ' and after' : ''}`;
@@ -229,7 +229,7 @@ async function failing({ tries, random, tally, home: makeHome }: Context): Promi
   return tally.outcome();
 }
 
-/** Trains under a fault, ends the daemon, and looks at what the next one finds; resolves to how the training ended. */
+/** Trains under a fault, ends the daemon, and checks what the next one finds. Resolves to how the training ended. */
 async function faulted(
   home: DataHome,
   {
@@ -249,7 +249,7 @@ async function faulted(
   const end = told.refusal === undefined ? last?.type : 'refused';
   if (told.refusal !== undefined) check(saysWhy(told.refusal), `the submission was refused: ${told.refusal}`);
   const isOver = end === 'succeeded' || end === 'failed' || end === 'refused';
-  // A job that has no end was left by a daemon that could not write what it had to.
+  // A job without an end was left by a daemon that could not write and has ended by itself.
   if (isOver) process.kill(pid, 'SIGTERM');
   const { exitCode, stderr } = await inTime(running.ended, 'the daemon ends');
   check(exitCode === 0 || (exitCode === 1 && saysWhy(stderr)), `the daemon ended with ${String(exitCode)}: ${stderr}`);
@@ -262,7 +262,7 @@ async function faulted(
 
 const saysWhy = (text: string): boolean => /cannot be written|disk|SQLITE_(IOERR|FULL)/i.test(text);
 
-/** The job is done, or says why not and is done when it is asked for again. */
+/** Checks that the job succeeded, or that it says why it failed and succeeds when it is submitted again. */
 async function checkAfterFault(
   home: DataHome,
   { wish, events, expected, model }: { wish: Wish; events: JobEvent[]; expected: Expected; model: string },

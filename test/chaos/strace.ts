@@ -1,10 +1,10 @@
-// strace on a daemon that runs already: it writes what every thread asks of the kernel, or has the n-th of some calls fail, or
-// kills the daemon in it. Debian's strace; the kernel has to allow it to whoever runs this.
+// strace is attached to a daemon that runs already. It writes every thread's system calls, lets the n-th of some calls fail, or kills
+// the daemon in it. Debian has strace, and the kernel has to allow tracing to the user who runs this.
 
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 
 const mayTrace = spawnSync('strace', ['-e', 'trace=none', 'true']).status === 0;
-/** What a row needs that starts its daemon under strace. */
+/** The needs of a row that starts its daemon under strace. */
 export const TRACED_START_NEEDS = ['strace', ...(mayTrace ? [] : ['the right to trace a process'])];
 
 export class Strace {
@@ -32,7 +32,7 @@ export class Strace {
     return strace;
   }
 
-  /** Lets go of a process that still runs. May be called twice. */
+  /** Ends strace; a traced process that still runs goes on. May be called twice. */
   async detach(): Promise<void> {
     this.#process.kill('SIGINT');
     await this.#ended;

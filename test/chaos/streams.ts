@@ -1,5 +1,5 @@
-// Streams of events: many readers of one job, connections cut in the middle of a byte sequence. (slow-readers.ts has those that stop.)
-// Every one of them ends with each event once, in order, whatever happened to it.
+// Streams of events: many readers read one job, and connections are cut at any byte. Every reader ends with each event once, in order,
+// whatever happened to its connections. Readers that stop reading are in slow-readers.ts.
 
 import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
 import { ofType, RawClient, type DataHome } from '../e2e/daemon-fixture.ts';
@@ -9,15 +9,18 @@ import { portOf } from './raw-socket.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 
 const TOKENS = 500;
-/** Of a model whose context holds a whole generation. */
+/** The configuration of a model whose context holds a whole generation. */
 export const LONG = { context_length: 640 };
 
 export const generation = (seed: number, maxTokens = TOKENS): object => ({
-  ...{ model: 'm', prompt: 'Once', temperature: 1, maxTokens },
+  model: 'm',
+  prompt: 'Once',
+  temperature: 1,
+  maxTokens,
   seed,
 });
 
-/** Every event once, in order, and the tokens from 0 on. */
+/** Checks that every event came once and in order, with the tokens from 0 on. */
 export function checkWhole(events: readonly JobEvent[], tokens = TOKENS): void {
   const gap = events.findIndex(({ seq }, i) => seq !== i + 1);
   check(gap === -1, `event ${gap + 1} has seq ${events[gap]?.seq}`);
@@ -36,7 +39,7 @@ async function manyReaders({ tries, tally, home: makeHome }: Context): Promise<O
   const jobId = await submitter.submit('generate', generation(1));
   const read = async (client: RawClient, index: number): Promise<JobEvent[]> => {
     const live = index % 4 !== 3;
-    // Most listen from the start; every fourth comes when half of it is stored already.
+    // Most readers listen from the start. Every fourth one comes when half of the tokens are stored already.
     if (!live) await clients[0].until(({ type, data }) => type === 'token' && data.index >= TOKENS / 2);
     if (live) client.socket.on('message', () => lagsMs.push(Date.now() - (client.events.at(-1)?.at ?? Date.now())));
     await client.subscribe(jobId);
@@ -64,7 +67,7 @@ async function cutConnections({ tries, random, tally, home: makeHome }: Context)
   let cuts = 0;
   for (let round = 1; cuts < tries; round++) {
     const jobId = await submitter.submit('generate', generation(round));
-    // Twice while the tokens are made and read, then over what is stored.
+    // The job is heard twice: while its tokens are made, and when all are stored.
     for (const live of [true, false]) {
       const { events, cuts: made } = await heardThrough(home, { jobId, url, proxy, most: tries - cuts, random });
       cuts += made;
@@ -83,7 +86,7 @@ async function cutConnections({ tries, random, tally, home: makeHome }: Context)
   return tally.outcome();
 }
 
-/** A job's events over as many connections as it takes, each cut at a random byte of what the daemon sends. */
+/** Resolves to a job's events, heard over as many connections as it takes. Each is cut at a random byte of what the daemon sends. */
 async function heardThrough(
   home: DataHome,
   {

@@ -1,5 +1,5 @@
-// A submission under a key, its connection cut after every byte of what the client says and of what the daemon answers. The
-// client knows nothing then, submits again, and there is one job: the one that it was told of, if it was told of one.
+// A submission under a key is cut after every byte of the request and of the reply. The client knows nothing then and submits again,
+// and there is one job.
 
 import { setImmediate as turn } from 'node:timers/promises';
 import { RawClient } from '../e2e/daemon-fixture.ts';
@@ -8,7 +8,7 @@ import { queried } from './probe.ts';
 import { portOf } from './raw-socket.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 
-/** Keys of one length, so that every submission is equally many bytes. */
+/** Makes keys of one length, so that every submission has equally many bytes. */
 const keyOf = (index: number): string => `key-${String(index).padStart(8, '0')}`;
 const SPEC = { config: 'GPT_CONFIG_124M' };
 
@@ -18,7 +18,7 @@ async function everyByte({ tries, random, tally, home: makeHome }: Context): Pro
   const proxy = new CuttingProxy(portOf(home.daemon));
   const cutUrl = `http://127.0.0.1:${await proxy.listen()}`;
   const direct = await home.connect();
-  /** null when the connection was cut before the answer was complete. */
+  /** Submits through the proxy. Resolves to the job's id, or to null when the connection was cut before the reply was complete. */
   const submitCut = async (key: string): Promise<string | null> => {
     let client;
     try {
@@ -46,7 +46,7 @@ async function everyByte({ tries, random, tally, home: makeHome }: Context): Pro
       const where = at < up ? `byte ${at} of ${up} of the request` : `byte ${at - up} of ${down} of the reply`;
       check(first === null, `${where}: the answer came although it was cut`);
       check(proxy.cuts === cutsBefore + 1, `${where}: the connection was not cut`);
-      // Now and then the daemon has time to come to the end of the first before it hears of the second.
+      // In half of the tries the daemon has time to finish the first submission before it gets the second one.
       if (random.once(2)) for (let turns = random.integer(1, 20); turns > 0; turns--) await turn();
       const jobId = await direct.submit('params', SPEC, key);
       check((await direct.submit('params', SPEC, key)) === jobId, `${where}: the key names two jobs`);

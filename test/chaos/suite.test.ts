@@ -1,4 +1,4 @@
-// What the command line of the chaos suite says, and what it refuses.
+// Tests what the command line of the chaos suite says, and what it refuses.
 
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';

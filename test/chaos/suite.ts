@@ -1,5 +1,5 @@
-// The command line of the chaos suite: picks rows, scales them, runs one after the other and says what came out. The exit
-// code is 1 when anything failed; a row that could not run is named, and neither passed nor failed.
+// The command line of the chaos suite. It picks rows, scales them, runs one after the other and says what came out. The exit code is 1
+// when anything failed. A row that could not run is named, and has neither passed nor failed.
 
 import { parseArgs } from 'node:util';
 import process from 'node:process';
@@ -26,17 +26,17 @@ const OPTIONS = {
 } as const;
 
 const USAGE = `usage: npm run test:chaos -- [--only ROW,ROW] [--scale 0.01] [--seed N] [--write] [--list] [--help]
-  --only   these rows; all of them without it
-  --scale  this share of each row's tries, at least one; 1 without it
-  --seed   repeats a run; another one each time without it
-  --write  into test/chaos/RESULTS.md, as a run at scale 1 does anyway
+  --only   runs these rows (default: all)
+  --scale  makes this share of each row's tries, at least one (default: 1)
+  --seed   repeats a run (default: another seed each time)
+  --write  writes test/chaos/RESULTS.md, as a run at scale 1 does anyway
   --list   names the rows and their tries`;
 
 export async function main(argv: readonly string[]): Promise<number> {
   const plan = readPlan(argv);
   if (typeof plan === 'number') return plan;
   const { rows, scale, seed, write } = plan;
-  console.log(`seed ${seed}; the same again: npm run test:chaos -- --seed ${seed}`);
+  console.log(`The seed is ${seed}. This repeats the run: npm run test:chaos -- --seed ${seed}`);
   const lines: Line[] = [];
   for (const row of rows) {
     const missing = missingPrograms(row);
@@ -71,7 +71,7 @@ function tell(line: Line): void {
   for (const note of outcome.notes) console.log(`    ${note.replaceAll('\n', '\n    ')}`);
 }
 
-/** What to run; or the exit code, when what was asked for is told already. */
+/** Returns what to run, or the exit code when there is nothing to run: the help, the list or a refusal has been printed. */
 function readPlan(argv: readonly string[]): Plan | number {
   const refuse = (message: string): number => {
     console.error(`${message} --help says what there is.`);

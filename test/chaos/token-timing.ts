@@ -1,6 +1,6 @@
-// Whether the time of a refusal tells how much of a token is right. Wrong tokens with right beginnings of several lengths are tried
-// in a random order, so that whatever else the machine does falls on all of them alike, and their times are compared by rank. A
-// server that compares letter by letter shows that the comparison would find a leak; it does so in the full form only.
+// Tests whether the time of a refusal tells how much of a token is right. Wrong tokens with right beginnings of several lengths are
+// tried in a random order, so that the machine's other work falls on all of them alike, and their times are compared by rank. In the
+// full form a server that compares letter by letter shows that the comparison would find a leak.
 
 import { createHash } from 'node:crypto';
 import http from 'node:http';
@@ -10,20 +10,20 @@ import { portOf } from './raw-socket.ts';
 import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 
-/** Shares of the token that are right. */
+/** The shares of the token that are right. */
 const SHARES = [0, 0.25, 0.5, 0.75, 1];
-/** Standard deviations of chance: once in a thousand million times it is more. */
+/** A difference may have so many standard deviations: chance alone exceeds them about once in 500 million times. */
 const DEVIATIONS_MAX = 6;
 const LETTERS = Array.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_');
 
-/** As long as the token, and wrong: the first `right` letters are its own, and the one after them is not. */
+/** Makes a wrong token as long as the right one. The first `right` letters are right, and the one after them is wrong. */
 function wrongToken(token: string, right: number, random: Random): string {
   const other = random.pick(LETTERS.filter((letter) => letter !== token[right]));
   const rest = Array.from({ length: token.length - right - 1 }, () => random.pick(LETTERS));
   return token.slice(0, right) + other + rest.join('');
 }
 
-/** Microseconds from the last byte of a request to the first one of its refusal. */
+/** Resolves to the microseconds from sending a request to the first byte of its refusal. */
 function refusalUs(port: number, request: Buffer): Promise<number> {
   return new Promise((resolve, reject) => {
     const socket = net.connect(port, '127.0.0.1');
@@ -43,12 +43,12 @@ function refusalUs(port: number, request: Buffer): Promise<number> {
   });
 }
 
-/** Times by how much of the token was right, `count` in all. */
+/** Makes `count` requests. Resolves to their times, by the share of the token that was right. */
 async function refusals(
   { port, token }: { readonly port: number; readonly token: string },
   { count, random }: { readonly count: number; readonly random: Random },
 ): Promise<number[][]> {
-  // Made before the first is tried: one that takes longer to make would find the processor in another state.
+  // All are made before the first is tried, because one that takes longer to make would find the processor in another state.
   const guesses = Array.from({ length: count }, () => {
     const kind = random.integer(0, SHARES.length - 1);
     const guess = wrongToken(token, Math.round(SHARES[kind] * (token.length - 1)), random);
@@ -60,7 +60,7 @@ async function refusals(
   return times;
 }
 
-/** By how many standard deviations the ranks of `b` among both differ from chance (Mann and Whitney's test). */
+/** Returns by how many standard deviations the ranks of `b` among both differ from chance (Mann and Whitney's test). */
 function deviations(a: readonly number[], b: readonly number[]): number {
   const ranked = [...a.map((us) => ({ us, isB: false })), ...b.map((us) => ({ us, isB: true }))];
   ranked.sort((one, other) => one.us - other.us);
@@ -75,7 +75,7 @@ function deviations(a: readonly number[], b: readonly number[]): number {
 
 const HASHES_A_LETTER = 10;
 
-/** Compares letter by letter and stops at the first that is wrong. */
+/** Starts a server that compares letter by letter and stops at the first wrong one. */
 async function carelessServer(token: string): Promise<http.Server> {
   const server = http.createServer((request, response) => {
     const offered = (request.headers.authorization ?? '').slice('Bearer '.length);

@@ -1,5 +1,5 @@
-// Every control of a training, by itself: on two, three and four workers, with other checkpoint intervals and an interruption
-// at a random step, it gives the losses and the digest that it gives undisturbed on one worker.
+// Every control of a training is tried by itself. On two, three and four workers, with other checkpoint intervals and an interruption
+// at a random step, a training gives the losses and the digest that it gives undisturbed on one worker.
 
 import type { DataHome } from '../e2e/daemon-fixture.ts';
 import type { Random } from './random.ts';
@@ -19,7 +19,7 @@ import {
 interface Feature {
   readonly config?: object;
   readonly spec?: object;
-  /** The attacked training goes on from one that was not. */
+  /** Whether another training of the model comes before the attacked one. */
   readonly after?: boolean;
 }
 
@@ -121,7 +121,7 @@ async function attacked(
   const jobId = (await submit(home, model, fields))!;
   const client = await home.connect();
   await client.subscribe(jobId);
-  // A run with patience may have ended by then, and nothing is left to interrupt.
+  // A run with patience may have ended by then, so that nothing is left to interrupt.
   await Promise.race([client.untilStep(jobId, random.integer(1, STEPS - 2)), client.untilEnd(jobId)]);
   client.close();
   const workersAfter = random.integer(1, 4);

@@ -1,5 +1,5 @@
-// What the rows about training share: a small model with dropout on, one spec, and the comparison of a disturbed run with one
-// that nothing disturbed.
+// What the rows about training share: a small model with dropout, one spec, and the comparison of a disturbed run with one that
+// nothing disturbed.
 
 import { createHash } from 'node:crypto';
 import path from 'node:path';
@@ -20,7 +20,7 @@ export const MODEL = {
 };
 const TEXT = Array.from({ length: 300 }, (_, i) => `Line ${i} says ${(i * i) % 97} and ${(i * 31) % 53}.`).join('\n');
 
-/** Loads a file into a daemon's process before the daemon. */
+/** The file that is loaded into a daemon's process before the daemon. */
 export const HOOK = path.resolve(import.meta.dirname, 'interrupt.cjs');
 export const hookEnv = (options: object = {}): Record<string, string> => ({
   NODE_OPTIONS: `--require ${HOOK}`,
@@ -28,11 +28,20 @@ export const hookEnv = (options: object = {}): Record<string, string> => ({
 });
 
 export const trainSpec = (model: string): object => ({
-  ...{ model, data: [createHash('sha256').update(TEXT).digest('hex')], steps: STEPS, batchSize: 4, microBatchSize: 1 },
-  ...{ valSplit: 0.2, lr: 1e-3, seed: 9, evalEvery: 4, evalBatches: 1, checkpointEvery: 3 },
+  model,
+  data: [createHash('sha256').update(TEXT).digest('hex')],
+  steps: STEPS,
+  batchSize: 4,
+  microBatchSize: 1,
+  valSplit: 0.2,
+  lr: 1e-3,
+  seed: 9,
+  evalEvery: 4,
+  evalBatches: 1,
+  checkpointEvery: 3,
 });
 
-/** Makes a model, and brings the training text. */
+/** Makes a model and uploads the training text. */
 export async function makeModel(home: DataHome, name: string, fields: object = {}): Promise<void> {
   await home.json(['create', name, ...flagsOf({ ...MODEL, tokenizer: 'byte', init: 'gpt2', ...fields })]);
   await uploadText(home);
@@ -55,7 +64,7 @@ export async function upload(home: DataHome, text: string): Promise<string> {
   return digest;
 }
 
-/** Submits under a key that repeats: null when the daemon ended before it answered. */
+/** Submits a training under a key that repeats it. Resolves to the job's id, or to null when the daemon ended before it replied. */
 export async function submit(home: DataHome, model: string, fields: object = {}): Promise<string | null> {
   let client;
   try {
@@ -69,7 +78,7 @@ export async function submit(home: DataHome, model: string, fields: object = {})
   }
 }
 
-/** All events of a job, up to the last. */
+/** Resolves to all events of a job when it has ended. */
 export async function wholeLog(home: DataHome, jobId: string): Promise<JobEvent[]> {
   const client = await home.connect();
   try {
@@ -88,7 +97,7 @@ export interface Essence {
   readonly checkpoints: readonly (readonly [number, string])[];
 }
 
-/** What one spec gives however it is run: losses, norms, evaluations and the digest. */
+/** Returns what one spec gives however it is run: losses, norms, evaluations and digests. */
 export function essence(events: readonly JobEvent[]): Essence {
   const { digest, step, loss, valLoss, tokens } = trainResult(events);
   return {
@@ -107,7 +116,7 @@ export function checkGapless(events: readonly JobEvent[], what = 'the log'): voi
   );
 }
 
-/** Throws unless the run is the reference. A stop or a pause may have written a checkpoint more. */
+/** Throws unless the run gives what the reference gave. A stop or a pause may have written more checkpoints. */
 export function checkSame(events: readonly JobEvent[], reference: Essence): void {
   checkGapless(events);
   const { checkpoints, ...rest } = essence(events);

@@ -1,5 +1,5 @@
-// Databases of other versions under today's daemon: a newer one keeps every byte, an older one is copied and then migrated as
-// a whole. SIGKILL comes at chosen system calls of it, by strace, and the next start has everything.
+// The daemon opens databases of other versions. A newer one keeps every byte, and an older one is copied and then migrated as a whole.
+// strace sends SIGKILL at chosen system calls of the migration, and the next start has everything.
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -12,20 +12,20 @@ import type { Random } from './random.ts';
 import { check, type Context, type Outcome, type Row } from './row.ts';
 import { TRACED_START_NEEDS } from './strace.ts';
 
-/** What changes files, and what puts the changes on the disk. */
+/** The system calls that change files, and those that put the changes on the disk. */
 const CALLS = ['pwrite64', 'write', 'fdatasync', 'fsync', 'ftruncate', 'rename', 'unlink'];
 const START = ['start', '--port', '0', '--workers', '1'];
 const EXIT_FAILED = 1;
 
 interface Point {
   readonly call: string;
-  /** The how manieth of the thread that makes it. */
+  /** The number of the call among those of its name on the thread, from 1 on. */
   readonly number: number;
 }
 
 const older = (home: DataHome): void => writeFirstVersion(home.dir, { state: 'paused', chunkCount: 8 });
 
-/** Every call that the store's thread makes until its daemon is ready. */
+/** Resolves to every such call that the store's thread makes until its daemon is ready. */
 async function pointsOf(home: DataHome): Promise<readonly Point[]> {
   older(home);
   const trace = path.join(home.dir, 'trace');
@@ -48,7 +48,7 @@ async function pointsOf(home: DataHome): Promise<readonly Point[]> {
 
 async function killed(home: DataHome, { call, number }: Point): Promise<boolean> {
   const inject = ['-e', `trace=${call}`, '-e', `inject=${call}:signal=SIGKILL:when=${number}`];
-  // Without --seccomp-bpf, under which strace 6.1 injects no signal.
+  // This is without --seccomp-bpf, because strace 6.1 injects no signal with it.
   const under = ['strace', '-f', '-qq', '-o', '/dev/null', ...inject];
   const running = home.run(START, { under });
   const ready = await running.said('is ready at').then(
@@ -61,7 +61,7 @@ async function killed(home: DataHome, { call, number }: Point): Promise<boolean>
   return !ready;
 }
 
-/** One of the two versions, whole; and the next daemon has what the older one had. */
+/** Checks that the database has one of the two versions, and that the next daemon has everything that was in the older one. */
 async function migratesLater(home: DataHome): Promise<void> {
   const [file, backup] = [databasePath(home.dir), migrationBackupPath(home.dir, 1)];
   const version = schemaOf(file);
@@ -83,10 +83,10 @@ async function migratesLater(home: DataHome): Promise<void> {
   );
   client.close();
   await home.signal('SIGTERM');
-  check(schemaOf(file) === SCHEMA_VERSION && schemaOf(backup) === 1, 'the migration was not made up for');
+  check(schemaOf(file) === SCHEMA_VERSION && schemaOf(backup) === 1, 'the next start has not migrated the database');
 }
 
-/** A file of a version that no gptd has yet stays as it is, byte for byte, and alone. */
+/** Checks that a file of a version that no gptd knows yet stays as it is, byte for byte, and that no copy is made. */
 async function newerIsKept(home: DataHome, random: Random): Promise<void> {
   await home.start();
   await home.signal('SIGTERM');

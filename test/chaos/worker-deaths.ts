@@ -1,6 +1,6 @@
-// Threads terminated from outside in the middle of what they do, in one daemon that lives on: while a training's step, a
-// prompt, a next token or a load is computed natively. The work is done again on a new thread, to the bits of a run that
-// nothing disturbed, and so is that of another job which shared the thread.
+// Threads are terminated from outside in one daemon that lives on: while a training's step, a prompt, a next token or a load is
+// computed natively. The work is done again on a new thread, to the bits of a run that nothing disturbed, and so is the work of another
+// job on the same thread.
 
 import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -10,14 +10,14 @@ import { ofType, type DataHome, type RawClient } from '../e2e/daemon-fixture.ts'
 import { check, type Row } from './row.ts';
 import { checkGapless, checkSame, essence, hookEnv, MODEL, trainSpec, uploadText } from './training.ts';
 
-/** Wide enough that a program runs for a millisecond: a thread that is terminated is in the middle of one more often than not. */
+/** The model is so wide that a program runs for a millisecond, and a terminated thread is mostly in the middle of one. */
 const WIDE = { ...MODEL, emb_dim: 128, n_heads: 4, context_length: 256 };
 const TRAINING = { contextLength: 128, steps: 6 };
 const PROMPT = Array.from({ length: 160 }, (_, i) => `${(i * 7) % 10}`).join('');
 const TOKENS = 40;
 const AFTER_MS_MAX = 4;
 
-/** Kinds of requests, and the highest piece of each that every run reaches. */
+/** The kinds of requests of each phase, and the highest piece of each that every run reaches. */
 const PHASES = {
   step: { trainForward: 40, trainBackward: 40, trainWeightGradients: 40, trainUpdate: 12 },
   prefill: { serveStep: 10 },
@@ -54,7 +54,7 @@ export const workerDeathRows: readonly Row[] = [
             renameSync(`${orders}.new`, orders);
             const found = await work(client, `m${i}`);
             await client.request('model.delete', { model: `m${i}` });
-            check(!existsSync(orders), 'no thread got there');
+            check(!existsSync(orders), 'no thread has reached the point');
             check((await restarts(home)) === ++deaths, `${await restarts(home)} threads were replaced, not ${deaths}`);
             checkSame(found.trained, essence(reference.trained));
             for (const which of ['trained', 'beside'] as const) {
@@ -76,7 +76,7 @@ export const workerDeathRows: readonly Row[] = [
   },
 ];
 
-/** Trains a new model while one that stays generates, then generates with the trained one. */
+/** Trains a new model and generates with its first checkpoint at the same time, then generates with the trained model. */
 async function work(
   client: RawClient,
   model: string,
