@@ -238,9 +238,13 @@ export class Batcher {
     if (!sequence.settle({ count, sampled })) return;
     this.#running = this.#running.filter((other) => other !== sequence);
     // The stage goes on with a sequence whose text has reached a stop string, which it knows nothing of.
-    this.#interruptSteps();
+    if (sequence.isStoppedByText) this.#interruptSteps();
     const keep = sequence.position >= PREFIX_LENGTH_MIN;
-    if (keep) this.#retained.add(sequence.name, sequence.window.slice(0, sequence.position));
+    if (keep) {
+      const beyond = sequence.isStoppedByText ? FOLLOW_TOKENS_MAX + DRAFT_ROWS_MAX : 0;
+      const positions = Math.min(sequence.room, sequence.position + beyond);
+      this.#retained.add(sequence.name, sequence.window.slice(0, sequence.position), positions);
+    }
     this.#end([sequence.name], { keepCaches: keep });
   }
 

@@ -13,7 +13,7 @@ export const RETAINED_CONTEXTS = 2;
 
 export class Retained {
   /** Least recently used first. */
-  readonly #ids = new Map<string, readonly number[]>();
+  readonly #kept = new Map<string, { readonly ids: readonly number[]; readonly positions: number }>();
   readonly #positionsMax: number;
 
   /** `context` is the model's. */
@@ -21,19 +21,20 @@ export class Retained {
     this.#positionsMax = RETAINED_CONTEXTS * capacityFor(context);
   }
 
-  add(name: string, ids: readonly number[]): void {
-    this.#ids.set(name, ids);
+  /** `positions` are those that its cache may take; it holds the ids of the first of them. */
+  add(name: string, ids: readonly number[], positions = ids.length): void {
+    this.#kept.set(name, { ids, positions: capacityFor(positions) });
   }
 
   touch(name: string): void {
-    const ids = this.#ids.get(name);
-    if (ids === undefined) return;
-    this.#ids.delete(name);
-    this.#ids.set(name, ids);
+    const kept = this.#kept.get(name);
+    if (kept === undefined) return;
+    this.#kept.delete(name);
+    this.#kept.set(name, kept);
   }
 
   *entries(): Generator<{ readonly name: string; readonly ids: readonly number[] }> {
-    for (const [name, ids] of this.#ids) yield { name, ids };
+    for (const [name, { ids }] of this.#kept) yield { name, ids };
   }
 
   /**
@@ -43,19 +44,19 @@ export class Retained {
   evict(roomMax: number, spared: ReadonlySet<string | undefined>): string[] {
     const positionsMax = Math.min(roomMax, this.#positionsMax);
     const evicted: string[] = [];
-    let used = [...this.#ids.values()].reduce((sum, ids) => sum + capacityFor(ids.length), 0);
-    for (const [name, ids] of this.#ids) {
-      if (used <= positionsMax && this.#ids.size <= RETAINED_MAX) break;
+    let used = [...this.#kept.values()].reduce((sum, { positions }) => sum + positions, 0);
+    for (const [name, { positions }] of this.#kept) {
+      if (used <= positionsMax && this.#kept.size <= RETAINED_MAX) break;
       if (spared.has(name)) continue;
-      this.#ids.delete(name);
-      used -= capacityFor(ids.length);
+      this.#kept.delete(name);
+      used -= positions;
       evicted.push(name);
     }
     return evicted;
   }
 
   clear(): void {
-    this.#ids.clear();
+    this.#kept.clear();
   }
 }
 

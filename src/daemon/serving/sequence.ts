@@ -85,6 +85,8 @@ export class Sequence {
   fork: ServeShare['fork'] = null;
   /** What the head's stage is to know of it; null when the first step has taken it along. */
   #begin: SequenceBegin | null;
+  /** The text has reached a stop string: the stage may have gone on meanwhile. */
+  isStoppedByText = false;
   #drafts: readonly number[] = [];
   #place = 0;
   readonly #stats = { reused: 0, drafted: 0, accepted: 0 };
@@ -198,6 +200,7 @@ export class Sequence {
     const index = this.#ids.length;
     const isStopId = this.#stopIds.has(token.id);
     const stopped = this.request.onToken(token, { index, isStopId, isLast: isStopId || index === this.#lastIndex });
+    this.isStoppedByText = stopped && !isStopId;
     this.#ids.push(token.id);
     this.window.push(token.id);
     return stopped || isStopId;

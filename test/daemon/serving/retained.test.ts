@@ -28,7 +28,13 @@ describe('caches of ended sequences', () => {
     expect(retained(5, 65).evict(3 * 128, new Set())).toEqual(['s0', 's1']);
   });
 
-  test('take at most the positions of four full contexts, wherever there is room', () => {
+  test('count the positions that their stages may have gone on to', () => {
+    const all = new Retained(CONTEXT);
+    for (const name of ['s0', 's1', 's2']) all.add(name, [1, 2, 3], 65);
+    expect(all.evict(2 * 128, new Set())).toEqual(['s0']);
+  });
+
+  test('take at most the positions of two full contexts, wherever there is room', () => {
     const all = retained(RETAINED_CONTEXTS + 2, CONTEXT - 10);
     expect(all.evict(Number.MAX_SAFE_INTEGER, new Set())).toEqual(['s0', 's1']);
   });
