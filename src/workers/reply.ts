@@ -19,13 +19,13 @@ export type RequestOf<C extends CallsOf<C>> = {
 export type Moved = readonly (ArrayBufferView | MessagePort | null)[];
 
 /** The arrays and ports in a message that can move. Arrays that are in shared memory by their type stay where they are. */
-type Movable<T> = T extends MessagePort
+type Movable<T> = T extends MessagePort | ArrayBuffer
   ? T
   : T extends ArrayBufferView
     ? T extends ArrayBufferView<SharedArrayBuffer>
       ? never
       : T
-    : T extends readonly (infer Item)[]
+    : T extends readonly (infer Item)[] | ReadonlyMap<unknown, infer Item> | ReadonlySet<infer Item>
       ? Movable<Item>
       : T extends (...args: never[]) => unknown
         ? never

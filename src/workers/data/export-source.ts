@@ -25,7 +25,7 @@ import type { ExportPiece, PreparerCalls } from './messages.ts';
 
 type Request = Omit<PreparerCalls['exportBegin'][0], 'source'>;
 
-const PIECE_VALUES = CHUNK_BYTES_MAX / 4;
+const PIECE_VALUES = CHUNK_SIZE;
 const HUGGING_FACE_PREFIX = 'transformer.';
 
 /** Files come one after the other, each in pieces in order. Throws `incompatible` or `limit_exceeded` before the first one. */

@@ -16,10 +16,9 @@ import {
   type SourceProgress,
   type TokenizeProgress,
 } from './messages.ts';
-import type { TensorChunk } from '../store/messages.ts';
+import { chunksOf, type TensorChunk } from '../store/messages.ts';
 import type { WorkerSettings } from '../settings.ts';
 import { replying } from '../reply.ts';
-import { chunksOf } from '../store/tensor-chunks.ts';
 import { loadTokens, tokenize } from './tokenize.ts';
 import { chainSteps, digestOf } from './verify.ts';
 

@@ -6,8 +6,7 @@ import { quantize, quantizedBytes, quantizedMatrix, type Quantization } from '..
 import type { Weights } from '../../model/programs/serving.ts';
 import { tensorTable } from '../../model/tensors.ts';
 import type { ChunkReader } from '../store/reader.ts';
-import type { TensorChunk } from '../store/messages.ts';
-import { chunksOf } from '../store/tensor-chunks.ts';
+import { chunksOf, type TensorChunk } from '../store/messages.ts';
 
 export interface ServedWeights extends Weights {
   /**

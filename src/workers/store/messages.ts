@@ -6,6 +6,7 @@ import type { ErrorData } from '../../model/errors.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { StoredTokenizer } from '../../model/text/stored.ts';
 import type { Quantization } from '../../model/programs/quantize.ts';
+import { DTYPE_BYTES } from '../../model/tensors.ts';
 import type { RequestOf, ThreadContract } from '../reply.ts';
 
 /** Which of a tensor's arrays a chunk belongs to: the weight, or AdamW's first and second moments. */
@@ -29,7 +30,17 @@ export interface TensorChunk<Part extends StoredPart = TensorPart> {
 export const CHUNK_BYTES_MAX = 4 << 20;
 
 /** The elements of one chunk of a checkpoint: a tensor's arrays are cut at multiples of it. */
-export const CHUNK_SIZE = CHUNK_BYTES_MAX / 4;
+export const CHUNK_SIZE = CHUNK_BYTES_MAX / DTYPE_BYTES.float32;
+
+/** The chunks of a tensor in order, each in a buffer of its own; `bytes` are only read. */
+export function* chunksOf<Part extends StoredPart>(
+  bytes: Uint8Array,
+  { tensor, part }: { readonly tensor: string; readonly part: Part },
+): Generator<TensorChunk<Part>> {
+  for (let offsetBytes = 0; offsetBytes < bytes.length; offsetBytes += CHUNK_BYTES_MAX) {
+    yield { tensor, part, offsetBytes, bytes: bytes.slice(offsetBytes, offsetBytes + CHUNK_BYTES_MAX) };
+  }
+}
 
 /** What to read of one tensor: `count` elements from `start` on, a multiple of CHUNK_SIZE. */
 export interface ChunkAddress {
