@@ -1,5 +1,5 @@
-// What `gptd doctor` looks at: the machine, the engine, and the data directory, which it only reads. Each finding says what it
-// saw and, when that is a fault, what to do about it. A running daemon is not asked for anything but a sign of life.
+// `gptd doctor` looks at the machine, the engine, and the data directory, which it only reads. Each finding says what was seen
+// and, when that is a fault, what to do about it. A running daemon is asked for nothing but a sign of life.
 
 import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -17,9 +17,9 @@ import { schemaFault, SQLITE_VERSION_MIN } from '../workers/store/schema.ts';
 export interface Finding {
   readonly name: string;
   readonly ok: boolean;
-  /** What was seen. */
+  /** Says what was seen. */
   readonly detail: string;
-  /** What to do; null when nothing is wrong. */
+  /** Says what to do; null when nothing is wrong. */
   readonly advice: string | null;
 }
 
@@ -40,7 +40,7 @@ const fine = (detail: string): Seen => ({ ok: true, detail, advice: null });
 const fault = (detail: string, advice: string): Seen => ({ ok: false, detail, advice });
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
 
-/** Every check, in order; none of them stops the others. */
+/** Makes every check, in order. None of them stops the others. */
 export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const checks: readonly (readonly [name: string, look: () => Seen | Promise<Seen>])[] = [
     ['node', lookAtNode],
