@@ -78,7 +78,7 @@ function lookAtMachine(): Seen {
   const detail = `${os.availableParallelism()} cores (${cpu?.model.trim() ?? 'unknown'}), ${gigabytes(memory)} of memory, ${process.platform} ${process.arch}`;
   return memory >= MEMORY_BYTES_MIN
     ? fine(detail)
-    : fault(detail, `Small models only: give the process at least ${gigabytes(MEMORY_BYTES_MIN)}.`);
+    : fault(detail, `Only small models fit: give the process at least ${gigabytes(MEMORY_BYTES_MIN)}.`);
 }
 
 /** Loads the engine and multiplies two matrices whose product is known. */
@@ -113,7 +113,7 @@ function lookAtDirectory(dataDir: string): Seen {
   }
   return (mode & 0o022) === 0
     ? fine(`${dataDir} can be written`)
-    : fault(`${dataDir} can be written by others`, `Take that away: chmod go-w ${dataDir}`);
+    : fault(`${dataDir} can be written by others`, `Take that permission away: chmod go-w ${dataDir}`);
 }
 
 function lookAtToken({ dataDir }: DoctorOptions): Seen {
@@ -179,7 +179,10 @@ async function lookAtPort({ dataDir, host, port }: DoctorOptions): Promise<Seen>
     );
     return alive
       ? fine(`a daemon answers at ${url} (pid ${pid})`)
-      : fault(`no daemon answers at ${url}, which daemon.json names`, 'It was killed: "gptd start" takes up its jobs.');
+      : fault(
+          `no daemon answers at ${url}, which daemon.json names`,
+          'The daemon was killed: "gptd start" takes up its jobs.',
+        );
   }
   const code = await new Promise<string | null>((resolve) => {
     const server = createServer();

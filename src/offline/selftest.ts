@@ -126,8 +126,11 @@ function demand(condition: boolean, message: string): asserts condition {
 
 async function attention(maths: WorkerThread<SelftestCalls>): Promise<string> {
   const { sumError, weightAhead, leak } = await maths.call('attention', {});
-  demand(sumError <= SUM_ERROR_MAX, `a row of attention weights sums to one only within ${sumError.toExponential(1)}`);
-  demand(weightAhead === 0, `a row looks ahead with a weight of ${weightAhead.toExponential(1)}`);
+  demand(
+    sumError <= SUM_ERROR_MAX,
+    `a row of attention probabilities sums to one only within ${sumError.toExponential(1)}`,
+  );
+  demand(weightAhead === 0, `a row looks ahead with a probability of ${weightAhead.toExponential(1)}`);
   demand(leak === 0, `a row changes by ${leak.toExponential(1)} with what lies ahead of it`);
   return `rows sum to one within ${sumError.toExponential(1)} and do not depend on what lies ahead`;
 }

@@ -335,7 +335,7 @@ export class Jobs {
         if (!(error instanceof WorkerDied) || isCancelled(live)) throw error;
         if (live.newsCount > newsCount) deaths = 1;
         if (deaths >= DEATHS_IN_A_ROW_MAX) {
-          const message = `Worker threads died ${deaths} times in a row under this job, the last one of: ${error.message}`;
+          const message = `Worker threads died ${deaths} times in a row under this job. The last time: ${error.message}`;
           throw new GptdError('engine_failed', message, { cause: error });
         }
         const message = `${error.message} The job goes on from what it has saved.`;
@@ -413,7 +413,7 @@ function readJob({ jobId, kind: name, spec }: StoredJob, kinds: Kinds): Pick<Liv
   if (parsed.success) return { kind: known, spec: parsed.data };
   return new GptdError(
     'incompatible',
-    `The stored spec of the job ${jobId} is none that gptd ${VERSION} can read: ${describeIssue(parsed.error)}.`,
+    `The stored spec of the job ${jobId} cannot be read by gptd ${VERSION}: ${describeIssue(parsed.error)}.`,
   );
 }
 
