@@ -43,7 +43,7 @@ export class EventLog {
   #writing = false;
   /** The time at which the last transaction was sent, on the monotonic clock. */
   #sentAt = -Infinity;
-  /** Whether a pending event must not wait for later ones. */
+  /** Whether the pending events are to be written at once. */
   #urgent = false;
   /** Ends the gathering that is under way. */
   #endGathering: () => void = () => undefined;
@@ -151,7 +151,7 @@ export class EventLog {
     this.#writing = false;
   }
 
-  /** Waits for more events, unless one of those that are pending must not wait. */
+  /** Waits for more events, unless the pending ones are to be written at once. */
   async #gather(): Promise<void> {
     const leftMs = this.#sentAt + GATHER_MS - performance.now();
     if (leftMs <= 0 || this.#urgent) return;

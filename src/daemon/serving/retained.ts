@@ -40,8 +40,8 @@ export class Retained {
   }
 
   /**
-   * Drops sequences until at most RETAINED_MAX are left, which together have at most `roomMax` positions and at most those of
-   * RETAINED_CONTEXTS. Returns the names of the dropped ones. The `spared` sequences stay in any case.
+   * Drops sequences until at most RETAINED_MAX are left, which together have at most `roomMax` positions and are at most as long
+   * as RETAINED_CONTEXTS full contexts. Returns the names of the dropped ones. The `spared` sequences stay in any case.
    */
   evict(roomMax: number, spared: ReadonlySet<string | undefined>): string[] {
     const positionsMax = Math.min(roomMax, this.#positionsMax);

@@ -31,12 +31,12 @@ interface Entry {
   readonly key: string;
   readonly model: ServedModel;
   readonly loaded: Promise<void>;
-  /** The bytes that it takes, which are more while it loads. */
+  /** The bytes that the entry takes, which are more while it loads. */
   bytes: number;
   /** The model's name in the store. */
   readonly name: string;
   users: number;
-  /** Whether it finds no new users, and goes with its last one. */
+  /** Whether the entry takes no new users, and is removed with its last one. */
   isRetired: boolean;
 }
 

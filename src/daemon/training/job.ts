@@ -139,7 +139,9 @@ async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): P
   }
 }
 
-/** Resolves to the job's own newest checkpoint when it has one, and to the one that the spec names otherwise. */
+/**
+ * Resolves to the job's own newest checkpoint that is not damaged. Without one it resolves to the checkpoint that the spec names.
+ */
 async function startingPoint(
   { services, spec, jobId }: TrainContext,
   { named, damaged }: { named: StoredCheckpoint; damaged: ReadonlySet<number> },
