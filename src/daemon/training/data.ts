@@ -47,7 +47,7 @@ export async function adoptTokenizer(
   if (tokenizer !== null) await services.store.call('setTokenizer', { name: model.name, tokenizer });
 }
 
-/** Resolves to the report on the data of a training. Duplicate windows are found by comparing their tokens. */
+/** Resolves to the report on the data of a training. Duplicate windows are counted over the tokens of the dataset. */
 export async function reportDataset(
   { services }: DataContext,
   { dataset, windows, contextLength }: { dataset: Dataset; windows: Windows; contextLength: number },
