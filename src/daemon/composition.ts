@@ -1,4 +1,4 @@
-// The composition root: makes the daemon's parts in order, runs until it is told to stop, and closes them in reverse.
+// This is the composition root. It makes the daemon's parts in order, runs until it is told to stop, and closes them in reverse.
 
 import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { isIPv6 } from 'node:net';
@@ -35,9 +35,9 @@ import { Texts } from './threads/texts.ts';
 import { Tidying } from './jobs/tidying.ts';
 import { WorkerThread } from './threads/worker-thread.ts';
 
-/** Share of the machine's memory that models may take. */
+/** The fraction of the machine's memory that models may take. */
 const MEMORY_SHARE = 0.85;
-/** What a shell tells of a process that SIGINT ended: 128 and the signal's number. */
+/** The exit code that a shell reports for a process that SIGINT ended: 128 and the signal's number. */
 const INTERRUPTED_EXIT_CODE = 130;
 
 /** Runs a daemon over `dataDir`, which exists, until SIGINT or SIGTERM. A second signal ends it at once. */
@@ -161,7 +161,7 @@ export async function run(options: DaemonOptions & { readonly workers: number })
     await closeAll(opened, logger);
     unlisten();
     if (failure !== null) logError(logger, failure);
-    // A daemon that never was ready says why not, and nothing else.
+    // A daemon that was never ready says why not, and nothing else.
     if (isReady) logger.info('stopped');
     log.flush();
   }
@@ -178,7 +178,10 @@ async function listen(server: Server, { host, port }: DaemonOptions): Promise<nu
   }
 }
 
-/** The first signal asks for a stop, the second one ends the process without a word: everything told is durable anyway. */
+/**
+ * The first signal asks for a stop. The second one ends the process at once: every event that a client has seen is durable
+ * anyway.
+ */
 function onStopSignal(stopping: AbortController, logger: Logger): () => void {
   const onSignal = (signal: NodeJS.Signals): void => {
     if (stopping.signal.aborted) process.exit(INTERRUPTED_EXIT_CODE);
@@ -203,10 +206,10 @@ async function closeAll(parts: { close(): Promise<void> }[], logger: Logger): Pr
   }
 }
 
-/** What the machine has, or what the container that it runs in may use. */
+/** Returns the bytes of memory that the machine has, or that the container that it runs in may use. */
 const memoryBytes = (): number => Math.min(os.totalmem(), process.constrainedMemory() || Infinity);
 
-/** One line a change: nothing of the spec but the model's name. */
+/** Logs one line for each change of state. It names nothing of the spec but the model. */
 function logTransition(logger: Logger, { jobId, kind, model, from, to, elapsedMs, error }: JobTransition): void {
   const seconds = Math.round(elapsedMs) / 1000;
   const fields = { jobId, kind, model, from, seconds, ...(error === undefined ? {} : { error }) };

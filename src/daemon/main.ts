@@ -1,5 +1,5 @@
-// The way into the daemon, for the CLI and for whoever starts it without the CLI. What cannot run is refused before the daemon's
-// modules are loaded, which takes longer than anything else in a start.
+// This is the way into the daemon, for the CLI and for programs that start it without the CLI. A daemon that cannot run is
+// refused before its modules are loaded, which takes longer than anything else in a start.
 
 import { mkdirSync } from 'node:fs';
 import os from 'node:os';
@@ -24,7 +24,10 @@ export async function runDaemon(options: DaemonOptions): Promise<DaemonEnd> {
   return run({ ...options, workers });
 }
 
-/** Throws `conflict` while another daemon has the directory. The store takes the lock and keeps it, and tells of any other fault. */
+/**
+ * Throws `conflict` while another daemon has the directory. The store takes the lock later and keeps it, and reports any other
+ * fault.
+ */
 function refuseInUse(dataDir: string): void {
   try {
     lockDirectory(dataDir).release();

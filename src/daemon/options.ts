@@ -1,27 +1,27 @@
-// What a daemon is started with: everything that its start may decide, and within which bounds. Plain constants and types, so that
-// the command line can read its flags without loading a daemon.
+// A daemon is started with these options, which decide everything about its start within their bounds. This file has only
+// constants and types, so that the command line can read its flags without loading a daemon.
 
 import type { DaemonFile } from './protocol/daemon.ts';
 
-/** Worker threads of one daemon; by default one a core. */
+/** The largest number of worker threads of one daemon. The default is one for each core. */
 export const WORKERS_MAX = 64;
 
-/** Jobs that may wait. */
+/** The number of jobs that may wait. */
 export const QUEUE_LIMIT_DEFAULT = 100;
 export const QUEUE_LIMIT_MAX = 1e6;
 
-/** Ended jobs that are kept. */
+/** The number of ended jobs that are kept. */
 export const KEEP_JOBS_DEFAULT = 10_000;
 export const KEEP_JOBS_MAX = 1e9;
 
-/** How much the daemon's log tells: everything from this level up. */
+/** The levels of the daemon's log, which tells everything from the chosen level up. */
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 
 export interface DaemonOptions {
   readonly dataDir: string;
   readonly host: string;
   readonly port: number;
-  /** Worker threads for stages; by default one a core. */
+  /** The number of worker threads for stages; by default one for each core. */
   readonly workers: number | undefined;
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
   readonly allowOrigins: readonly string[];
@@ -33,5 +33,5 @@ export interface DaemonOptions {
   readonly onReady?: (info: DaemonFile) => void;
 }
 
-/** How a daemon ended that had become ready: as it was told to, or by a fault that its log names. */
+/** Says how a daemon that had become ready ended: as it was told to, or by a fault that its log names. */
 export type DaemonEnd = 'stopped' | 'failed';

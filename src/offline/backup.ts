@@ -1,6 +1,7 @@
-// A copy of a data directory's database, made while the daemon runs: `VACUUM INTO` over a connection that only reads. It is one
-// moment of the database, without its free pages; the daemon writes on meanwhile, into a write-ahead log that grows until the
-// copy is done. The file gets its name when it is whole, checked and on the disk, and never takes the place of another one.
+// A backup is a copy of a data directory's database, made while the daemon runs by `VACUUM INTO` over a connection that only
+// reads. It is one moment of the database, without its free pages. The daemon writes on meanwhile, into a write-ahead log that
+// grows until the copy is done. The file gets its name when it is whole, checked and on the disk, and never takes the place of
+// another file.
 
 import { closeSync, existsSync, linkSync, openSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -9,14 +10,17 @@ import { GptdError } from '../model/errors.ts';
 import { databasePath, DAMAGED_ADVICE, distrustFile, isDamage, syncPath } from '../workers/store/schema.ts';
 
 export interface Backup {
-  /** Absolute. */
+  /** The absolute path of the copy. */
   readonly file: string;
   readonly bytes: number;
   readonly models: number;
   readonly jobs: number;
 }
 
-/** Throws `not_found` without a database, `conflict` when `file` is there, `corrupt` when what was copied is damaged. */
+/**
+ * Copies the database of `dataDir` to `file`. Throws `not_found` without a database, `conflict` when `file` exists, and `corrupt`
+ * when what was copied is damaged.
+ */
 export function backUp(dataDir: string, file: string): Backup {
   const target = path.resolve(file);
   const source = databasePath(dataDir);
@@ -24,12 +28,12 @@ export function backUp(dataDir: string, file: string): Backup {
   if (existsSync(target)) throw new GptdError('conflict', `${target} exists: name a file that does not.`);
   const partial = `${target}.${process.pid}.partial`;
   try {
-    // Jobs hold prompts, so the file is its owner's; SQLite takes an empty one as it finds it.
+    // Jobs hold prompts, so only its owner may read the file. SQLite takes an empty file with the mode that it has.
     closeSync(openSync(partial, 'wx', 0o600));
     copy(source, partial);
     const counts = check(partial);
     syncPath(partial);
-    // Unlike a renaming it fails when somebody else has taken the name meanwhile.
+    // Unlike renaming, this fails when another process has taken the name meanwhile.
     linkSync(partial, target);
     rmSync(partial);
     syncPath(path.dirname(target));

@@ -1,5 +1,5 @@
-// What `gptd doctor` looks at: the machine, the engine, and the data directory, which it only reads. Each finding says what it
-// saw and, when that is a fault, what to do about it. A running daemon is not asked for anything but a sign of life.
+// `gptd doctor` looks at the machine, the engine, and the data directory, which it only reads. Each finding says what was seen
+// and, when that is a fault, what to do about it. A running daemon is asked for nothing but a sign of life.
 
 import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from 'node:fs';
 import { createServer } from 'node:net';
@@ -17,9 +17,9 @@ import { schemaFault, SQLITE_VERSION_MIN } from '../workers/store/schema.ts';
 export interface Finding {
   readonly name: string;
   readonly ok: boolean;
-  /** What was seen. */
+  /** Says what was seen. */
   readonly detail: string;
-  /** What to do; null when nothing is wrong. */
+  /** Says what to do; null when nothing is wrong. */
   readonly advice: string | null;
 }
 
@@ -40,7 +40,7 @@ const fine = (detail: string): Seen => ({ ok: true, detail, advice: null });
 const fault = (detail: string, advice: string): Seen => ({ ok: false, detail, advice });
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
 
-/** Every check, in order; none of them stops the others. */
+/** Makes every check, in order. None of them stops the others. */
 export async function examine(options: DoctorOptions): Promise<Finding[]> {
   const checks: readonly (readonly [name: string, look: () => Seen | Promise<Seen>])[] = [
     ['node', lookAtNode],
@@ -78,7 +78,7 @@ function lookAtMachine(): Seen {
   const detail = `${os.availableParallelism()} cores (${cpu?.model.trim() ?? 'unknown'}), ${gigabytes(memory)} of memory, ${process.platform} ${process.arch}`;
   return memory >= MEMORY_BYTES_MIN
     ? fine(detail)
-    : fault(detail, `Small models only: give the process at least ${gigabytes(MEMORY_BYTES_MIN)}.`);
+    : fault(detail, `Only small models fit: give the process at least ${gigabytes(MEMORY_BYTES_MIN)}.`);
 }
 
 /** Loads the engine and multiplies two matrices whose product is known. */
@@ -113,7 +113,7 @@ function lookAtDirectory(dataDir: string): Seen {
   }
   return (mode & 0o022) === 0
     ? fine(`${dataDir} can be written`)
-    : fault(`${dataDir} can be written by others`, `Take that away: chmod go-w ${dataDir}`);
+    : fault(`${dataDir} can be written by others`, `Take that permission away: chmod go-w ${dataDir}`);
 }
 
 function lookAtToken({ dataDir }: DoctorOptions): Seen {
@@ -179,7 +179,10 @@ async function lookAtPort({ dataDir, host, port }: DoctorOptions): Promise<Seen>
     );
     return alive
       ? fine(`a daemon answers at ${url} (pid ${pid})`)
-      : fault(`no daemon answers at ${url}, which daemon.json names`, 'It was killed: "gptd start" takes up its jobs.');
+      : fault(
+          `no daemon answers at ${url}, which daemon.json names`,
+          'The daemon was killed: "gptd start" takes up its jobs.',
+        );
   }
   const code = await new Promise<string | null>((resolve) => {
     const server = createServer();

@@ -1,4 +1,5 @@
-// What a file of weights or of token ids holds, from its header alone: `gptd inspect` needs no daemon and reads no tensor.
+// `gptd inspect` tells what a file of weights or of token ids holds, from its header alone. It needs no daemon and reads no
+// tensor.
 
 import { closeSync, openSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
@@ -13,7 +14,10 @@ import type { InspectedFile, Inspection } from '../daemon/protocol/interchange.t
 
 const EXTENSIONS = ['.safetensors', '.gguf', '.onnx', '.bin'];
 
-/** A file, or a directory's files of weights, its `onnx` folder included. Throws `not_found`, `corrupt` or `incompatible`. */
+/**
+ * Inspects a file, or the files of weights in a directory and one folder below it, such as `onnx`. Throws `not_found`, `corrupt`
+ * or `incompatible`.
+ */
 export async function inspectPath(target: string): Promise<Inspection> {
   const stats = statSync(target, { throwIfNoEntry: false });
   if (stats === undefined) throw new GptdError('not_found', `There is no file or directory ${target}.`);
@@ -46,7 +50,7 @@ function inspectFile(file: string): InspectedFile {
     return { path: file, bytes, ...contentOf(file, { read, bytes }) };
   } catch (error) {
     if (!(error instanceof GptdError)) throw error;
-    // What would make a training job's request invalid is here a fault of the file.
+    // What would make a training job's request invalid is a fault of the file here.
     const code = error.code === 'invalid_spec' ? 'corrupt' : error.code;
     throw new GptdError(code, `${file}: ${error.message}`, { cause: error });
   } finally {
@@ -92,7 +96,7 @@ function weights(
   return { format, tensors: shown, parameters: sizes.reduce((sum, size) => sum + size, 0), metadata };
 }
 
-/** What the tensors are those of: a configuration that an import would take, or why it would not. */
+/** Says which model the tensors belong to: a configuration that an import would take, or the reason why it would not. */
 async function architectureOf(
   tensors: readonly HeaderTensor[],
   { files, directory }: { files: readonly InspectedFile[]; directory: string },
@@ -107,7 +111,7 @@ async function architectureOf(
   const config = await readFile(path.join(directory, 'config.json'), 'utf8').catch(() => null);
   try {
     const json: unknown = config === null ? null : JSON.parse(config);
-    // One head divides every width: the heads are no question of what is inside.
+    // One head divides every width, so the tensors are read as with one. Their number of heads is not known, and not shown.
     const { config: found } = configFromHuggingFace({ json, tensors, headCount: json === null ? 1 : undefined });
     const heads = json === null ? '' : `, ${found.n_heads} heads`;
     return `gpt2: vocab ${found.vocab_size}, context ${found.context_length}, width ${found.emb_dim}${heads}, ${found.n_layers} blocks${found.tie_weights ? ', tied' : ''}`;

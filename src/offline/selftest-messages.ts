@@ -1,14 +1,20 @@
-// The self-test's part of the thread contract: checks of the model's arithmetic on the engine that was asked for.
+// This is the contract of the self-test's thread, which checks the model's arithmetic on the engine that was asked for.
 
 import type { RequestOf, ThreadContract } from '../workers/reply.ts';
 
 export interface SelftestCalls {
-  /** Attention weights of random rows: how far their sums are from one, and how much a row changes with what lies ahead of it. */
+  /**
+   * Computes the attention of random rows. Replies how far the sums of their probabilities are from one, the largest probability
+   * of a position ahead, and how much a row changes with what lies ahead of it.
+   */
   attention: [
     Record<string, never>,
     { readonly sumError: number; readonly weightAhead: number; readonly leak: number },
   ];
-  /** Every tensor's gradient against finite differences along it: the largest relative difference, and where. */
+  /**
+   * Compares every tensor's gradient with finite differences along it. Replies the largest relative difference, its tensor, and
+   * the number of tensors.
+   */
   gradients: [Record<string, never>, { readonly error: number; readonly tensor: string; readonly count: number }];
 }
 

@@ -1,6 +1,6 @@
-// Six steps of a training run of PyTorch 1.13 on a CPU, the first ones of test/golden/untied-bias-clip.json: the weights come from
-// torch.manual_seed(seed) and building the model of "LLMs from scratch", dropout is off, the optimizer is AdamW. Each row has
-// T + 1 token ids; losses and gradient norms (before clipping) belong to the steps.
+// These are six steps of a training run of PyTorch 1.13 on a CPU, the first ones of test/golden/untied-bias-clip.json. The
+// weights come from torch.manual_seed(seed) and building the model of "LLMs from scratch", dropout is off, and the optimizer is
+// AdamW. Each row has T + 1 token ids; losses and gradient norms (before clipping) belong to the steps.
 
 import type { GptConfig } from '../model/config.ts';
 
@@ -28,7 +28,7 @@ export const REFERENCE_NORMS: readonly number[] = [
   0.8094675540924072,
 ];
 
-/** tokens[step][row] */
+/** The token ids are indexed as tokens[step][row]. */
 export const REFERENCE_TOKENS: readonly (readonly (readonly number[])[])[] = [
   [
     [

@@ -1,5 +1,5 @@
-// The entry of the self-test's thread: checks of the model's arithmetic on the engine that was asked for, on a model so small
-// that each takes less than a second. What is measured goes back; daemon/selftest.ts knows what is good enough.
+// This is the entry of the self-test's thread. It checks the model's arithmetic on the engine that was asked for, with a model so
+// small that each check takes less than a second. It replies what it measured; selftest.ts knows what is good enough.
 
 import { workerData } from 'node:worker_threads';
 import { attention } from '../model/programs/attention.ts';
@@ -26,13 +26,13 @@ const CONFIG: GptConfig = {
 };
 const SEED = 123;
 const [B, T] = [2, 7];
-/** How far a tensor moves along its gradient in each direction: far enough for float32, near enough for a straight line. */
+/** A tensor moves so far along its gradient in each direction: far enough for float32, near enough for a straight line. */
 const MOVE = 0.02;
 
 const engine = loadThreadEngine(workerData as WorkerSettings);
 engine.catch(() => undefined);
 
-/** Numbers in [-1, 1). */
+/** Returns random numbers in [-1, 1). */
 const noise = (length: number, step: number): Float32Array =>
   Float32Array.from({ length }, (_, index) => 2 * uniform({ seed: SEED, purpose: PURPOSE.sampling, step, index }) - 1);
 
@@ -46,7 +46,7 @@ async function checkAttention(): Promise<SelftestCalls['attention'][1]> {
   const program = await (await engine).compile(g.build());
   const qkv = noise(B * T * 3 * D, 1).map((value) => 4 * value);
   const before = await program.run({ qkv: { data: qkv, dims } });
-  // Other rows from the middle of each sequence on.
+  // From the middle of each sequence on, the rows are replaced by others.
   const middle = Math.ceil(T / 2);
   const other = noise(qkv.length, 2);
   const isAhead = (row: number): boolean => row % T >= middle;

@@ -1,4 +1,4 @@
-// A process that the self-test starts in order to kill it: it makes a model in the data directory that it is told, then
+// The self-test starts this process in order to kill it. The process makes a model in the data directory that it is told, then
 // writes a second checkpoint and never commits it. It says when half of that is durable.
 
 import process from 'node:process';
@@ -12,14 +12,14 @@ export interface WriterOrder {
 }
 
 export interface WriterNews {
-  /** Of the checkpoint that is complete. */
+  /** The digest of the checkpoint that is complete. */
   readonly digest: string;
 }
 
 process.once('message', (order: WriterOrder) => {
   void write(order);
 });
-// Whoever was to kill it is gone.
+// The process that was to kill this one is gone.
 process.once('disconnect', () => process.exit());
 
 async function write({ dataDir, model }: WriterOrder): Promise<void> {

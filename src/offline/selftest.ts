@@ -1,5 +1,5 @@
-// `gptd selftest`: does this installation compute and keep what it should, on this machine? It needs no daemon: it starts the
-// same threads in a temporary directory, on a model of 250,000 parameters, and removes everything again.
+// `gptd selftest` checks that this installation computes and keeps what it should, on this machine. It needs no daemon: it starts
+// the same threads in a temporary directory, on a model of 250,000 parameters, and removes everything again.
 
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
@@ -29,25 +29,25 @@ import { startStages, type Stages } from '../daemon/threads/stages.ts';
 import { StoreClient } from '../daemon/threads/store-client.ts';
 import { WorkerThread } from '../daemon/threads/worker-thread.ts';
 
-/** float32 sums of a few numbers near one. */
+/** These are errors of float32 sums of a few numbers, which are near one. */
 const SUM_ERROR_MAX = 1e-6;
 /** Finite differences in float32 are right to about 1e-3; a wrong formula is off by 1e-1. */
 const GRADIENT_ERROR_MAX = 1e-2;
-/** Relative to PyTorch's; the engines differ from it by less than a tenth of that. */
+/** These errors are relative to PyTorch's losses. The engines differ from them by less than a tenth of this. */
 const LOSS_ERROR_MAX = 1e-5;
 const NORM_ERROR_MAX = 1e-4;
-/** Of the run that is compared between layouts. */
+/** The dropout rate of the run that is compared between layouts. */
 const DROP_RATE = 0.1;
 const BITS_STEPS = 3;
 const WRITER_MS_MAX = 60_000;
-/** What a shell tells of a process that SIGINT ended: 128 and the signal's number. */
+/** The exit code that a shell reports for a process that SIGINT ended: 128 and the signal's number. */
 const INTERRUPTED_EXIT_CODE = 130;
 const WRITER_FILE = fileURLToPath(new URL('./selftest-writer.js', import.meta.url));
 
 export interface SelftestCheck {
   readonly name: string;
   readonly ok: boolean;
-  /** What was measured, or what went wrong. */
+  /** Says what was measured, or what went wrong. */
   readonly detail: string;
   readonly elapsedMs: number;
 }
@@ -104,7 +104,7 @@ export async function runSelftest({
   }
 }
 
-/** A check throws with what went wrong, and resolves to what was measured. */
+/** Runs one check, which throws what went wrong or resolves to what was measured. */
 async function check(name: string, measure: () => Promise<string>): Promise<SelftestCheck> {
   const startedAt = performance.now();
   const done = (ok: boolean, detail: string): SelftestCheck => ({
@@ -126,8 +126,11 @@ function demand(condition: boolean, message: string): asserts condition {
 
 async function attention(maths: WorkerThread<SelftestCalls>): Promise<string> {
   const { sumError, weightAhead, leak } = await maths.call('attention', {});
-  demand(sumError <= SUM_ERROR_MAX, `a row of attention weights sums to one only within ${sumError.toExponential(1)}`);
-  demand(weightAhead === 0, `a row looks ahead with a weight of ${weightAhead.toExponential(1)}`);
+  demand(
+    sumError <= SUM_ERROR_MAX,
+    `a row of attention probabilities sums to one only within ${sumError.toExponential(1)}`,
+  );
+  demand(weightAhead === 0, `a row looks ahead with a probability of ${weightAhead.toExponential(1)}`);
   demand(leak === 0, `a row changes by ${leak.toExponential(1)} with what lies ahead of it`);
   return `rows sum to one within ${sumError.toExponential(1)} and do not depend on what lies ahead`;
 }
@@ -218,7 +221,7 @@ async function train(pipeline: Pipeline, stepCount: number): Promise<StepResult[
   return results;
 }
 
-/** Of the model's weights as the stages have them. */
+/** Resolves to the digest of the model's weights as the stages have them. */
 async function digestOf(pipeline: Pipeline): Promise<string> {
   const snapshot = await pipeline.snapshot();
   const digest = weightsDigest(REFERENCE_CONFIG);

@@ -1,5 +1,5 @@
-// Text to a file of token ids, as nanoGPT (plain uint16) and llm.c (the same behind a header of 256 numbers) read them. The
-// ids are those that training on the text would see. Needs no daemon.
+// This writes text to a file of token ids, as nanoGPT (plain uint16) and llm.c (the same behind a header of 256 numbers) read
+// them. The ids are those that training on the text would see. It needs no daemon.
 
 import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
@@ -15,7 +15,10 @@ export interface TokenExport {
   readonly llmc: boolean;
 }
 
-/** Documents, files and the lines of .jsonl, are parted as in training. Throws `invalid_spec` for what is no text. */
+/**
+ * Resolves to the number of tokens in the file. Documents, which are files and the lines of .jsonl, are separated as in training.
+ * Throws `invalid_spec` for a file that is not text.
+ */
 export async function exportTokens({ files, tokenizer: name, out, llmc }: TokenExport): Promise<{ tokens: number }> {
   const tokenizer = await createTokenizer({ type: name });
   const parting = tokenizer.endOfText === null ? tokenizer.encode('\n') : Uint32Array.of(tokenizer.endOfText);
@@ -58,7 +61,7 @@ async function documentsOf(file: string): Promise<string[]> {
       const { text: field } = JSON.parse(line) as { text?: unknown };
       if (typeof field === 'string') return [field];
     } catch {
-      // Told below: a line without a text is no better than one that is no JSON.
+      // The error is thrown below, because a line without a text is no better than one that is not JSON.
     }
     throw new GptdError('invalid_spec', `Line ${i + 1} of ${file} is no JSON object with a "text" that is a string.`);
   });

@@ -1,4 +1,5 @@
-// The methods of the wire contract that are about the daemon and its jobs, but for following a job: see subscriptions.ts.
+// These handlers answer the methods of the wire contract that are about the daemon and its jobs. Following a job is in
+// subscriptions.ts.
 
 import process from 'node:process';
 import type { Services } from '../jobs/context.ts';

@@ -1,6 +1,7 @@
-// The `evaluate` job: how well a checkpoint predicts a text. Every token but the first is predicted once; losses are summed in
-// double precision, window by window, so the result does not depend on batches or workers. With `quantize` the text is then read
-// again by the programs that serve the quantized weights. An interrupted evaluation begins again, with the same checkpoint.
+// The `evaluate` job measures how well a checkpoint predicts a text. Every token but the first is predicted once. Losses are
+// summed in double precision, window by window, so the result does not depend on batches or workers. With `quantize` the text is
+// then read again by the programs that serve the quantized weights. An interrupted evaluation begins again, with the same
+// checkpoint.
 
 import type { Quantization } from '../../model/programs/quantize.ts';
 import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
@@ -37,15 +38,21 @@ export async function runEvaluate(context: EvaluateContext, served: ServedModels
   const sum = await float32Loss(context, subject);
   const evaluation = evaluationOf(sum, dataset);
   return {
-    ...{ model: model.name, step: checkpoint.step, digest: checkpoint.digest, ...evaluation },
-    ...{ tokens: sum.tokens, windows: sum.windows, contextLength: plan.contextLength, stride: plan.stride },
+    model: model.name,
+    step: checkpoint.step,
+    digest: checkpoint.digest,
+    ...evaluation,
+    tokens: sum.tokens,
+    windows: sum.windows,
+    contextLength: plan.contextLength,
+    stride: plan.stride,
     ...(spec.quantize !== undefined && {
       quantized: await quantizedEvaluation(context, { ...subject, served, quantize: spec.quantize, evaluation }),
     }),
   };
 }
 
-/** By the programs that training evaluates with. */
+/** Resolves to the loss of the float32 weights, computed by the programs that training evaluates with. */
 async function float32Loss(context: EvaluateContext, { model, checkpoint, dataset, plan }: Subject): Promise<LossSum> {
   const { spec, services, jobId, cancelled } = context;
   const { config } = model;
@@ -64,13 +71,20 @@ async function float32Loss(context: EvaluateContext, { model, checkpoint, datase
     plan: stages,
     checkpointId: checkpoint.checkpointId,
     setup: {
-      ...{ config, batchSize, microBatchSize, contextLength, tokens, wideTokens },
-      ...{ seed: 0, optimizerState: false },
+      config,
+      batchSize,
+      microBatchSize,
+      contextLength,
+      tokens,
+      wideTokens,
+      seed: 0,
+      optimizerState: false,
     },
   });
   try {
     return await lossOver(context, {
-      ...{ plan, phase: 'evaluate' },
+      plan,
+      phase: 'evaluate',
       lossSums: (windows) => pipeline.lossSums(windows, cancelled),
     });
   } finally {
@@ -100,7 +114,8 @@ async function quantizedEvaluation(
     const tokens = dataset.wideTokens ? new Uint32Array(dataset.tokens) : new Uint16Array(dataset.tokens);
     const text = { name: context.jobId, tokens, contextLength: plan.contextLength };
     const sum = await lossOver(context, {
-      ...{ plan, phase: `evaluate ${quantize}` },
+      plan,
+      phase: `evaluate ${quantize}`,
       lossSums: (windows) => servedLossSums(loaded, windows, text),
     });
     const quantized = evaluationOf(sum, dataset);
@@ -111,7 +126,7 @@ async function quantizedEvaluation(
 }
 
 interface LossSum {
-  /** Of all counted rows, in nats. */
+  /** The sum of the losses of all counted rows, in nats. */
   readonly loss: number;
   readonly tokens: number;
   readonly windows: number;
@@ -119,7 +134,7 @@ interface LossSum {
 
 function evaluationOf(sum: LossSum, { byteCount, tokenCount }: Dataset): Evaluation {
   const loss = sum.loss / sum.tokens;
-  // The bytes that the predicted tokens stand for.
+  // This is the number of bytes that the predicted tokens stand for.
   const bytes = byteCount * (sum.tokens / tokenCount);
   return { loss, perplexity: Math.exp(loss), bitsPerByte: bytes === 0 ? null : sum.loss / Math.LN2 / bytes };
 }

@@ -1,4 +1,4 @@
-// Evaluation as a kind of job: what is refused before it is queued. job.ts runs it.
+// This is evaluation as a kind of job. It says what is refused before a job is queued; job.ts runs it.
 
 import type { Kind } from '../jobs/kind.ts';
 import { evaluateSpec } from '../protocol/evaluation.ts';
@@ -6,13 +6,13 @@ import type { ServedModels } from '../serving/served-models.ts';
 import { trainingShape } from '../training/shape.ts';
 import { runEvaluate } from './job.ts';
 
-/** `served` has the models whose quantized weights are evaluated. */
+/** `served` loads the models whose quantized weights are evaluated. */
 export const evaluateKind = (served: ServedModels): Kind<'evaluate'> => ({
   name: 'evaluate',
   spec: evaluateSpec,
   lane: 'evaluate',
   atOnce: 1,
-  // How long the windows are, and so what they take, is known when the data have been read.
+  // The length of the windows, and so the memory that they take, is known when the data have been read.
   needs: () => Promise.resolve(null),
   check: async (submission) => {
     const { data, contextLength } = submission.spec;

@@ -1,23 +1,29 @@
-// The loss of a text under a loaded model: the programs that serve it, quantized weights and all, read each window like a prompt
-// and tell what they think of every next token. So an evaluation judges exactly what `generate` samples from.
+// This computes the loss of a text under a loaded model. The programs that serve it, quantized weights and all, read each window
+// like a prompt and give the loss of every next token. So an evaluation judges exactly what `generate` samples from.
 
 import { PREFILL_ROWS } from '../serving/batcher.ts';
 import type { EvaluationWindow } from './windows.ts';
 import { serveRows, type LoadedModel } from '../serving/serve-rows.ts';
 import { PRIORITY } from '../threads/worker-thread.ts';
 
-/** Rows of one step, as of a prompt: streams that wait for a token come before the next step, not before the end of this one. */
+/**
+ * The number of rows in one step, as of a prompt beside other sequences. Streams that wait for a token get their turn between two
+ * steps, and need not wait for the end of a window.
+ */
 const ROWS_A_STEP = PREFILL_ROWS.shared;
 
 interface WindowsOfText {
-  /** Names the sequences on the stages. */
+  /** The name that the sequences have on the stages, before their starts. */
   readonly name: string;
-  /** All token ids of the text. */
+  /** The token ids of the whole text. */
   readonly tokens: Uint16Array | Uint32Array;
   readonly contextLength: number;
 }
 
-/** Of each window the losses of its rows from `firstRow` on, summed in double precision. A stage works on one window at a time. */
+/**
+ * Resolves to a sum for each window: the losses of its rows from `firstRow` on, in double precision. A stage works on one window
+ * at a time.
+ */
 export async function servedLossSums(
   model: LoadedModel,
   windows: readonly EvaluationWindow[],
@@ -50,7 +56,7 @@ async function windowLoss(
     return sum;
   } finally {
     const ended = { lease: model.lease, sequences: [sequence], keepCaches: false };
-    // A thread that is gone has taken the cache with it.
+    // A thread that has died has taken the cache with it.
     await Promise.allSettled(model.stages.map(({ thread }) => thread.call('serveEnd', ended)));
   }
 }

@@ -1,23 +1,23 @@
-// Which windows of a text an evaluation looks at: together they predict every token but the first, each exactly once. A window is
-// T + 1 tokens; where windows overlap, a later one counts only what the earlier ones have not.
+// This file plans the windows of a text that an evaluation reads. Together they predict every token but the first, each exactly
+// once. A window is T + 1 tokens. Where windows overlap, a later one counts only what the earlier ones have not.
 
 import { GptdError } from '../../model/errors.ts';
 
-/** Rows from `firstRow` on count: row r predicts token `start` + r + 1. */
+/** The rows from `firstRow` on count: row r predicts token `start` + r + 1. */
 export interface EvaluationWindow {
   readonly start: number;
   readonly firstRow: number;
 }
 
 export interface EvaluationWindows {
-  /** T: the context, or all of a text that is shorter. */
+  /** This is T: the context, or one token less than the text where that is shorter. */
   readonly contextLength: number;
   readonly stride: number;
   readonly count: number;
   at(index: number): EvaluationWindow;
 }
 
-/** Throws `invalid_spec` for a text of one token and for a stride that would leave tokens out. */
+/** Throws `invalid_spec` for a text of fewer than two tokens, and for a stride that would leave tokens out. */
 export function planEvaluation({
   tokenCount,
   contextLength,

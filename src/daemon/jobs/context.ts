@@ -1,5 +1,5 @@
-// What a running job may use: the daemon's parts, its own event log, and the two ways in which it is told to stop. A cancel
-// takes effect between micro-batches or tokens; a halt (pause or shutdown) lets it save its work first.
+// A job context holds what a running job may use: the daemon's parts, its own event log, and the two signals that tell it to
+// stop. A cancel takes effect between micro-batches or tokens; a halt (pause or shutdown) lets the job save its work first.
 
 import type { EngineInfo } from '../../workers/settings.ts';
 import type { PreparerCalls } from '../../workers/data/messages.ts';
@@ -31,16 +31,18 @@ export interface JobContext<K extends JobKind = JobKind> {
   readonly jobId: string;
   readonly spec: JobSpecs[K];
   readonly services: Services;
-  /** Whether it ran before, in this daemon or an earlier one, so that its log may have what it is about to say. */
+  /**
+   * Whether the job ran before, in this daemon or an earlier one. Its log may then hold events that it is about to emit again.
+   */
   readonly isRepeated: boolean;
-  /** Aborted by a cancel, and by a second request to shut down. */
+  /** Aborts when the job is cancelled, and when a shutdown has waited long enough for it to save its work. */
   readonly cancelled: AbortSignal;
-  /** Aborted when the job is to save its work and stop. */
+  /** Aborts when the job is to save its work and stop. */
   readonly halted: AbortSignal;
   readonly emit: (body: JobEventBody, options?: EmitOptions) => Promise<StoredEvent | null>;
 }
 
-/** A job stopped because it was halted; it goes on later from what it has saved. */
+/** A job throws this when it stops because it was halted. It goes on later from what it has saved. */
 export class JobHalted extends Error {
   constructor() {
     super('the job was halted');

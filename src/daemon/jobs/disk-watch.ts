@@ -1,4 +1,4 @@
-// Jobs that were paused because the disk is full, and the moment when there is room for them again.
+// The disk watch knows the jobs that were paused because the disk is full, and says when there is room for each of them again.
 
 import type { StoreClient } from '../threads/store-client.ts';
 
@@ -7,7 +7,7 @@ const POLL_MS = 1000;
 export class DiskWatch {
   readonly #store: StoreClient;
   readonly #onRoom: (jobId: string) => void;
-  /** Free bytes that each job waits for. */
+  /** The number of free bytes that each job waits for, by job id. */
   readonly #waiting = new Map<string, number>();
   #timer: NodeJS.Timeout | null = null;
 
@@ -21,7 +21,7 @@ export class DiskWatch {
     this.#timer ??= setTimeout(() => void this.#poll(), POLL_MS);
   }
 
-  /** The job has gone on or has ended. */
+  /** Drops a job that has gone on or has ended. */
   forget(jobId: string): void {
     this.#waiting.delete(jobId);
   }
@@ -32,7 +32,7 @@ export class DiskWatch {
   }
 
   async #poll(): Promise<void> {
-    // A store that fails ends the daemon by itself.
+    // A store that fails ends the daemon by itself, so its error is ignored here.
     const { freeBytes } = await this.#store.call('diskSpace', {}).catch(() => ({ freeBytes: 0 }));
     for (const [jobId, needed] of [...this.#waiting]) {
       if (needed > freeBytes) continue;

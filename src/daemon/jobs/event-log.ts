@@ -1,28 +1,28 @@
-// The daemon's end of the event log. Events of all jobs go to the store in groups, one transaction after another; subscribers
-// hear of an event only after it is durable. An event with a key that its job has used already is dropped, so a job that
-// runs again after a crash may say everything again and is heard once.
+// This is the daemon's end of the event log. The events of all jobs go to the store in groups, one transaction after another;
+// subscribers hear of an event only after it is durable. An event with a key that its job has used already is dropped, so a job
+// that runs again after a crash may emit all its events again, and each is stored once.
 
 import { DiskFull } from '../../model/errors.ts';
 import type { StoredEvent } from '../../workers/store/messages.ts';
 import type { JobEventBody, JobState } from '../protocol/jobs.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
-/** Time between two attempts to write to a full disk. */
+/** The time between two attempts to write to a full disk. */
 const RETRY_MS = 250;
-/** Events that one transaction takes at the most. */
+/** The largest number of events in one transaction. */
 const GROUP_MAX = 512;
 /**
- * Time in which events that may wait are gathered, from one transaction to the next. A transaction and its way to a reader take
- * about 1 ms of a core, which a fast stream cannot spare for every token; readers do not see the difference.
+ * The time from one transaction to the next, in which events that may wait are gathered. A transaction and its way to a reader
+ * take about 1 ms of a core, which a fast stream cannot spare for every token. Readers do not see the difference.
  */
 const GATHER_MS = 30;
 
 export interface EmitOptions {
-  /** The event's identity within its job. */
+  /** The event's key within its job: a later event with the same key is dropped. */
   readonly key?: string | undefined;
   /** The state that the job takes with the event. */
   readonly state?: JobState | undefined;
-  /** Whether it may wait for later ones, up to GATHER_MS after the last transaction began. */
+  /** Whether the event may wait for later ones, up to GATHER_MS after the last transaction began. */
   readonly mayWait?: boolean;
 }
 
@@ -41,21 +41,21 @@ export class EventLog {
   readonly #listeners = new Map<string, Set<EventListener>>();
   #pending: Pending[] = [];
   #writing = false;
-  /** When the last transaction was sent. */
+  /** The time at which the last transaction was sent, on the monotonic clock. */
   #sentAt = -Infinity;
-  /** Whether somebody waits for what is pending. */
+  /** Whether the pending events are to be written at once. */
   #urgent = false;
   /** Ends the gathering that is under way. */
   #endGathering: () => void = () => undefined;
   #ending = false;
-  /** The newest event's promise: events become durable in the order in which they were emitted. */
+  /** The promise of the newest event. Events become durable in the order in which they were emitted, so this one settles last. */
   #newest: Promise<unknown> = Promise.resolve();
-  /** Set when the store has failed: a log with a hole is worse than none, so nothing is taken after that. */
+  /** Is set when the store has failed. A log with a hole is worse than none, so no event is taken after that. */
   #failure: { readonly error: unknown } | null = null;
   readonly #onFatal: (error: unknown) => void;
   readonly #onStored: EventListener;
 
-  /** `onStored` hears of every event that has become durable, of all jobs. */
+  /** `onStored` is called with every event of any job that has become durable, and `onFatal` when the store has failed. */
   constructor(
     store: StoreClient,
     { onFatal, onStored }: { onFatal: (error: unknown) => void; onStored: EventListener },
@@ -65,47 +65,49 @@ export class EventLog {
     this.#onStored = onStored;
   }
 
-  /** Resolves when the event is durable, to null when it was dropped. Callers that stream need not wait for each. */
+  /**
+   * Resolves to the event when it is durable, and to null when it was dropped. Callers that stream need not wait for each event.
+   */
   emit(jobId: string, body: JobEventBody, options: EmitOptions = {}): Promise<StoredEvent | null> {
     const emitted = new Promise<StoredEvent | null>((resolve, reject) => {
       if (this.#failure === null) this.#pending.push({ jobId, body, options, resolve, reject });
       else reject(asError(this.#failure.error));
     });
-    // A caller that does not wait learns of a failure from `flush`; the rejection is not an unhandled one.
+    // A caller that does not wait learns of a failure from `flush`, so the rejection counts as handled.
     emitted.catch(() => undefined);
     this.#newest = emitted;
     if (options.mayWait !== true) this.#hurry();
     if (!this.#writing) {
       this.#writing = true;
-      // What is emitted in one go is one group; and whoever emits goes on with its own work first.
+      // Events that are emitted without a wait between them form one group, and their caller goes on with its own work first.
       queueMicrotask(() => void this.#write());
     }
     return emitted;
   }
 
-  /** Waits until everything emitted so far is durable. Rejects when it is not going to be. */
+  /** Waits until all events emitted so far are durable. Rejects when they cannot be stored. */
   async flush(): Promise<void> {
     this.#hurry();
     await this.#newest;
   }
 
-  /** From now on a full disk is not waited for. */
+  /** Ends the waiting for a full disk: from now on it is a failure like any other. */
   end(): void {
     this.#ending = true;
   }
 
-  /** Number of events that wait for their transaction. */
+  /** The number of events that wait for their transaction. */
   get backlog(): number {
     return this.#pending.length;
   }
 
-  /** Tells subscribers of an event that the store has made by itself. */
+  /** Calls the listeners with a stored event. Others call this for an event that the store has made by itself. */
   publish(event: StoredEvent): void {
     this.#onStored(event);
     for (const listener of this.#listeners.get(event.jobId) ?? []) listener(event);
   }
 
-  /** Calls `listener` with every event of the job from now on; returns the way out. */
+  /** Calls `listener` with every event of the job from now on. Returns a function that ends this. */
   listen(jobId: string, listener: EventListener): () => void {
     const listeners = this.#listeners.get(jobId) ?? new Set();
     this.#listeners.set(jobId, listeners.add(listener));
@@ -123,8 +125,11 @@ export class EventLog {
       this.#sentAt = performance.now();
       try {
         const items = group.map(({ jobId, body, options: { key, state } }) => ({
-          ...{ jobId, type: body.type, data: body.data },
-          ...{ key, state },
+          jobId,
+          type: body.type,
+          data: body.data,
+          key,
+          state,
         }));
         const { events } = await this.#store.call('appendEvents', { items });
         for (const [i, event] of events.entries()) {
@@ -133,7 +138,7 @@ export class EventLog {
         }
       } catch (error) {
         if (error instanceof DiskFull && !this.#ending) {
-          // The store has given up its reserve: what was to be told is told when there is room, in order.
+          // The store has given up its reserve of space. The events stay in order, and are written when there is room.
           this.#pending.unshift(...group);
           await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
           continue;
@@ -146,7 +151,7 @@ export class EventLog {
     this.#writing = false;
   }
 
-  /** Waits for more events, unless somebody waits for those that are there. */
+  /** Waits for more events, unless the pending ones are to be written at once. */
   async #gather(): Promise<void> {
     const leftMs = this.#sentAt + GATHER_MS - performance.now();
     if (leftMs <= 0 || this.#urgent) return;

@@ -1,6 +1,7 @@
-// The job queue: from submission to exactly one terminal event. Jobs wait in lanes by kind, so a generation is not kept behind
-// a long training run; within a lane the higher priority goes first, equals in order of submission. States live in the store and
-// change with their events, so a restart finds them as they were.
+// The queue leads each job from its submission to exactly one terminal event. Each kind of job waits in its lane, so a generation
+// does not wait behind a long training run. Within a lane the job with the higher priority goes first, and jobs of equal priority
+// go in order of submission. States live in the store and change together with their events, so a restart finds them as they
+// were.
 
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
@@ -20,13 +21,13 @@ import { describeIssue } from '../protocol/errors.ts';
 import { admit } from '../threads/memory.ts';
 import { WorkerDied } from '../threads/worker-thread.ts';
 
-/** Deaths of a worker thread, with nothing new told between them, after which a job is taken for their cause. */
+/** After this many deaths of worker threads, with no new event between them, the job is taken for their cause. */
 const DEATHS_IN_A_ROW_MAX = 3;
 
-/** Specs and results in one reply of `job.list`, which tells one job at least. */
+/** The bytes of specs and results in one reply to `job.list`, which always holds at least one job. */
 const LIST_BYTES_MAX = 4 << 20;
 
-/** How long a stop waits for jobs to save their work; what is not saved by then is done again after the next start. */
+/** The time that a shutdown waits for jobs to save their work. What is not saved by then is done again after the next start. */
 const STOP_GRACE_MS = 8000;
 
 /** What the queue has to know of a live job's kind. */
@@ -41,18 +42,18 @@ interface Live {
   readonly kind: LiveKind;
   readonly spec: unknown;
   readonly priority: number;
-  /** Ran before, in this daemon or an earlier one. */
+  /** Whether the job ran before, in this daemon or an earlier one. */
   ranBefore: boolean;
-  /** Ran when an earlier daemon ended: it is not kept waiting behind jobs that have not begun. */
+  /** Whether the job was running when an earlier daemon ended. Such a job does not wait behind jobs that have not begun. */
   readonly interrupted: boolean;
   state: 'queued' | 'running' | 'paused';
-  /** Since when it is in its state, on the monotonic clock. */
+  /** The time at which the job took its state, on the monotonic clock. */
   sinceMs: number;
-  /** Aborts when the job is cancelled, and when the stop has waited for it long enough. */
+  /** Aborts when the job is cancelled, and when a shutdown has waited for it long enough. */
   readonly stop: AbortController;
   halt: AbortController;
   running: Promise<void> | null;
-  /** Events that were new: a job that runs again repeats itself first. */
+  /** The number of new events, without log lines. A job that runs again emits its old events first, which do not count. */
   newsCount: number;
 }
 
@@ -66,16 +67,16 @@ export interface JobsOptions {
   readonly kinds: Kinds;
   readonly queueLimit: number;
   readonly onFatal: (error: unknown) => void;
-  /** Hears of every change of a job's state. */
+  /** Is called at every change of a job's state. */
   readonly onMoved: (transition: JobTransition) => void;
-  /** The error to tell when what is stored of the model that `reference` names turns out to be damaged. */
+  /** Resolves to the error to report when the stored data of the model that `reference` names are damaged. */
   readonly onDamage: (error: GptdError, reference: string) => Promise<GptdError>;
 }
 
 export class Jobs {
   readonly #services: Services;
   readonly #options: JobsOptions;
-  /** Jobs that have not ended, in order of submission. */
+  /** The jobs that have not ended, in order of submission. */
   readonly #live = new Map<string, Live>();
   #closing = false;
   readonly #diskWatch: DiskWatch;
@@ -87,8 +88,8 @@ export class Jobs {
   }
 
   /**
-   * Takes up the jobs that the store holds: what ran when the daemon stopped is queued again. `start` runs them. A job that this
-   * version cannot read fails when it is run.
+   * Takes up the jobs of the store that have not ended: those that ran when the daemon stopped are queued again. `start` runs
+   * them. A job that this version cannot read fails when it is run, and the others go on.
    */
   async recover(): Promise<void> {
     const { jobs } = await this.#services.store.call('recoverJobs', {});
@@ -99,7 +100,7 @@ export class Jobs {
     this.#dispatch();
   }
 
-  /** Refuses what can be known to fail, then stores the job: the reply means that it is durable. */
+  /** Refuses a job that is certain to fail, and stores any other. The reply means that the job is durable. */
   async submit({
     kind,
     spec,
@@ -125,7 +126,7 @@ export class Jobs {
     return recordOf(job);
   }
 
-  /** Whatever is certain to fail later is refused, with the same sentence. */
+  /** Refuses a job that is certain to fail later, with the sentence that it would fail with. */
   async #check(kind: Kind, spec: JobSpecs[JobKind]): Promise<void> {
     const isComing = (model: string): boolean => [...this.#live.values()].some((other) => madeBy(other) === model);
     const submission = submissionOf(this.#services, { spec, isComing });
@@ -146,7 +147,7 @@ export class Jobs {
     return { jobs: jobs.map(recordOf), ...(hasMore ? { next: jobs[jobs.length - 1].jobId } : {}) };
   }
 
-  /** Ends a job; it keeps what it has stored. Cancelling an ended job changes nothing. Resolves when it has ended. */
+  /** Ends a job, which keeps what it has stored. Cancelling an ended job changes nothing. Resolves when the job has ended. */
   async cancel(jobId: string): Promise<JobRecord> {
     const live = this.#live.get(jobId);
     if (live === undefined) return await this.get(jobId);
@@ -170,7 +171,7 @@ export class Jobs {
     return await this.get(jobId);
   }
 
-  /** Queues a paused job again; others stay as they are. Throws `conflict` for an ended job. */
+  /** Queues a paused job again. A job in another state stays as it is. Throws `conflict` for an ended job. */
   async resume(jobId: string): Promise<JobRecord> {
     const live = this.#live.get(jobId);
     if (live === undefined) throw await this.#ended(jobId, 'resumed');
@@ -195,7 +196,7 @@ export class Jobs {
     return [...this.#live.values()].some(({ spec }) => modelOf(spec) === model);
   }
 
-  /** Halts what runs and waits for it; queued jobs stay queued in the store. */
+  /** Halts the running jobs and waits for them. Queued jobs stay queued in the store. */
   async close(): Promise<void> {
     this.#closing = true;
     this.#diskWatch.close();
@@ -240,7 +241,7 @@ export class Jobs {
     for (const { state, kind } of this.#live.values()) {
       if (state === 'running') taken.set(kind.lane, (taken.get(kind.lane) ?? 0) + 1);
     }
-    // Sorting is stable: equals stay in order of submission.
+    // The sort is stable: jobs of equal urgency stay in order of submission.
     for (const live of [...this.#live.values()].sort(byUrgency)) {
       const { lane, atOnce } = live.kind;
       const busy = taken.get(lane) ?? 0;
@@ -252,7 +253,7 @@ export class Jobs {
     }
   }
 
-  /** Whether an earlier job is about to make the model that this one needs, or training it comes first. */
+  /** Whether an earlier job is about to make the model that this job needs, or another training of the model comes first. */
   #waitsForModel(job: Live): boolean {
     const name = modelOf(job.spec);
     let submittedBefore = true;
@@ -273,9 +274,10 @@ export class Jobs {
     const started: JobEventBody = live.ranBefore
       ? { type: 'log', data: { message: 'Started again.' } }
       : { type: 'started', data: { workers: stages.length, engine: `${engine.name} ${engine.version}` } };
-    // The log keeps the order, so the work need not wait until the first event is durable: what it asks the store for goes first.
+    // The log keeps events in order, so the work need not wait until the `started` event is durable, and its requests reach the
+    // store first.
     const work = this.#runHealing(live);
-    // From the next run on, also one that a thread's death makes: this one's context is made by now.
+    // This holds from the next run on, including one after a thread's death: the context of this run is made by now.
     live.ranBefore = true;
     void events.emit(jobId, started, { state: 'running' });
     let outcome: JobEventBody;
@@ -318,8 +320,8 @@ export class Jobs {
   }
 
   /**
-   * Runs the job again when a worker thread has died under it: it goes on from what it has saved, and says nothing twice. Nor does
-   * it say anything before it has waited for something.
+   * Runs the job, and runs it again when a worker thread has died under it: the job goes on from what it has saved, and no event
+   * is stored twice. A job emits no event before its first wait, so its events follow the one that `#run` emits.
    */
   async #runHealing(live: Live): Promise<unknown> {
     for (let deaths = 1; ; deaths++) {
@@ -330,7 +332,7 @@ export class Jobs {
         if (!(error instanceof WorkerDied) || isCancelled(live)) throw error;
         if (live.newsCount > newsCount) deaths = 1;
         if (deaths >= DEATHS_IN_A_ROW_MAX) {
-          const message = `Worker threads died ${deaths} times in a row under this job, the last one of: ${error.message}`;
+          const message = `Worker threads died ${deaths} times in a row under this job. The last time: ${error.message}`;
           throw new GptdError('engine_failed', message, { cause: error });
         }
         const message = `${error.message} The job goes on from what it has saved.`;
@@ -359,11 +361,11 @@ export class Jobs {
     });
   }
 
-  /** Says the terminal event; the job is no longer live when that is durable. */
+  /** Emits the terminal event. The job leaves the live jobs when that event is durable. */
   async #end(live: Live, outcome: JobEventBody): Promise<void> {
     assert(isTerminal(outcome.type), `${outcome.type} ends no job`);
     await this.#services.events.emit(live.jobId, outcome, { key: 'end', state: outcome.type });
-    // Two cancels of a waiting job meet here; it ends once.
+    // Two cancels of a waiting job both come here, but the job ends once.
     if (!this.#live.delete(live.jobId)) return;
     this.#move(live, outcome.type, outcome.type === 'failed' ? outcome.data.error : undefined);
     this.#diskWatch.forget(live.jobId);
@@ -389,10 +391,13 @@ export class Jobs {
 
 const isCancelled = ({ stop: { signal } }: Live): boolean => signal.aborted && !(signal.reason instanceof JobHalted);
 
-/** The name of the model that the job is about to make. */
+/** Returns the name of the model that the job is about to make, if it makes one. */
 const madeBy = ({ kind, spec }: Pick<Live, 'kind' | 'spec'>): string | undefined => kind.makes?.(spec);
 
-/** What a stored job is. Fields that its spec lacks get their defaults. A job that this version cannot read has a kind that says why. */
+/**
+ * Returns the kind and the spec of a stored job. Fields that the spec does not have get their defaults. A job that this version cannot
+ * read has a kind that says why.
+ */
 function readJob({ jobId, kind: name, spec }: StoredJob, kinds: Kinds): Pick<Live, 'kind' | 'spec'> {
   const kind: Kind | undefined = Object.values(kinds).find((known) => known.name === name);
   if (kind === undefined) {
@@ -401,7 +406,7 @@ function readJob({ jobId, kind: name, spec }: StoredJob, kinds: Kinds): Pick<Liv
   }
   const parsed = kind.spec.safeParse(spec);
   if (parsed.success) return { kind, spec: parsed.data };
-  const message = `The stored spec of the job ${jobId} is none that gptd ${VERSION} can read: ${describeIssue(parsed.error)}.`;
+  const message = `The stored spec of the job ${jobId} cannot be read by gptd ${VERSION}: ${describeIssue(parsed.error)}.`;
   return { kind: unreadable(kind.name, message), spec };
 }
 
@@ -415,18 +420,24 @@ const unreadable = (name: LiveKind['name'], message: string): LiveKind => ({
 
 const recordOf = (job: StoredJob): JobRecord => job;
 
-/** Order of the queue, for a stable sort of jobs in order of submission. */
+/** Compares two jobs by urgency, for a stable sort of jobs that are in order of submission. */
 const byUrgency = (a: Live, b: Live): number =>
   Number(b.interrupted) - Number(a.interrupted) || b.priority - a.priority;
 
-/** Two trainings of one model: the one that has begun is finished first, as its steps follow those of its own checkpoints. */
+/**
+ * Whether `other` is finished before `job`, when both train one model. The one that has begun goes first, because its steps
+ * follow those of its own checkpoints; otherwise the more urgent one does.
+ */
 function trainsFirst(other: Live, job: Live, submittedBefore: boolean): boolean {
   if (other.ranBefore !== job.ranBefore) return other.ranBefore;
   const order = byUrgency(other, job);
   return order === 0 ? submittedBefore : order < 0;
 }
 
-/** Every request of a job that waits for a thread listens, and so does each of its samples: many are no leak. */
+/**
+ * Every request of a job that waits for a thread listens to the signal, and so does each of its samples. Many listeners are
+ * therefore no leak.
+ */
 function abortable(): AbortController {
   const controller = new AbortController();
   setMaxListeners(0, controller.signal);

@@ -1,4 +1,4 @@
-// A submission over the store: what its kind may look at before the job is queued.
+// A submission reads from the store what a kind of job looks at before the job is queued.
 
 import { GptdError } from '../../model/errors.ts';
 import type { StoredModel } from '../../workers/store/messages.ts';

@@ -1,10 +1,11 @@
-// Housekeeping of the store, in the background and in small pieces: old jobs go, what ended jobs and deleted models leave is
-// dropped, and the file gives its free pages back. One round at a time; a request during a round asks for another one.
+// The store is tidied in the background, a little in each call: old jobs are deleted, what ended jobs and deleted models leave
+// behind is dropped, and the file gives its free pages back. Only one round runs at a time; a request during a round starts
+// another one after it.
 
 import type { StoreClient } from '../threads/store-client.ts';
 
 export interface TidyingOptions {
-  /** Ended jobs that stay. */
+  /** The number of ended jobs that are kept. */
   readonly keepJobs: number;
   readonly onError: (error: unknown) => void;
 }
@@ -21,13 +22,13 @@ export class Tidying {
     this.#options = options;
   }
 
-  /** Something has ended; `thorough` after a deletion: then every free page is given back. */
+  /** Asks for a round, because something has ended. After a deletion `thorough` gives every free page back. */
   soon({ thorough = false }: { readonly thorough?: boolean } = {}): void {
     this.#wanted = { thorough: thorough || this.#wanted?.thorough === true };
     this.#round ??= this.#run();
   }
 
-  /** Ends after the piece under way. May be called twice. */
+  /** Ends the round after the call under way. May be called twice. */
   async close(): Promise<void> {
     this.#ending.abort();
     await this.#round;

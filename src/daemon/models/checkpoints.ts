@@ -1,20 +1,21 @@
-// From a source of groups of tensor chunks to a committed checkpoint: a group goes to the store in one transaction while the
-// next are made, and nothing is visible before the store's last small one.
+// A checkpoint is written from a source of groups of tensor chunks. Each group goes to the store in one transaction while the
+// next groups are made. Nothing is visible before the last transaction, a small one, commits the checkpoint.
 
 import type { GptConfig } from '../../model/config.ts';
 import type { CheckpointMeta, StoreCalls, StoredCheckpoint, TensorChunk } from '../../workers/store/messages.ts';
 import { optimizerBytes, weightsBytes } from '../threads/memory.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
-/** Groups that wait for the store while more are read. */
+/** The number of groups that may wait for the store while more are read. */
 const GROUPS_AHEAD = 2;
 
-/** Time between checkpoints when the spec does not say. */
+/** The time between checkpoints when the spec does not set it. */
 const INTERVAL_MS_DEFAULT = 60_000;
 
 /**
- * Whether a training job writes a checkpoint behind its update number `done`. `every` counts steps, 0 for none, or is a time
- * like "60s". One that falls due by the clock while another is being written waits; steps are never left out.
+ * Whether a training job writes a checkpoint after its update number `done`. `every` is a number of steps, with 0 for none, or a
+ * time like "60s". A checkpoint that is due by the clock waits while another one is being written; one that is due by steps is
+ * always written.
  */
 export function checkpointDue(
   every: number | string | undefined,
@@ -31,14 +32,15 @@ export interface NewCheckpoint {
   readonly jobId: string;
   readonly config: GptConfig;
   readonly meta: CheckpointMeta;
-  /** Set when the checkpoint is a new model's first. */
+  /** Is set when the checkpoint is the first of a new model. */
   readonly newModel?: StoreCalls['commitCheckpoint'][0]['newModel'];
   readonly keepLast?: number | undefined;
 }
 
 /**
- * Stores and commits; on any failure, abort included, what was staged is dropped. `onBytes` hears of stored
- * bytes, `onStored` of the whole; `onSpent` gets each group back when it has been stored.
+ * Stores the chunks and commits the checkpoint. On any failure, an abort included, what was stored so far is dropped. `onBytes`
+ * gets the size of each group as it is sent to the store, and `onStored` the duration and the bytes of the whole checkpoint.
+ * `onSpent` gets each group back when it has been stored.
  */
 export async function writeCheckpoint(
   store: StoreClient,
@@ -80,7 +82,7 @@ export async function writeCheckpoint(
     return stored;
   } catch (error) {
     await Promise.allSettled(puts);
-    // On a full disk even that may fail; the next call that drops something drops this too.
+    // On a full disk even this may fail. The next call that drops something drops this checkpoint too.
     await store.call('abortCheckpoint', { checkpointId }).catch(() => undefined);
     throw error;
   }

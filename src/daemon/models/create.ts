@@ -1,4 +1,4 @@
-// The `create` job: a new model whose weights are drawn from a seed.
+// The `create` job makes a new model, whose weights are drawn from a seed.
 
 import { randomUUID } from 'node:crypto';
 import { resolveConfig } from '../../model/config.ts';

@@ -1,11 +1,11 @@
-// What to do when the stored data of a checkpoint are damaged: the newest older one that is whole is offered by its name.
+// When the stored data of a checkpoint are damaged, the error offers the newest older checkpoint that is whole by its name.
 
 import { GptdError } from '../../model/errors.ts';
 import type { Services } from '../jobs/context.ts';
 import { resolveModel } from '../threads/model-reference.ts';
 import { verifyModel } from './verify.ts';
 
-/** `error` with the offer behind it; as it is when the model's weights are not what is damaged. */
+/** Resolves to `error` with that offer added, or to `error` itself when the model's weights are not what is damaged. */
 export async function withOffer(
   services: Services,
   { error, reference }: { readonly error: GptdError; readonly reference: string },
@@ -25,7 +25,7 @@ export async function withOffer(
     }
     return new GptdError(error.code, `${error.message} No older checkpoint of ${model.name} is whole.`);
   } catch {
-    // The first error is the one to tell.
+    // The first error is the one to report.
     return error;
   }
 }

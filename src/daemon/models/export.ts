@@ -1,5 +1,5 @@
-// The job that writes a checkpoint in another program's format. Its files become blobs, named in the result by their digests:
-// the daemon opens no path, the client fetches what it wants. The same checkpoint gives the same bytes.
+// The `export` job writes a checkpoint in another program's format. Its files become blobs, which the result names by their
+// digests: the daemon opens no path, and the client fetches what it wants. The same checkpoint gives the same bytes.
 
 import { randomUUID } from 'node:crypto';
 import { completeTokenizer } from '../../model/text/stored.ts';
@@ -16,7 +16,7 @@ export const exportKind: Kind<'export'> = {
   spec: exportSpec,
   lane: 'export',
   atOnce: 1,
-  // Tensors are read and written one after the other.
+  // Tensors are read and written one after the other, so the job takes little memory.
   needs: () => Promise.resolve(null),
   check: async (submission) => {
     await submission.model();

@@ -1,4 +1,4 @@
-// The `import` job: a new model from files of weights, which are blobs that the client has uploaded.
+// The `import` job makes a new model from files of weights, which the client has uploaded as blobs.
 
 import { randomUUID } from 'node:crypto';
 import { importedTokenizer } from '../../model/text/choice.ts';
@@ -14,7 +14,7 @@ export const importKind: Kind<'import'> = {
   lane: MAKING.lane,
   atOnce: MAKING.atOnce,
   makes: ({ model }) => model,
-  // Tensors are read and stored one after the other.
+  // Tensors are read and stored one after the other, so the job takes little memory.
   needs: () => Promise.resolve(null),
   check: async (submission) => {
     for (const digest of Object.values(submission.spec.files)) await submission.requireBlob(digest);

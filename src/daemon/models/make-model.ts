@@ -1,4 +1,5 @@
-// A new model from a source of weights, which the preparer makes or reads: its first checkpoint, its tokenizer and its files.
+// A new model is made from a source of weights, which the preparer draws or reads. This stores its first checkpoint, its
+// tokenizer and its files.
 
 import type { GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
@@ -10,10 +11,10 @@ import type { CreateResult } from '../protocol/models.ts';
 import { weightsBytes } from '../threads/memory.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 
-/** The lane of all jobs that make a model: they are bound by the disk. */
+/** The lane of all jobs that make a model. They are bound by the disk, so one of them runs at a time. */
 export const MAKING = { lane: 'make', atOnce: 1 } as const;
 
-/** Throws `conflict` when the name is taken. */
+/** Stores the model that the spec names and resolves to the job's result. Throws `conflict` when the name is taken. */
 export async function makeModel(
   context: JobContext<'create'> | JobContext<'import'>,
   {
@@ -30,7 +31,7 @@ export async function makeModel(
   try {
     const { models } = await store.call('listModels', {});
     const existing = models.find(({ name }) => name === spec.model);
-    // This job's own model, made before the daemon was killed and not yet told.
+    // This job made the model before the daemon was killed, and has not reported it yet.
     if (existing?.checkpoint.jobId === jobId) return resultOf(existing.checkpoint, parameters);
     if (existing !== undefined) {
       throw new GptdError(
@@ -73,7 +74,7 @@ const resultOf = (
   parameters: number,
 ): CreateResult => ({ model, step, digest, parameters });
 
-/** The preparer's chunks in groups, one request ahead of whoever takes them. */
+/** Yields the preparer's chunks in groups. The next group is requested while the caller works on the last one. */
 async function* chunksOf(
   { preparer }: Services,
   source: string,

@@ -1,4 +1,4 @@
-// The methods of the wire contract that are about models and their checkpoints.
+// These handlers answer the methods of the wire contract that are about models and their checkpoints.
 
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
@@ -16,7 +16,7 @@ export type ModelHandlers = Pick<Handlers, Extract<keyof Handlers, `model.${stri
 export interface ModelHandlersOptions {
   /** Whether a job that has not ended uses the model. */
   readonly isUsed: (model: string) => boolean;
-  /** Called when the model is gone from the store. */
+  /** Is called when the model is gone from the store. */
   readonly onDeleted: (model: string) => void;
 }
 
@@ -49,7 +49,7 @@ export function modelHandlers(services: Services, { isUsed, onDeleted }: ModelHa
   };
 }
 
-/** What a model's tokenizer is called; null for a model that knows token ids only. */
+/** Returns the name of a model's tokenizer, or null for a model that knows token ids only. */
 const tokenizerName = (spec: unknown): ModelTokenizerName | null => (spec as TokenizerSpec | null)?.type ?? null;
 
 const modelRecord = ({ name, config, tokenizer, createdAt, checkpoint }: StoredModel): ModelRecord => ({
@@ -71,7 +71,12 @@ const checkpointRecord = ({
   meta,
   createdAt,
 }: StoredCheckpoint): CheckpointRecord => ({
-  ...{ model, step, digest, bytes, optimizer, createdAt },
+  model,
+  step,
+  digest,
+  bytes,
+  optimizer,
+  createdAt,
   loss: meta.loss,
   valLoss: meta.valLoss,
 });

@@ -1,4 +1,4 @@
-// The `params` job: what a configuration has and takes, without allocating any of it.
+// The `params` job tells how many parameters a configuration has and how much memory it takes, without allocating any of it.
 
 import { resolveConfig, type GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
@@ -14,14 +14,14 @@ export const paramsKind: Kind<'params'> = {
   atOnce: 4,
   needs: () => Promise.resolve(null),
   check: ({ spec, services }) => {
-    // What cannot be planned is refused.
+    // A configuration that cannot be planned is refused.
     describeParameters(resolveConfig(spec.config), services.stages.length);
     return Promise.resolve();
   },
   run: ({ spec, services }) => Promise.resolve(describeParameters(resolveConfig(spec.config), services.stages.length)),
 };
 
-/** Exact counts, bytes and the plan of a configuration; nothing is allocated. */
+/** Returns the exact counts, the bytes and the plan of a configuration. Nothing is allocated. */
 function describeParameters(config: GptConfig, workers: number): ParamsResult {
   const plan = planStages(config, workers);
   const shape = { batchSize: 4, microBatchSize: 1, contextLength: config.context_length, stageCount: plan.length };

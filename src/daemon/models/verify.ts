@@ -1,5 +1,6 @@
-// `model.verify`: does a checkpoint hold what it says, and did its training compute what was told? The digest is computed again
-// from the stored chunks and the hash chain from the stored steps, on the preparer's thread, a tensor at a time.
+// `model.verify` checks that a checkpoint holds the weights that its digest names, and that its training computed the steps that
+// were reported. The digest is computed again from the stored chunks and the hash chain from the stored steps, on the preparer's
+// thread, a tensor at a time.
 
 import { randomUUID } from 'node:crypto';
 import { GptdError } from '../../model/errors.ts';
@@ -8,7 +9,7 @@ import type { Services } from '../jobs/context.ts';
 import { resolveModel } from '../threads/model-reference.ts';
 import type { VerifyResult } from '../protocol/history.ts';
 
-/** Throws `not_found` for an unknown model or checkpoint; what does not match is told in the result. */
+/** Throws `not_found` for an unknown model or checkpoint. The result says what does not match. */
 export async function verifyModel(services: Services, reference: string): Promise<VerifyResult> {
   const { model, checkpoint } = await resolveModel(services.store, reference);
   const { step, digest, meta, jobId } = checkpoint;
@@ -25,7 +26,12 @@ export async function verifyModel(services: Services, reference: string): Promis
       : [`The stored steps of job ${jobId} chain to ${recomputedChain}, and the checkpoint says ${chain}.`]),
   ];
   return {
-    ...{ model: model.name, step, digest, recomputedDigest: recomputed.digest, chain, recomputedChain },
+    model: model.name,
+    step,
+    digest,
+    recomputedDigest: recomputed.digest,
+    chain,
+    recomputedChain,
     problem: problems.length === 0 ? null : problems.join(' '),
     ok: problems.length === 0,
   };

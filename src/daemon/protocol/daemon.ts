@@ -1,5 +1,5 @@
-// How a daemon is reached and what it says of itself: the port, the WebSocket's path and subprotocols, the file that announces a
-// ready daemon, and its status.
+// This file defines how a daemon is reached and what it reports of itself: the port, the WebSocket's path and subprotocols, the
+// file that announces a ready daemon, and its status.
 
 import { z } from 'zod';
 
@@ -16,7 +16,7 @@ export const DEFAULT_PORT = 7433;
 
 export const WEBSOCKET_PATH = '/v1/ws';
 
-/** `DATA/daemon.json`, written when the daemon is ready and removed when it stops. */
+/** The content of `DATA/daemon.json`, which is written when the daemon is ready and removed when it stops. */
 export const daemonFile = z.object({ pid: z.number().int(), url: z.string(), version: z.string() });
 
 export type DaemonFile = z.infer<typeof daemonFile>;
@@ -26,7 +26,7 @@ export interface DaemonStatus {
   readonly pid: number;
   readonly engine: {
     readonly name: string;
-    /** What it computes with: `cpu`, `node` or `wasm`. */
+    /** The backend is `cpu`, `node` or `wasm`. */
     readonly backend: string;
     readonly version: string;
     readonly fingerprint: string;

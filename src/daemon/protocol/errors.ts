@@ -1,10 +1,11 @@
-// Errors on the wire: JSON-RPC's codes for faults of the envelope, one closed union of codes for all others, and sentences.
+// Errors on the wire have JSON-RPC's codes for faults of the envelope, one closed union of codes for all other faults, and a
+// sentence.
 
 import type { z } from 'zod';
 
 export { ERROR_CODES, errorData, GptdError, type ErrorCode, type ErrorData } from '../../model/errors.ts';
 
-/** Codes of JSON-RPC 2.0 for faults of the envelope; every other fault is `application` with `data.code`. */
+/** The codes of JSON-RPC 2.0 for faults of the envelope. Every other fault is `application` with `data.code`. */
 export const RPC_ERROR = {
   parse: -32700,
   invalidRequest: -32600,
@@ -19,7 +20,7 @@ export interface RpcError {
   readonly data?: { readonly code: string };
 }
 
-/** One sentence for the first thing that a schema refused. */
+/** Describes the first value that a schema refused, as the end of a sentence. */
 export function describeIssue(error: z.ZodError): string {
   const issue = error.issues.at(0);
   if (issue === undefined) return 'the value is invalid';

@@ -1,23 +1,23 @@
-// What the specs of several job kinds are made of: names, digests, numbers within bounds, data files. The limits are here
-// because the bounds are.
+// This file defines the fields that the specs of several job kinds have: names, digests, numbers within bounds and data files.
+// The limits are here because they are those bounds.
 
 import { z } from 'zod';
 
-/** Every bound of the protocol, in one place. Bytes, counts and characters as named. */
+/** Holds every bound of the protocol. The names say which of them count bytes or characters. */
 export const LIMITS = {
-  /** One JSON-RPC text frame, and the body of a request for completions. */
+  /** The bytes of one JSON-RPC text frame, and of the body of a request for completions. */
   messageBytesMax: 1 << 20,
-  /** One blob (a weights or text file). */
+  /** The bytes of one blob, which is a file of weights or of text. */
   blobBytesMax: 64 * 2 ** 30,
   promptCharactersMax: 1 << 19,
   maxTokensMax: 1 << 20,
-  /** Samples of one generation. */
+  /** The number of samples of one generation. */
   samplesMax: 64,
-  /** Likeliest tokens that a `token` event lists. */
+  /** The number of likeliest tokens that a `token` event lists. */
   logprobsMax: 20,
   stopsMax: 16,
   stopCharactersMax: 1024,
-  /** Ids in each of `logitBias`, `stopIds` and `bannedIds`. */
+  /** The number of ids in each of `logitBias`, `stopIds` and `bannedIds`. */
   listedIdsMax: 1 << 16,
   stepsMax: 1e9,
   batchSizeMax: 65536,
@@ -34,11 +34,11 @@ export const modelName = z
     MODEL_NAME_PATTERN,
     'a model name is 1 to 64 letters, digits, dots, dashes or underscores, a letter or digit first',
   );
-/** NAME, NAME@STEP or NAME@best. */
+/** A reference is NAME, NAME@STEP or NAME@best. */
 export const modelReference = z
   .string()
   .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@(best|\d{1,12}))?$/, 'a model is named NAME, NAME@STEP or NAME@best');
-/** `sha256:<64 hex digits>`; the prefix may be left out on input. */
+/** A digest is `sha256:<64 hex digits>`. The prefix may be left out on input, and parsing removes it. */
 export const digest = z
   .string()
   .regex(/^(sha256:)?[0-9a-f]{64}$/, 'a digest is sha256: and 64 hexadecimal digits')
@@ -50,10 +50,13 @@ export const seed = integer(0, 2 ** 53 - 1).default(123);
 
 export const TOKENIZERS = ['gpt2', 'byte', 'char'] as const;
 export type TokenizerName = (typeof TOKENIZERS)[number];
-/** What a model may have: `bpe` is a vocabulary that came with imported weights. */
+/** The tokenizers that a model may have. `bpe` is a vocabulary that came with imported weights. */
 export type ModelTokenizerName = TokenizerName | 'bpe';
 
-/** How the bytes of a data file are read; by default `tokens` (uint16) under `tokenizer: none`, else `text`. */
+/**
+ * The ways in which the bytes of a data file are read. The default is `tokens` (uint16) under `tokenizer: none`, and `text`
+ * otherwise.
+ */
 export const DATA_FORMATS = ['text', 'jsonl', 'tokens'] as const;
 export type DataFormat = (typeof DATA_FORMATS)[number];
 

@@ -1,9 +1,12 @@
-// What is kept of how a model came to be, on the wire: the losses of its steps, and whether its digest and hash chain hold.
+// This file defines a model's history on the wire, which is the losses of its steps, and the check of its digest and hash chain.
 
 import { z } from 'zod';
 import { integer, LIMITS, modelName } from './fields.ts';
 
-/** One step of a model's training, an evaluation, or both; what was not measured is null. Times are milliseconds since 1970. */
+/**
+ * One step of a model's training, an evaluation, or both. Values that were not measured are null. Times are milliseconds since
+ * 1970.
+ */
 export interface HistoryPoint {
   readonly jobId: string;
   readonly step: number;
@@ -19,7 +22,7 @@ export interface HistoryPoint {
 
 export const historyParams = z.strictObject({
   model: modelName,
-  /** The last point that is known: `next` of the answer before. */
+  /** The last point that the client has: `next` of the reply before. */
   after: z
     .strictObject({ jobId: z.string().max(64), step: integer(0, 2 ** 53 - 1) })
     .nullable()
@@ -35,14 +38,17 @@ export interface HistoryResult {
 export interface VerifyResult {
   readonly model: string;
   readonly step: number;
-  /** As stored with the checkpoint, and as computed again from its chunks; null when a chunk is damaged. */
+  /**
+   * The digest that is stored with the checkpoint. `recomputedDigest` is computed again from its chunks; it is null when a chunk
+   * is damaged.
+   */
   readonly digest: string;
   readonly recomputedDigest: string | null;
   /** The last link of the hash chain; null for a checkpoint that no training made. */
   readonly chain: string | null;
-  /** Computed again from the stored steps of the job that made the checkpoint; null when there are none. */
+  /** The chain computed again from the stored steps of the job that made the checkpoint; null when there are none. */
   readonly recomputedChain: string | null;
-  /** What is wrong, null when all is well. */
+  /** Says what is wrong; null when all is well. */
   readonly problem: string | null;
   readonly ok: boolean;
 }

@@ -1,11 +1,11 @@
-// Weights that come in and go out, on the wire. The daemon opens no path that a client
-// names: an import is made of blobs, and an export makes blobs that the client fetches by the digests in its result.
+// This file defines the specs and results of imports and exports. The daemon opens no path that a client names: an import is made
+// of blobs, and an export makes blobs that the client fetches by the digests in its result.
 
 import { z } from 'zod';
 import { CONFIG_MAX } from '../../model/config.ts';
 import { digest, integer, LIMITS, modelName, modelReference, TOKENIZERS } from './fields.ts';
 
-/** Files of a tokenizer that an import keeps with its model and an export gives back. */
+/** The files of a tokenizer that an import keeps with its model and an export gives back. */
 export const TOKENIZER_FILES = [
   'tokenizer.json',
   'vocab.json',
@@ -14,7 +14,7 @@ export const TOKENIZER_FILES = [
   'special_tokens_map.json',
   'added_tokens.json',
 ] as const;
-/** Weights in one file, or shards and the index that tells which tensor is where. */
+/** Weights are in one file, or in shards with an index that tells which tensor is where. */
 export const WEIGHTS_FILE = 'model.safetensors';
 export const WEIGHTS_INDEX_FILE = 'model.safetensors.index.json';
 export const SHARD_PATTERN = /^model-\d{5}-of-\d{5}\.safetensors$/;
@@ -29,7 +29,10 @@ const importFileName = z
 
 export const importSpec = z.strictObject({
   model: modelName,
-  /** Files by name. Without a config.json the configuration is in the weights' own metadata, or inferred from shapes. */
+  /**
+   * The digests of the files, by name. Without a config.json the configuration is in the weights' own metadata, or inferred from
+   * shapes.
+   */
   files: z
     .record(importFileName, digest)
     .refine((files) => WEIGHTS_FILE in files !== WEIGHTS_INDEX_FILE in files, {
@@ -37,16 +40,16 @@ export const importSpec = z.strictObject({
     })
     .refine((files) => Object.keys(files).length <= LIMITS.dataFilesMax, { message: 'too many files' }),
   tokenizer: z.enum(TOKENIZERS).optional(),
-  /** Heads of weights that come without a configuration. */
+  /** The number of heads, for weights that come without a configuration. */
   nHeads: integer(1, CONFIG_MAX.n_heads).optional(),
 });
 
 export const EXPORT_FORMATS = ['safetensors', 'gguf', 'onnx'] as const;
 export type ExportFormat = (typeof EXPORT_FORMATS)[number];
-/** How matrices are written; vectors and positions stay f32. */
+/** The types that matrices are written in. Vectors and positions stay f32. */
 export const EXPORT_TYPES = ['f32', 'f16', 'q8_0', 'q4_0'] as const;
 export type ExportType = (typeof EXPORT_TYPES)[number];
-/** What each format can hold; the first one is its default. */
+/** The types that each format can hold. The first one is its default. */
 export const TYPES_OF_FORMAT: Readonly<Record<ExportFormat, readonly ExportType[]>> = {
   safetensors: ['f32', 'f16'],
   gguf: ['f32', 'f16', 'q8_0', 'q4_0'],
@@ -77,15 +80,15 @@ export interface ExportedFile {
 export interface ExportResult {
   readonly model: string;
   readonly step: number;
-  /** Of the weights, as everywhere. */
+  /** The digest of the weights. */
   readonly digest: string;
   readonly format: ExportFormat;
   readonly type: ExportType;
-  /** The weights first. */
+  /** Lists the files of the weights first. */
   readonly files: readonly ExportedFile[];
 }
 
-/** What `gptd inspect` finds in one file. */
+/** Holds what `gptd inspect` finds in one file. */
 export interface InspectedFile {
   readonly path: string;
   readonly bytes: number;
@@ -98,6 +101,6 @@ export interface InspectedFile {
 export interface Inspection {
   readonly path: string;
   readonly files: readonly InspectedFile[];
-  /** A guess, in words. */
+  /** A guess at the architecture, in words. */
   readonly architecture: string;
 }

@@ -1,4 +1,4 @@
-// Jobs on the wire: their states, what may follow each of them, their records, and what they say while they live.
+// This file defines the states of jobs and what may follow each of them, the records of jobs, and the events that they emit.
 
 import type { ErrorData } from '../../model/errors.ts';
 import type { TokenData } from './generation.ts';
@@ -14,7 +14,10 @@ export type TerminalState = 'succeeded' | 'failed' | 'cancelled';
 export const isTerminal = (state: string): state is TerminalState =>
   state === 'succeeded' || state === 'failed' || state === 'cancelled';
 
-/** What may follow a state. A job whose daemon ended while it ran is queued again by the next one; nothing follows an end. */
+/**
+ * Holds the states that may follow each state. A job whose daemon ended while it ran is queued again by the next daemon. Nothing
+ * follows a terminal state.
+ */
 export const JOB_TRANSITIONS: Readonly<Record<JobState, readonly JobState[]>> = {
   queued: ['running', 'paused', 'cancelled'],
   running: ['queued', 'paused', 'succeeded', 'failed', 'cancelled'],
@@ -40,7 +43,7 @@ export interface JobRecord {
   readonly error: ErrorData | null;
 }
 
-/** What a job says while it lives. Exactly one of `succeeded`, `failed`, `cancelled` ends it. */
+/** The events of a job. Exactly one of `succeeded`, `failed`, `cancelled` ends it. */
 export type JobEventBody =
   | { readonly type: 'queued'; readonly data: { readonly kind: JobKind } }
   | { readonly type: 'started'; readonly data: { readonly workers: number; readonly engine: string } }
@@ -56,7 +59,7 @@ export type JobEventBody =
         readonly loss: number;
         readonly lr: number;
         readonly gradNorm: number;
-        /** Tokens trained on so far in this job. */
+        /** The number of tokens that this job has trained on so far. */
         readonly tokens: number;
         readonly tokensPerSecond: number;
         readonly etaMs: number;
@@ -67,7 +70,7 @@ export type JobEventBody =
       readonly data: {
         readonly step: number;
         readonly trainLoss: number;
-        /** null without a validation split. */
+        /** This is null without a validation split. */
         readonly valLoss: number | null;
         readonly perplexity: number | null;
       };
@@ -77,7 +80,7 @@ export type JobEventBody =
       readonly data: {
         readonly step: number;
         readonly prompt: string;
-        /** What the model wrote behind the prompt; without a tokenizer its ids. */
+        /** The text that the model wrote behind the prompt; without a tokenizer, its ids. */
         readonly text: string;
         readonly ids: readonly number[];
       };
@@ -91,7 +94,7 @@ export type JobEventBody =
         readonly message: string;
         readonly step?: number;
         readonly digest?: string;
-        /** What a training says of its data. */
+        /** A training's report on its data. */
         readonly dataset?: DatasetReport;
       };
     }

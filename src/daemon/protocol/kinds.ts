@@ -1,4 +1,4 @@
-// The kinds of jobs and the schemas of their specs: the one list that a new kind is added to.
+// This file lists the kinds of jobs, with the schemas of their specs and the types of their results. A new kind is added here.
 
 import type { z } from 'zod';
 import { evaluateSpec, type EvaluateResult } from './evaluation.ts';
@@ -21,17 +21,17 @@ export type JobKind = keyof typeof JOB_SPECS;
 
 export const JOB_KINDS = Object.keys(JOB_SPECS) as JobKind[];
 
-/** Specs with every default filled in, as jobs are stored. */
+/** The specs with every default filled in, as jobs are stored. */
 export type JobSpecs = { readonly [K in JobKind]: z.output<(typeof JOB_SPECS)[K]> };
 
-/** Specs as a client writes them. */
+/** The specs as a client writes them. */
 export type JobSpecInputs = { readonly [K in JobKind]: z.input<(typeof JOB_SPECS)[K]> };
 
 export type TrainSpec = JobSpecs['train'];
 
 export type GenerateSpec = JobSpecs['generate'];
 
-/** What a job that has succeeded says. */
+/** The result of a job that has succeeded, by kind. */
 export interface JobResults {
   readonly params: ParamsResult;
   readonly create: CreateResult;

@@ -1,5 +1,5 @@
-// The methods of the WebSocket: JSON-RPC 2.0 envelopes, the parameters of each method and what it answers. Unknown keys are
-// refused.
+// This file defines the methods of the WebSocket: the JSON-RPC 2.0 envelopes, and the parameters and the result of each method.
+// Unknown keys are refused.
 
 import { z } from 'zod';
 import type { DaemonStatus } from './daemon.ts';
@@ -14,15 +14,15 @@ const jobId = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/, 'a job id is 1 to 64 let
 
 const byJob = z.strictObject({ jobId });
 
-/** Parameters of every method. */
+/** The parameters of every method. */
 export const METHODS = {
   'daemon.status': z.strictObject({}).default({}),
   'job.submit': z.strictObject({
     kind: z.enum(JOB_KINDS as [JobKind, ...JobKind[]]),
     spec: z.record(z.string(), z.unknown()),
-    /** Same key, same job, as long as the job is kept: a client that lost its connection may submit again. */
+    /** The same key gives the same job as long as the job is kept, so a client that lost its connection may submit again. */
     key: z.string().min(1).max(256).optional(),
-    /** Larger is sooner; jobs of equal priority run in order of submission. */
+    /** A larger priority runs sooner. Jobs of equal priority run in order of submission. */
     priority: integer(-LIMITS.priorityMax, LIMITS.priorityMax).default(0),
   }),
   'job.subscribe': z.strictObject({ jobId, after: integer(0, 2 ** 53 - 1).default(0) }),
@@ -32,10 +32,10 @@ export const METHODS = {
     .strictObject({
       state: z.enum(JOB_STATES).optional(),
       kind: z.enum(JOB_KINDS as [JobKind, ...JobKind[]]).optional(),
-      /** Without it only jobs that have not ended. */
+      /** When this is false, only jobs that have not ended are listed. */
       all: z.boolean().default(true),
       limit: integer(1, LIMITS.listMax).default(100),
-      /** Only jobs that were submitted before this one. */
+      /** When this is set, only jobs that were submitted before that job are listed. */
       before: jobId.optional(),
     })
     .default({ all: true, limit: 100 }),
@@ -62,7 +62,7 @@ export interface MethodResults {
   readonly 'job.subscribe': { readonly lastSeq: number };
   readonly 'job.unsubscribe': Record<string, never>;
   readonly 'job.get': JobRecord;
-  /** The newest first. `next` is there when there are more: ask again for those before it. */
+  /** Lists the newest jobs first. `next` is there when there are more: pass it as `before` to get them. */
   readonly 'job.list': { readonly jobs: readonly JobRecord[]; readonly next?: string | undefined };
   readonly 'job.cancel': { readonly jobId: string; readonly state: JobState };
   readonly 'job.pause': { readonly jobId: string; readonly state: JobState };
@@ -75,7 +75,7 @@ export interface MethodResults {
   readonly 'checkpoint.list': { readonly checkpoints: readonly CheckpointRecord[] };
 }
 
-/** One handler a method. */
+/** Holds one handler for each method. */
 export type Handlers = { readonly [M in MethodName]: (params: MethodParams[M]) => Promise<MethodResults[M]> };
 
 export const rpcRequest = z.strictObject({

@@ -1,4 +1,4 @@
-// Models on the wire: the specs of `params` and `create`, what they result in, and the records of models and checkpoints.
+// This file defines the specs and results of `params` and `create`, and the records of models and checkpoints.
 
 import { z } from 'zod';
 import { CONFIG_MAX, PRESET_NAMES, type GptConfig, type PresetName } from '../../model/config.ts';
@@ -16,7 +16,7 @@ export {
 const configField = (name: keyof typeof CONFIG_MAX): z.ZodOptional<z.ZodNumber> =>
   integer(1, CONFIG_MAX[name]).optional();
 
-/** A preset's name, or fields over those of GPT_CONFIG_124M. */
+/** A configuration is a preset's name, or fields that replace those of GPT_CONFIG_124M. */
 const config = z.union([
   z.enum(PRESET_NAMES as readonly [PresetName, ...PresetName[]]),
   z.strictObject({
@@ -41,7 +41,7 @@ export const createSpec = z.strictObject({
   tokenizer: z.enum(TOKENIZERS).optional(),
 });
 
-/** Exact counts of parameters; bytes under `memory`; the stages that the daemon's workers would get under `plan`. */
+/** Holds exact counts of parameters, bytes under `memory`, and under `plan` the stages that the daemon's workers would get. */
 export interface ParamsResult {
   readonly config: GptConfig;
   readonly token_embeddings: number;
@@ -53,7 +53,7 @@ export interface ParamsResult {
   readonly params_per_block: number;
   readonly transformer_blocks_total: number;
   readonly final_layernorm: number;
-  /** 0 when tied: the matrix is counted once, as token_embeddings. */
+  /** This is 0 when the weights are tied: the matrix is counted once, as token_embeddings. */
   readonly output_projection: number;
   readonly total_params: number;
   readonly memory: {
@@ -80,7 +80,7 @@ export interface ModelRecord {
   readonly config: GptConfig;
   readonly parameters: number;
   readonly tokenizer: ModelTokenizerName | null;
-  /** Step and digest of the newest checkpoint. */
+  /** The step and the digest of the checkpoint that the request names, by default the newest one. */
   readonly step: number;
   readonly digest: string;
   readonly createdAt: number;
@@ -97,7 +97,7 @@ export interface CheckpointRecord {
   readonly createdAt: number;
 }
 
-/** Of `create` and `import`. */
+/** The result of a `create` or an `import` job. */
 export interface CreateResult {
   readonly model: string;
   readonly step: number;

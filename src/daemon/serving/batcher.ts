@@ -1,6 +1,7 @@
-// All generations of one loaded model, advanced together (continuous batching): each step takes the newest token of every
-// running sequence, guesses behind it, and at most one chunk of prompts, so that nobody waits longer for the next token than a
-// step with one chunk takes. Sequences join and leave between steps. Rows do not know their neighbours, so nothing here changes a bit.
+// A batcher advances all generations of one loaded model together (continuous batching). Each step takes the newest token of
+// every running sequence, guesses behind it, and at most one chunk of prompts. So no sequence waits longer for its next token
+// than a step with one chunk takes. Sequences join and leave between steps. Rows do not depend on their neighbours, so nothing
+// here changes a bit.
 
 import { checkTokenIds, type GptConfig } from '../../model/config.ts';
 import { assert, GptdError } from '../../model/errors.ts';
@@ -11,36 +12,45 @@ import { Sequence, type Generation, type GenerationRequest } from './sequence.ts
 import { serveRows, type LoadedModel } from './serve-rows.ts';
 import { PRIORITY } from '../threads/worker-thread.ts';
 
-/** Rows of prompts in one step while other sequences wait for their next token, and when none does: docs/guide/serving.md promises it. */
+/**
+ * The rows of prompts in one step: `shared` while other sequences wait for their next token, and `alone` when none does.
+ * docs/guide/serving.md promises these numbers.
+ */
 export const PREFILL_ROWS = { shared: 64, alone: 512 } as const;
-/** Guessed rows in one step: they cost little as long as reading the weights takes longest. */
+/** The largest number of guessed rows in one step. They cost little as long as reading the weights takes longest. */
 const DRAFT_ROWS_MAX = 16;
-/** How long a stage goes on by itself, in tokens of a sequence and in time: training waits so long for its turn. */
+/**
+ * A stage goes on by itself for at most this many tokens of a sequence, and for at most this time: training waits so long for its
+ * turn.
+ */
 export const FOLLOW_TOKENS_MAX = 64;
 const FOLLOW_MS = 15;
-/** A shared beginning shorter than this is not worth its copy. */
+/** A common beginning that is shorter than this is not worth its copy. */
 const PREFIX_LENGTH_MIN = 16;
 
 export interface BatchLimits {
-  /** Sequences that run at once; others wait in order. */
+  /** The number of sequences that run at once. Others wait in order. */
   readonly sequencesMax: number;
-  /** Positions that the caches of running and kept sequences may have together. */
+  /** The number of positions that the caches of running and kept sequences may have together. */
   readonly cachedTokensMax: number;
 }
 
-/** What a step does for one sequence. */
+/** Says what a step does for one sequence. */
 interface StepShare {
   readonly sequence: Sequence;
-  /** Known ids that it computes. */
+  /** The number of known ids that the step computes. */
   readonly count: number;
-  /** Tokens that it, and the steps that follow it, yield at the most; null while a prompt goes in. */
+  /** The largest number of tokens that the step, and the steps that follow it, yield; null while a prompt is read. */
   readonly tokensMax: number | null;
 }
 
-/** What is asked of the stages at once. */
+/** One request to the stages. */
 interface Step {
   readonly shares: readonly StepShare[];
-  /** An entry a share, of this step and of those that the stage has gone on with; null when it was dropped. */
+  /**
+   * Resolves to one list for this step, and one for each step that the stage has gone on with: each has an entry for every share.
+   * Resolves to null when the step was dropped.
+   */
   readonly reply: Promise<readonly (readonly (SampledRows | null)[])[] | null>;
 }
 
@@ -53,7 +63,7 @@ export class Batcher {
   #looping = false;
   /** Drops the step that was asked for ahead, unless it has begun. */
   #ahead = new AbortController();
-  /** Shared with the stage, which does not go on by itself behind the step that it is at when this is no longer what it was. */
+  /** A number that is shared with the stage. When it has changed, the stage does not go on by itself behind its current step. */
   readonly #interrupt = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
 
   constructor(model: LoadedModel, limits: BatchLimits) {
@@ -62,12 +72,14 @@ export class Batcher {
     this.#retained = new Retained(model.config.context_length);
   }
 
-  /** Sequences that run or wait. */
+  /** The numbers of sequences that run and that wait. */
   get load(): { readonly running: number; readonly waiting: number } {
     return { running: this.#running.length, waiting: this.#waiting.length };
   }
 
-  /** Generates until the end, a cancel or a halt. Throws `invalid_spec` for a prompt that the model cannot take. */
+  /**
+   * Generates until the sequence ends, or is cancelled or halted. Throws `invalid_spec` for a prompt that the model cannot take.
+   */
   async generate(request: GenerationRequest): Promise<Generation> {
     const { config } = this.#model;
     checkPrompt(request.prompt, config);
@@ -89,7 +101,7 @@ export class Batcher {
     }
   }
 
-  /** Somebody has come or goes: the step that is under way is the last one without them, or with them. */
+  /** Makes the step under way the last one with the present sequences, because one has come or goes. */
   #interruptSteps(): void {
     Atomics.add(this.#interrupt, 0, 1);
     this.#ahead.abort();
@@ -109,7 +121,7 @@ export class Batcher {
           for (const [i, share] of step.shares.entries()) this.#settle(share, sampled[i]);
         }
       } catch (error) {
-        // A stage is gone, or the engine failed: what the caches hold is unknown.
+        // A stage has died, or the engine has failed, so what the caches hold is unknown.
         ahead = null;
         this.#retained.clear();
         for (const sequence of [...this.#running.splice(0), ...this.#waiting.splice(0)]) sequence.reject(error);
@@ -118,7 +130,7 @@ export class Batcher {
     this.#looping = false;
   }
 
-  /** Lets go of sequences whose jobs were cancelled or halted. */
+  /** Rejects and drops the sequences whose jobs were cancelled or halted. */
   #leave(): void {
     const stays = (sequence: Sequence): boolean => {
       const { cancelled, halted } = sequence.request;
@@ -132,7 +144,7 @@ export class Batcher {
     this.#waiting.push(...waiting);
   }
 
-  /** Starts what waits, in order, as long as there is room; kept caches make room, the least recently used first. */
+  /** Starts the waiting sequences in order, as long as there is room. Kept caches make room, the least recently used first. */
   #admit(): void {
     while (this.#waiting.length > 0 && this.#running.length < this.#limits.sequencesMax) {
       const [next] = this.#waiting;
@@ -150,11 +162,13 @@ export class Batcher {
     for (const [i, waiting] of this.#waiting.entries()) waiting.waitAt(i + 1);
   }
 
-  /** Finds the longest beginning of the prompt that another cache holds; its last row is always computed, for its logits. */
+  /**
+   * Finds the longest beginning of the prompt that another cache holds. The prompt's last row is always computed, for its logits.
+   */
   #fork(sequence: Sequence): void {
     const { window } = sequence;
     let best: { from: string; length: number } | null = null;
-    // One that is still to take its own beginning from somewhere has nothing yet.
+    // A sequence that has yet to copy its own beginning from another cache has nothing in its cache.
     const running = this.#running
       .filter(({ fork }) => fork === null)
       .map(({ name, window, position }) => ({ name, ids: window.slice(0, position) }));
@@ -166,9 +180,9 @@ export class Batcher {
     sequence.forkFrom(best);
   }
 
-  /** Sends the newest tokens of all that run, and a chunk of prompts, through the stages. */
+  /** Sends the newest tokens of all running sequences, and a chunk of prompts, through the stages. */
   #start(): Step {
-    // A cache that a beginning was to be taken from may have slid or gone while there was no room for the prompt.
+    // The cache that a beginning was to be copied from may have slid or gone while there was no room for the prompt.
     for (const sequence of this.#running) if (sequence.fork !== null) this.#fork(sequence);
     const decoding = this.#running.filter((sequence) => sequence.decoding).length;
     const guessMax = guessesOfEach(decoding);
@@ -192,9 +206,9 @@ export class Batcher {
   }
 
   /**
-   * Asks for the step behind one that is under way, and for more behind that, when nothing but the tokens that this one samples is
-   * missing and the stage with the head can put them in by itself: so it does not wait for them to come here and back. Null while
-   * something else is to be done first.
+   * Asks for the step behind the one that is under way, and for more steps behind that. It does so when the next step lacks only
+   * the tokens that this one samples, and the stage with the head can put them in by itself, so that it does not wait for them to
+   * come here and back. Returns null while something else is to be done first.
    */
   #startBehind({ shares }: Step): Step | null {
     const { lease, stages } = this.#model;
@@ -226,18 +240,18 @@ export class Batcher {
         throw error;
       },
     );
-    // Nobody may be left who waits for it.
+    // It may reject when nothing waits for it any more.
     reply.catch(() => undefined);
     const tokensMax = FOLLOW_TOKENS_MAX + guessMax;
     return { shares: this.#running.map((sequence) => ({ sequence, count: 1, tokensMax })), reply };
   }
 
   #settle({ sequence, count }: StepShare, sampled: SampledRows | null): void {
-    // It has been let go of meanwhile.
+    // The sequence may have left meanwhile.
     if (!this.#running.includes(sequence)) return;
     if (!sequence.settle({ count, sampled })) return;
     this.#running = this.#running.filter((other) => other !== sequence);
-    // The stage goes on with a sequence whose text has reached a stop string, which it knows nothing of.
+    // The stage knows nothing of stop strings, so it goes on with a sequence whose text has reached one.
     if (sequence.isStoppedByText) this.#interruptSteps();
     const keep = sequence.position >= PREFIX_LENGTH_MIN;
     if (keep) {
@@ -253,13 +267,13 @@ export class Batcher {
     for (const { thread } of stages) {
       thread
         .call('serveEnd', { lease, sequences, keepCaches }, { priority: PRIORITY.interactive })
-        // The thread is gone, and the caches with it.
+        // A thread that has died has taken the caches with it.
         .catch(() => undefined);
     }
   }
 }
 
-/** Guesses that each of so many sequences may have in a step. */
+/** Returns the number of guesses that each of so many sequences may have in a step. */
 const guessesOfEach = (sequences: number): number => (sequences === 0 ? 0 : Math.floor(DRAFT_ROWS_MAX / sequences));
 
 function checkPrompt(ids: readonly number[], config: GptConfig): void {

@@ -1,5 +1,5 @@
-// The `generate` job: each of its samples is a sequence in the batch of its model (batcher.ts). A token's bits do not depend on
-// how it got there, so a job that was interrupted continues behind its last logged token.
+// This is the `generate` job. Each of its samples is a sequence in the batch of its model (batcher.ts). A token's bits do not
+// depend on which steps computed its context, so a job that was interrupted continues behind its last logged token.
 
 import { GptdError } from '../../model/errors.ts';
 import { completeTokenizer } from '../../model/text/stored.ts';
@@ -21,7 +21,7 @@ interface Logged {
   text: string;
 }
 
-/** A prompt's ids, and what turns ids into text; null for a model that knows token ids only. */
+/** A prompt's ids, and the decoding that turns ids into text. The decoding is null for a model that knows token ids only. */
 interface Prompt {
   readonly ids: readonly number[];
   readonly decoding: TokenDecoding | null;
@@ -35,7 +35,7 @@ export async function runGenerate(context: GenerateContext, models: ServedModels
   const { services, spec, emit, jobId } = context;
   const [pinned, logged] = await Promise.all([pinnedModel(context), loggedTokens(context)]);
   const reading = readPrompt(context, pinned.model);
-  // The model may fail to load first.
+  // The model may fail to load before this is awaited.
   reading.catch(() => undefined);
   const loading = performance.now();
   const served = await models.acquire({ ...pinned, quantization: spec.quantize ?? null });
@@ -59,7 +59,7 @@ async function generateSamples(
   let begun = (): void => undefined;
   const ahead = new Promise<void>((resolve) => (begun = resolve));
   const first = generateSample(context, { served, prompt, sample: 0, logged: logged[0], onBegun: begun });
-  // It may end, or fail, without a token.
+  // The first sample may end, or fail, without a token.
   first.then(begun, begun);
   const others = logged.slice(1).map(async (before, i) => {
     await ahead;
@@ -140,7 +140,9 @@ async function readPrompt({ spec, services: { texts } }: GenerateContext, model:
   throw new GptdError('invalid_spec', 'This model has no tokenizer: give the prompt as token ids (--prompt-ids).');
 }
 
-/** The checkpoint that the job began with: a run after an interruption must not continue with newer weights. */
+/**
+ * Resolves to the checkpoint that the job began with, because a run after an interruption must not continue with newer weights.
+ */
 async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): ReturnType<typeof holdModel> {
   const held = await holdModel(services.store, { jobId, reference: spec.model });
   const { step, digest } = held.checkpoint;
@@ -149,7 +151,10 @@ async function pinnedModel({ spec, services, jobId, emit }: GenerateContext): Re
   return held;
 }
 
-/** The tokens that the job's log has already, after an interruption, and the text that came with them: one entry a sample. */
+/**
+ * Resolves to the tokens that the job's log has after an interruption and the text that came with them, in one entry for each
+ * sample.
+ */
 async function loggedTokens({ spec, services, jobId, isRepeated }: GenerateContext): Promise<Logged[]> {
   const logged = Array.from({ length: spec.n }, (): Logged => ({ ids: [], text: '' }));
   if (!isRepeated) return logged;

@@ -1,4 +1,5 @@
-// Generation as a kind of job: what is refused before it is queued, and how much memory it takes. job.ts runs it.
+// This is generation as a kind of job. It says what is refused before a job is queued, and how much memory the job takes; job.ts
+// runs it.
 
 import { checkTokenIds, type GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
@@ -10,7 +11,7 @@ import { servingPeakBytes } from '../threads/memory.ts';
 import { runGenerate } from './job.ts';
 import type { ServedModels } from './served-models.ts';
 
-/** Generations that run at once; each of their samples is a sequence in the batch of its model. */
+/** The number of generations that run at once. Each of their samples is a sequence in the batch of its model. */
 const AT_ONCE = 256;
 
 export const generateKind = (served: ServedModels): Kind<'generate'> => ({
@@ -53,7 +54,7 @@ async function check(submission: Submission<'generate'>): Promise<void> {
   }
 }
 
-/** Every id that the spec names is one of the model's, and one at least may be generated. */
+/** Throws `invalid_spec` unless every id that the spec names is one of the model's, and at least one id may be generated. */
 function checkIds(spec: GenerateSpec, config: GptConfig): void {
   const lists: readonly (readonly [what: string, ids: readonly number[]])[] = [
     ['The prompt', spec.promptIds ?? []],

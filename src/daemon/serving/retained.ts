@@ -1,22 +1,25 @@
-// Caches of sequences that have ended, kept on the stages for prompts that begin in the same way; the least recently used goes
-// first. The ids here are those of the cached positions.
+// The caches of sequences that have ended are kept on the stages, for prompts that begin in the same way. The least recently used
+// one goes first. The ids here are those of the cached positions.
 
 import { capacityFor } from '../../model/programs/serving.ts';
 
-/** More are not worth their memory: short sequences of a small model would take thousands of places before their positions are full. */
+/**
+ * The largest number of kept caches. More of them are not worth their memory: short sequences of a small model would take
+ * thousands of places before their positions are full.
+ */
 export const RETAINED_MAX = 256;
 /**
- * Full contexts that they may be together. Memory that is soon used again is faster than new memory, which the kernel has to
- * find page by page.
+ * The kept caches together are at most as long as so many full contexts. Memory that is soon used again is faster than new
+ * memory, which the kernel has to find page by page.
  */
 export const RETAINED_CONTEXTS = 2;
 
 export class Retained {
-  /** Least recently used first. */
+  /** Holds the sequences by name, the least recently used first. */
   readonly #kept = new Map<string, { readonly ids: readonly number[]; readonly positions: number }>();
   readonly #positionsMax: number;
 
-  /** `context` is the model's. */
+  /** `context` is the number of positions of the model's context. */
   constructor(context: number) {
     this.#positionsMax = RETAINED_CONTEXTS * capacityFor(context);
   }
@@ -38,8 +41,8 @@ export class Retained {
   }
 
   /**
-   * Drops sequences until RETAINED_MAX are left, of RETAINED_CONTEXTS and of `roomMax` positions at the most; returns their names.
-   * Those `spared` stay in any case.
+   * Drops sequences until at most RETAINED_MAX are left, which together have at most `roomMax` positions and are at most as long
+   * as RETAINED_CONTEXTS full contexts. Returns the names of the dropped ones. The `spared` sequences stay in any case.
    */
   evict(roomMax: number, spared: ReadonlySet<string | undefined>): string[] {
     const positionsMax = Math.min(roomMax, this.#positionsMax);
@@ -60,7 +63,7 @@ export class Retained {
   }
 }
 
-/** How many ids two sequences have in common at their beginning. */
+/** Returns how many ids two sequences have in common at their beginning. */
 export function commonLength(a: readonly number[], b: readonly number[]): number {
   const end = Math.min(a.length, b.length);
   let length = 0;

@@ -1,6 +1,6 @@
-// One sequence of a batch: which ids are in its context, how far they are computed, and when it ends. A context that slides
-// begins again with its newer half at position 0; where it begins follows from the number of ids alone, so that a
-// sequence that was interrupted finds itself where it was.
+// A sequence of a batch knows which ids are in its context, how far they are computed, and when it ends. A context that slides
+// begins again with its newer half at position 0. Where it begins follows from the number of ids alone, so that a sequence that
+// was interrupted finds itself where it was.
 
 import { capacityFor } from '../../model/programs/serving.ts';
 import type { Sample } from '../../model/sampling.ts';
@@ -14,25 +14,25 @@ import type {
 import type { GenerateSpec } from '../protocol/kinds.ts';
 import type { TokenEnd } from './sequence-text.ts';
 
-/** Guesses of a step. */
+/** The largest number of guesses that one sequence has in a step. */
 const DRAFT_MAX = 15;
 
 export interface GenerationRequest {
-  /** Names the sequence on the stages. */
+  /** The name of the sequence on the stages. */
   readonly sequence: string;
   readonly spec: GenerateSpec;
   readonly prompt: readonly number[];
-  /** Which of the spec's samples this is. */
+  /** The index of this sample among the spec's samples. */
   readonly sample: number;
-  /** Ids that were generated before an interruption. */
+  /** The ids that were generated before an interruption. */
   readonly continued: readonly number[];
-  /** Whether the text of these has reached a stop string. */
+  /** Whether the text of these ids has reached a stop string. */
   readonly isStopped: boolean;
   readonly cancelled: AbortSignal;
   readonly halted: AbortSignal;
-  /** Returns whether the sequence ends with the token because of what its text is. */
+  /** Is called with every token. Returns whether the sequence ends with the token because of its text. */
   readonly onToken: (token: Sample, at: { readonly index: number } & TokenEnd) => boolean;
-  /** Called while the sequence waits, with its place in the queue from 1, when that changes. */
+  /** Is called while the sequence waits, with its place in the queue from 1, when that changes. */
   readonly onWait: (place: number) => void;
 }
 
@@ -40,7 +40,7 @@ export interface Generation {
   readonly ids: readonly number[];
   readonly reason: 'stop' | 'length' | 'context';
   readonly promptTokens: number;
-  /** Prompt tokens that were taken from another sequence's cache. */
+  /** The number of prompt tokens that were taken from another sequence's cache. */
   readonly reusedTokens: number;
   readonly drafted: number;
   readonly accepted: number;
@@ -52,16 +52,18 @@ export interface Generation {
 
 interface SequenceOptions {
   readonly request: GenerationRequest;
-  /** Positions of the model's context. */
+  /** The number of positions of the model's context. */
   readonly context: number;
   readonly resolve: (generation: Generation) => void;
   readonly reject: (error: unknown) => void;
 }
 
-/** How many ids a context that is full and one id more keeps when it slides. */
+/** Returns how many ids a context keeps when it slides, which it does when it has one id more than its positions. */
 const keptAfterSlide = (context: number): number => Math.max(1, Math.floor(context / 2));
 
-/** Index of the first id that is still in a sliding context of `count` ids, the newest not yet computed. */
+/**
+ * Returns the index of the first id that is still in a sliding context of `count` ids, the newest of which is not yet computed.
+ */
 export function keptFrom(count: number, context: number): number {
   let start = 0;
   while (count - start > context) start += context + 1 - keptAfterSlide(context);
@@ -75,15 +77,15 @@ export class Sequence {
   readonly #context: number;
   readonly #promptLength: number;
   readonly #stopIds: ReadonlySet<number>;
-  /** Generated ids, those before an interruption included. */
+  /** The generated ids, including those from before an interruption. */
   readonly #ids: number[];
   /** The ids of the context, by position. */
   window: number[];
-  /** How many of them are computed and cached. */
+  /** The number of ids of the context that are computed and cached. */
   position = 0;
-  /** Where the beginning of the cache comes from; taken by the first step. */
+  /** Says which cache the beginning is copied from. The first step takes it along. */
   fork: ServeShare['fork'] = null;
-  /** What the head's stage is to know of it; null when the first step has taken it along. */
+  /** What the stage with the head is to know of the sequence; null when the first step has taken it along. */
   #begin: SequenceBegin | null;
   /** The text has reached a stop string: the stage may have gone on meanwhile. */
   isStoppedByText = false;
@@ -109,18 +111,18 @@ export class Sequence {
     return this.request.sequence;
   }
 
-  /** Positions that its cache may come to take. */
+  /** The number of positions that the sequence's cache may come to take. */
   get room(): number {
     const { maxTokens } = this.request.spec;
     return capacityFor(Math.min(this.#context, this.#promptLength + maxTokens));
   }
 
-  /** Only the newest id waits to be computed. */
+  /** Whether only the newest id waits to be computed. */
   get decoding(): boolean {
     return this.window.length - this.position === 1 && this.#ids.length > this.request.continued.length;
   }
 
-  /** Tells its place in the queue when that is new. */
+  /** Reports the sequence's place in the queue when that is new. */
   waitAt(place: number): void {
     if (place === this.#place) return;
     this.#place = place;
@@ -131,14 +133,17 @@ export class Sequence {
     this.#times.started = performance.now();
   }
 
-  /** Before its first step. */
+  /** Says where the beginning comes from, before the first step. */
   forkFrom(fork: ServeShare['fork']): void {
     this.fork = fork;
     this.position = fork?.length ?? 0;
     this.#stats.reused = Math.min(this.position, this.#promptLength);
   }
 
-  /** The rows of its next step, with its beginning in the first one; null when there is no room for more of its prompt in this step. */
+  /**
+   * Returns the rows of the next step, with `begin` in the first one; null when there is no room for more of the prompt in this
+   * step.
+   */
   next({
     prefillRows,
     guessMax,
@@ -165,8 +170,8 @@ export class Sequence {
   }
 
   /**
-   * What the stage goes on with behind a step under way that yields up to `tokensMax` tokens, or the last ones; null when the context
-   * may slide with these, or when there will be none behind them.
+   * Returns what the stage goes on with behind the step under way, which yields up to `tokensMax` tokens. Returns null when the
+   * context may slide with these tokens, or when the step yields the last token.
    */
   follow({ tokensMax, guessMax }: { tokensMax: number; guessMax: number }): ServeFollow | null {
     const [count, lastIndex] = [this.#ids.length, this.#lastIndex];
@@ -175,7 +180,9 @@ export class Sequence {
     return { sequence: this.name, left, lastIndex, draftMax: this.#draftMax, guessMax };
   }
 
-  /** Takes up what a step gave that computed `count` known ids, and guesses behind them; whether the sequence has ended. */
+  /**
+   * Takes the result of a step that computed `count` known ids and guesses behind them. Returns whether the sequence has ended.
+   */
   settle({ count, sampled }: { count: number; sampled: SampledRows | null }): boolean {
     this.position += count;
     if (sampled === null) return false;
@@ -185,7 +192,7 @@ export class Sequence {
     let stopped = false;
     // The stage knows no stop strings: what it has sampled behind one is dropped.
     for (; taken < tokens.length && !stopped; taken++) stopped = this.#take(tokens[taken]);
-    // Rows of guesses that were right are computed; later ones are computed anew, over the wrong ones.
+    // The rows of right guesses are computed. Later rows are computed again, over those of the wrong guesses.
     this.position += taken - 1;
     this.#stats.drafted += drafted;
     this.#stats.accepted += taken - 1;
@@ -195,7 +202,7 @@ export class Sequence {
     return false;
   }
 
-  /** Whether the token is a stop. */
+  /** Takes one token. Returns whether the sequence stops with it. */
   #take(token: Sample): boolean {
     const index = this.#ids.length;
     const isStopId = this.#stopIds.has(token.id);
@@ -206,13 +213,13 @@ export class Sequence {
     return stopped || isStopId;
   }
 
-  /** Resolves when an interruption came between the last token and the end; whether it did. */
+  /** Resolves the generation when an interruption came between the last token and the end. Returns whether it did. */
   endedBefore(): boolean {
     const { continued, isStopped } = this.request;
     return this.#endWith({ stopped: isStopped || this.#stopIds.has(continued.at(-1) ?? -1) });
   }
 
-  /** Resolves when there is nothing more to generate. */
+  /** Resolves the generation when there is nothing more to generate. Returns whether it did. */
   #endWith({ stopped }: { stopped: boolean }): boolean {
     const { ids, reason } = { ids: this.#ids, reason: this.#reason(stopped) };
     if (reason === null) return false;
@@ -234,7 +241,7 @@ export class Sequence {
     return true;
   }
 
-  /** How many ids to guess next, at the most. */
+  /** The largest number of ids to guess next. */
   get #draftMax(): number {
     return this.request.spec.speculate ? DRAFT_MAX : 0;
   }
@@ -243,7 +250,7 @@ export class Sequence {
     return this.request.spec.onContextFull === 'slide';
   }
 
-  /** A full context still yields one token, which is never fed back. */
+  /** The index of the last token. A full context still yields one token, which is never fed back. */
   get #lastIndex(): number {
     const last = this.request.spec.maxTokens - 1;
     return this.#slides ? last : Math.min(last, this.#context - this.#promptLength);
@@ -263,12 +270,12 @@ export class Sequence {
   }
 }
 
-/** What the head's stage is to know of a sequence. */
+/** Returns what the stage with the head is to know of a sequence. */
 function beginOf({ sequence, spec, prompt, continued, sample }: GenerationRequest): SequenceBegin {
   return { sequence, prompt, continued, stopIds: spec.stopIds, sampling: samplingOf(spec), sample };
 }
 
-/** The fields of a spec that the head's stage samples by. */
+/** Returns the fields of a spec that the stage with the head samples by. */
 function samplingOf(spec: GenerateSpec): SamplingOptions {
   const { temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty } = spec;
   const { logitBias = {}, bannedIds, logprobs, seed } = spec;

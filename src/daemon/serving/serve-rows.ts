@@ -1,5 +1,5 @@
-// One step of a loaded model: its rows go through the stages, from the one that embeds to the one with the head. Whoever calls
-// it decides whose rows they are (batcher.ts, served-loss.ts); rows do not know their neighbours.
+// This runs one step of a loaded model. Its rows go through the stages, from the one that embeds to the one with the head. The
+// callers decide whose rows they are (batcher.ts, evaluation/served-loss.ts); rows do not depend on their neighbours.
 
 import { assert } from '../../model/errors.ts';
 import type { SequenceBegin, ServeShare } from '../../workers/serving/messages.ts';
@@ -17,16 +17,16 @@ export interface LoadedModel {
 }
 
 export interface ServedRows {
-  /** Of all shares' rows. */
+  /** The ids of the rows of all shares. */
   readonly ids: readonly number[];
   readonly shares: readonly ServeShare[];
-  /** Sequences that begin with these rows and will sample. */
+  /** The sequences that begin with these rows and will sample. */
   readonly begins?: readonly SequenceBegin[];
-  /** As in StageCalls.serveStep. */
+  /** The same as in StageCalls.serveStep. */
   readonly targets?: readonly number[];
 }
 
-/** What the stage with the head says. Rejects as the stages' threads do. */
+/** Resolves to the reply of the stage with the head. Rejects as the stages' threads do. */
 export async function serveRows(
   { lease, stages }: LoadedModel,
   { ids, shares, begins, targets, priority }: ServedRows & { readonly priority: Priority },
@@ -34,7 +34,7 @@ export async function serveRows(
   const embedder = stages.find(({ plan }) => plan.embeds)!;
   let input: readonly number[] | Float32Array = ids;
   if (embedder.plan.firstBlock !== 0) {
-    // A tied wte lives with the head: its stage looks the rows up for the first one.
+    // A tied wte lives with the head, whose stage looks the rows up for the first one.
     input = (await embedder.thread.call('serveEmbed', { lease, ids, shares }, { priority })).x;
   }
   for (const { thread, plan } of stages) {

@@ -1,5 +1,5 @@
-// Checkpoints that are loaded for generation: each is loaded once, shared by the jobs that use it, and kept after its last
-// use until another one needs the room. What all of them take together stays within a budget.
+// This holds the checkpoints that are loaded for generation. Each is loaded once, shared by the jobs that use it, and kept after
+// its last use until another one needs the room. Together they stay within a budget of memory.
 
 import type { GptConfig } from '../../model/config.ts';
 import { assert, GptdError } from '../../model/errors.ts';
@@ -13,7 +13,7 @@ import type { StageThread } from '../threads/stages.ts';
 import { planStages } from '../threads/plan.ts';
 import type { StoreClient } from '../threads/store-client.ts';
 
-/** Sequences of one model that run at once. */
+/** The number of sequences of one model that run at once. */
 const SEQUENCES_MAX = 64;
 
 export interface ServedModel extends LoadedModel {
@@ -27,24 +27,24 @@ export interface ServeRequest {
 }
 
 interface Entry {
-  /** Of what is loaded; entries with the same one are the same weights. */
+  /** Names what is loaded: entries with the same key are the same weights. */
   readonly key: string;
   readonly model: ServedModel;
   readonly loaded: Promise<void>;
-  /** More while it loads. */
+  /** The bytes that the entry takes, which are more while it loads. */
   bytes: number;
   /** The model's name in the store. */
   readonly name: string;
   users: number;
-  /** It finds no new users, and goes with its last one. */
+  /** Whether the entry takes no new users, and is removed with its last one. */
   isRetired: boolean;
 }
 
 export interface ServedModelsOptions {
   readonly store: StoreClient;
-  /** Bytes that the loaded models may take together. */
+  /** The bytes that the loaded models may take together. */
   readonly budgetBytes: number;
-  /** Told when quantized weights cannot be stored. */
+  /** Is called when quantized weights cannot be stored. */
   readonly onError: (error: unknown) => void;
 }
 
@@ -53,7 +53,7 @@ export class ServedModels {
   readonly #store: StoreClient;
   readonly #budgetBytes: number;
   readonly #onError: (error: unknown) => void;
-  /** By lease, least recently used first. */
+  /** Holds the entries by lease, the least recently used first. */
   readonly #entries = new Map<string, Entry>();
   #loadCount = 0;
   #roomWaiters: (() => void)[] = [];
@@ -66,8 +66,8 @@ export class ServedModels {
   }
 
   /**
-   * Loads the checkpoint unless it is there; `release` it afterwards. Waits while models in use leave no room for it. Throws
-   * `out_of_memory`, `not_found` or `corrupt`.
+   * Loads the checkpoint unless it is loaded already. The caller must `release` it afterwards. Waits while models in use leave no
+   * room for it. Throws `out_of_memory`, `not_found` or `corrupt`.
    */
   async acquire(request: ServeRequest): Promise<ServedModel> {
     const { config } = request.model;
@@ -106,17 +106,20 @@ export class ServedModels {
     this.#wake();
   }
 
-  /** The model was deleted: what is loaded of it goes when nothing uses it. */
+  /** Retires what is loaded of a model that was deleted: it goes when nothing uses it. */
   drop(name: string): void {
     this.#retireAll((entry) => entry.name === name);
   }
 
-  /** Estimate of what the loaded models hold. */
+  /** An estimate of the bytes that the loaded models hold. */
   get bytes(): number {
     return [...this.#entries.values()].reduce((sum, { bytes }) => sum + bytes, 0);
   }
 
-  /** The thread died: models with a stage on it are loaded again when asked for. Those on other threads are not disturbed. */
+  /**
+   * Retires the models with a stage on a thread that has died: they are loaded again when asked for. Models on other threads are
+   * not disturbed.
+   */
   forget(thread: StageThread): void {
     const dead = this.#threads.indexOf(thread);
     this.#retireAll(({ model }) => model.stages.some(({ plan }) => plan.worker === dead));
@@ -133,7 +136,7 @@ export class ServedModels {
     // A stage computes on several threads by itself, and the stages of one step work in turn: more of them only add hops.
     const stageCount = Math.ceil(this.#threads.length / SERVING_THREADS);
     const first = this.#loadCount++;
-    // A name of its own: what is left of an earlier load is still unloaded under that one's.
+    // Each load has a lease of its own: what is left of an earlier load is still unloaded under the earlier lease.
     const lease = `${key}-${first}`;
     const stages = planStages(config, stageCount).map((plan) => {
       // The next model begins on the next thread.
@@ -152,7 +155,7 @@ export class ServedModels {
         throw failed.reason;
       }
       const made = settled.flatMap((result) => (result.status === 'fulfilled' ? result.value.made : []));
-      // Nobody has to wait for it.
+      // No request waits until this is stored.
       void this.#keep(checkpointId, made).then(() => {
         entry.bytes = servingBytes(config, quantization);
         this.#wake();
@@ -172,7 +175,7 @@ export class ServedModels {
     return entry;
   }
 
-  /** Stores what was made of a checkpoint's weights; what cannot be stored is made again at the next load. */
+  /** Stores the quantized weights that were made from a checkpoint. What cannot be stored is made again at the next load. */
   async #keep(checkpointId: number, made: readonly TensorChunk<Quantization>[]): Promise<void> {
     try {
       for (const chunk of made) await this.#store.call('putMade', { checkpointId, chunks: [chunk] });
@@ -181,7 +184,7 @@ export class ServedModels {
     }
   }
 
-  /** Unloads what nobody uses, the least recently used first, until `bytes` more fit; whether they do. */
+  /** Unloads models that no job uses, the least recently used first, until `bytes` more fit. Returns whether they fit. */
   #makeRoom(bytes: number): boolean {
     const isRoom = (): boolean => this.bytes + bytes <= this.#budgetBytes;
     for (const entry of [...this.#entries.values()]) {

@@ -8,14 +8,15 @@ import type { Quantization } from '../../model/programs/quantize.ts';
 import { CACHE_STEP, capacityFor, formatBytes, passesAtOnce } from '../../model/programs/serving.ts';
 import { DTYPE_BYTES, type TableOptions } from '../../model/tensors.ts';
 
-/** Of an activation. */
+/** The bytes of one number in an activation. */
 const FLOAT_BYTES = DTYPE_BYTES.float32;
-/** Micro-batches whose activations may be held at once, per stage of the pipeline. */
+/** The number of micro-batches whose activations may be held at once, per stage of the pipeline. */
 export const FLIGHTS_PER_STAGE = 2;
 
 /**
- * Bytes of a model that all stages together may set aside while a checkpoint is written and training goes on; beyond that the
- * optimizer waits for the store. Enough for the whole state of 124M that a store of 50 MB/s has left after the first step.
+ * The bytes of a model that all stages together may set aside while a checkpoint is written and training goes on; beyond that the
+ * optimizer waits for the store. This is enough for the whole state of 124M that a store of 50 MB/s has left after the first
+ * step.
  */
 export const SNAPSHOT_BYTES_MAX = 7 * 2 ** 28;
 export interface TrainingShape {
@@ -43,7 +44,10 @@ export function cachedTokensMax(config: GptConfig, budgetBytes: number): number 
   return Math.max(capacityFor(config.context_length), positions);
 }
 
-/** Packed weights, twice where rows may pass at once, the embedding table beside the packed head, and one sequence's full cache. */
+/**
+ * Returns the bytes of the packed weights, twice where rows may pass at once, of the embedding table beside the packed head, and
+ * of one sequence's full cache.
+ */
 export function servingBytes(config: GptConfig, quantization: Quantization | null = null): number {
   const cache = config.context_length * positionBytes(config);
   const { total: matrices, head } = countMatrices(config);
@@ -56,9 +60,9 @@ export function servingBytes(config: GptConfig, quantization: Quantization | nul
 const UNCOLLECTED_BYTES = 128 << 20;
 
 /**
- * What loading takes beside that until it is over: the largest matrix as it is read; the weights of the largest program as it is
- * served twice, which the engine copies before it packs them; and all matrices where they are made, until they are stored, or
- * where two programs take them.
+ * Returns what loading takes beside that until it is over: the largest matrix as it is read; the weights of the largest program
+ * as it is served twice, which the engine copies before it packs them; and all matrices where they are made, until they are
+ * stored, or where two programs take them.
  */
 export function loadingBytes(config: GptConfig, quantization: Quantization | null = null): number {
   const { total, largest } = countMatrices(config);
@@ -69,13 +73,13 @@ export function loadingBytes(config: GptConfig, quantization: Quantization | nul
   return largest * FLOAT_BYTES + 2 * program + held + UNCOLLECTED_BYTES;
 }
 
-/** What a model takes at the most from when its loading begins. */
+/** Returns the most bytes that a model takes from when its loading begins. */
 export const servingPeakBytes = (config: GptConfig, quantization: Quantization | null): number =>
   servingBytes(config, quantization) + loadingBytes(config, quantization);
 
 /**
- * Weights, gradients, moments, what is set aside while a checkpoint is written, activations in flight, and the head's logits
- * beside the softmax of each flight.
+ * Returns the bytes of weights, gradients, moments, what is set aside while a checkpoint is written, activations in flight, and
+ * the head's logits beside the softmax of each flight.
  */
 export function trainingBytes(config: GptConfig, shape: TrainingShape, options: TableOptions = {}): number {
   const { n_layers: L, emb_dim: D, n_heads: H, vocab_size: V } = config;
@@ -90,7 +94,7 @@ export function trainingBytes(config: GptConfig, shape: TrainingShape, options: 
   return weights + gradients + moments + snapshot + (activations + logits) * FLOAT_BYTES;
 }
 
-/** Weights, the rows in flight and the head's logits; moments and gradients stay untouched. */
+/** Returns the bytes of the weights, the rows in flight and the head's logits. Moments and gradients stay untouched. */
 export function evaluationBytes(config: GptConfig, shape: TrainingShape): number {
   const { emb_dim: D, n_heads: H, vocab_size: V } = config;
   const { microBatchSize: B, contextLength: T, stageCount } = shape;
@@ -99,7 +103,7 @@ export function evaluationBytes(config: GptConfig, shape: TrainingShape): number
   return weightsBytes(config) + (activations + 3 * B * T * V) * FLOAT_BYTES;
 }
 
-/** What a job or a loaded model is going to take. */
+/** The bytes that a job or a loaded model is going to take. */
 export interface MemoryNeed {
   readonly bytes: number;
   /** Who takes it, as a message begins. */

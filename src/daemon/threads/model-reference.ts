@@ -3,7 +3,7 @@
 import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
 import type { StoreClient } from './store-client.ts';
 
-/** Throws `not_found` for an unknown model or checkpoint. */
+/** Resolves to the model and the checkpoint of a reference. Throws `not_found` for an unknown model or checkpoint. */
 export async function resolveModel(
   store: StoreClient,
   reference: string,
@@ -15,8 +15,8 @@ export async function resolveModel(
 }
 
 /**
- * The same for a job that works with the checkpoint for a while: it is there until the job has ended, however many newer ones
- * training writes, and a run after an interruption gets the same one.
+ * Does the same for a job that works with the checkpoint for a while. The checkpoint is there until the job has ended, however
+ * many newer ones training writes, and a run after an interruption gets the same one.
  */
 export async function holdModel(
   store: StoreClient,
@@ -31,7 +31,7 @@ function parseReference(reference: string): { name: string; which: number | 'bes
   return { name, which: which === undefined ? 'latest' : which === 'best' ? 'best' : Number(which) };
 }
 
-/** The model's name in a spec of any kind, without a step; undefined where it names none. */
+/** Returns the model's name in a spec of any kind, without a step; undefined where the spec names none. */
 export function modelOf(spec: unknown): string | undefined {
   if (typeof spec !== 'object' || spec === null || !('model' in spec)) return undefined;
   return typeof spec.model === 'string' ? spec.model.split('@')[0] : undefined;

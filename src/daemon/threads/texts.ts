@@ -7,28 +7,28 @@ import type { TokenDecoding, TokenizerSpec } from '../../model/text/tokenizer.ts
 import { TEXT_THREAD, type TextCalls } from '../../workers/text/messages.ts';
 import { PRIORITY, WorkerThread, type Caller } from './worker-thread.ts';
 
-/** Tokenizers that are kept: one with a vocabulary of its own takes some 30 MB. */
+/** The number of tokenizers that are kept. One with a vocabulary of its own takes some 30 MB. */
 export const TOKENIZERS_MAX = 8;
 
-/** A tokenizer, and whose it is. */
+/** A tokenizer, and the model that it belongs to. */
 export interface ModelText {
   readonly model: { readonly name: string; readonly createdAt: number };
   readonly tokenizer: TokenizerSpec;
 }
 
 interface Opened {
-  /** The thread as long as it lives. */
+  /** Sends requests to the thread as long as it lives. */
   readonly thread: Caller<TextCalls>;
   readonly decoding: Promise<TokenDecoding>;
 }
 
-/** Requests in the order in which they are made: a tokenizer is opened before it is used, and used before it is closed. */
+/** Requests run in the order in which they are made: a tokenizer is opened before it is used, and used before it is closed. */
 const IN_ORDER = { priority: PRIORITY.interactive } as const;
 
 export class Texts {
   readonly #onDeath: (error: unknown) => void;
   #thread: WorkerThread<TextCalls> | null = null;
-  /** By key, least recently used first. */
+  /** Holds the opened tokenizers by key, the least recently used first. */
   readonly #opened = new Map<string, Opened>();
   #isClosed = false;
 

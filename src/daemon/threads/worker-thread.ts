@@ -14,7 +14,7 @@ import {
   type ThreadContract,
 } from '../../workers/reply.ts';
 
-/** Urgency of a request, smallest first. Backward passes come before forward ones: they free memory and feed upstream. */
+/** The urgency of a request, the smallest first. Backward passes come before forward ones: they free memory and feed upstream. */
 export const PRIORITY = { interactive: 0, backward: 1, forward: 2, weightGradients: 3 } as const;
 export type Priority = (typeof PRIORITY)[keyof typeof PRIORITY];
 

@@ -1,10 +1,10 @@
-// Checkpoints that are written while training goes on. One is in flight at a time: whoever wants the next one waits for it.
-// A failed write is thrown at the next call, so that no step goes on as if it were saved.
+// Checkpoints are written while training goes on. One is in flight at a time, and the next one waits for it. A failed write is
+// thrown at the next call, so that no step goes on as if it were saved.
 
 import type { StoredCheckpoint } from '../../workers/store/messages.ts';
 
 export class BackgroundCheckpoint {
-  /** Newest committed checkpoint. */
+  /** The newest committed checkpoint. */
   #saved: StoredCheckpoint;
   #inFlight: Promise<void> | null = null;
   #failure: { readonly error: unknown } | null = null;
@@ -17,7 +17,7 @@ export class BackgroundCheckpoint {
     return this.#inFlight !== null;
   }
 
-  /** Throws what the last write failed with. */
+  /** Throws the error of the last write, if it has failed. */
   check(): void {
     if (this.#failure !== null) throw this.#failure.error;
   }
@@ -45,7 +45,7 @@ export class BackgroundCheckpoint {
     return this.#saved;
   }
 
-  /** Waits for the write in flight, whatever becomes of it. */
+  /** Waits for the write in flight, whether it fails or not. */
   async close(): Promise<void> {
     await this.#inFlight;
   }

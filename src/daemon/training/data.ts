@@ -1,5 +1,5 @@
-// The data of a training or an evaluation: which tokenizer reads it, the dataset itself, what is told of it, and the tokenizer
-// that a model takes over from its first training text.
+// This file prepares the data of a training or an evaluation: it chooses the tokenizer that reads them, opens the dataset,
+// reports on it, and gives a model the tokenizer of its first training text.
 
 import { adoptedTokenizer, dataTokenizer } from '../../model/text/choice.ts';
 import type { StoredModel } from '../../workers/store/messages.ts';
@@ -10,13 +10,15 @@ import type { Windows } from './windows.ts';
 
 type DataContext = JobContext<'train'> | JobContext<'evaluate'>;
 
-/** Between the parts of a job that cannot be interrupted. */
+/** Throws when the job was cancelled or halted. It is called between the parts of a job that cannot be interrupted. */
 export function stopIfAsked({ cancelled, halted }: Pick<DataContext, 'cancelled' | 'halted'>): void {
   cancelled.throwIfAborted();
   if (halted.aborted) throw new JobHalted();
 }
 
-/** Throws `invalid_spec` for another tokenizer than the model's, and for data that cannot be read that way. */
+/**
+ * Opens the dataset of the spec. Throws `invalid_spec` for another tokenizer than the model's, and for data that it cannot read.
+ */
 export async function prepareData(context: DataContext, model: StoredModel): Promise<Dataset> {
   const { spec, services, emit } = context;
   const tokenizer = dataTokenizer(model, spec.tokenizer);
@@ -26,7 +28,7 @@ export async function prepareData(context: DataContext, model: StoredModel): Pro
   }));
   const say = (done: number, total: number): void => {
     const data = { phase: 'tokenize', done, total, unit: 'bytes' };
-    // A percent is told once, however large the files are.
+    // Each percent is reported once, however large the files are.
     void emit({ type: 'progress', data }, { key: `tokenize:${Math.floor((100 * done) / Math.max(1, total))}` });
   };
   return await openDataset(
@@ -45,7 +47,7 @@ export async function adoptTokenizer(
   if (tokenizer !== null) await services.store.call('setTokenizer', { name: model.name, tokenizer });
 }
 
-/** What is known of the data of a training; duplicates are counted over its tokens. */
+/** Resolves to the report on the data of a training. Duplicate windows are counted over the tokens of the dataset. */
 export async function reportDataset(
   { services }: DataContext,
   { dataset, windows, contextLength }: { dataset: Dataset; windows: Windows; contextLength: number },
@@ -65,7 +67,7 @@ export async function reportDataset(
   return { ...describeDataset(dataset), trainWindows, validationWindows, duplicateWindows: duplicates };
 }
 
-/** Tokens, and how much text one stands for. */
+/** Returns the number of tokens, and how much text one token stands for. */
 function describeDataset({
   tokenCount,
   characterCount,

@@ -1,6 +1,6 @@
-// Token ids for a job. A dataset is known by the digests of its files and the way they are read, so the same text is tokenized
-// once; the ids are kept as a blob and shared with the stages' threads in memory. Tokenizing goes piece by piece: whoever asked
-// for it hears how far it is and may stop it between two.
+// A dataset holds token ids for a job. It is known by the digests of its files and the way they are read, so the same text is
+// tokenized once. The ids are kept as a blob and shared with the stages' threads in memory. The text is tokenized in several
+// requests: between two of them the caller hears of the progress and may stop.
 
 import { createHash, randomUUID } from 'node:crypto';
 import { CHUNK_BYTES_MAX } from '../../workers/store/messages.ts';
@@ -8,14 +8,14 @@ import type { PreparerCalls, TokenizedData, TokenizeRequest } from '../../worker
 import type { StoreClient } from '../threads/store-client.ts';
 import type { WorkerThread } from '../threads/worker-thread.ts';
 
-/** Part of a dataset's key: counted up when the same files give other ids or another description. */
+/** This version belongs to a dataset's key. It is increased when the same files give other ids or another description. */
 const DATASET_VERSION = 2;
 
 export type Dataset = TokenizedData;
 
 export interface OpenDatasetOptions {
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
-  /** Throws when the work is to end; called between pieces. */
+  /** Throws when the work is to end. It is called between two requests. */
   readonly check?: () => void;
 }
 

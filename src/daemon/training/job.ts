@@ -1,5 +1,5 @@
-// The `train` job. Everything that a step needs follows from the spec and the step's number, so the job may stop anywhere and
-// go on from its newest checkpoint to the same bits; what it has said before is not heard twice.
+// This is the `train` job. Everything that a step needs follows from the spec and the step's number, so the job may stop anywhere
+// and go on from its newest checkpoint to the same bits. Events that it emits again are dropped.
 
 import type { AdamwStep } from '../../model/programs/adamw.ts';
 import { CHAIN_START, nextLink } from '../../model/chain.ts';
@@ -19,7 +19,7 @@ import { openSampler, type Sampler } from './samples.ts';
 import { checkSchedule, trainingShape } from './shape.ts';
 import { planWindows, type Windows } from './windows.ts';
 
-/** Events that may wait for the store before training waits for them. */
+/** The number of events that may wait for the store before training waits for them. */
 const EVENT_BACKLOG_MAX = 256;
 
 type TrainContext = JobContext<'train'>;
@@ -34,7 +34,7 @@ interface Run {
   readonly report: DatasetReport;
   readonly sampler: Sampler | null;
   readonly baseStep: number;
-  /** Updates that AdamW's moments had seen before this job: its bias correction counts on from there. */
+  /** The number of updates that AdamW's moments had seen before this job. Its bias correction counts on from there. */
   readonly baseUpdates: number;
   readonly steps: number;
   loss: number | null;
@@ -47,7 +47,7 @@ interface Run {
   chain: string | null;
 }
 
-/** The job's own checkpoint, from which it would go on, is damaged. */
+/** The job throws this when its own checkpoint, from which it would go on, is damaged. */
 class DamagedStart extends Error {
   readonly checkpoint: StoredCheckpoint;
 
@@ -57,7 +57,10 @@ class DamagedStart extends Error {
   }
 }
 
-/** Goes on from an older checkpoint of its own where a newer one is damaged: the steps between come out the same again. */
+/**
+ * Runs the job. Where a newer checkpoint of its own is damaged, it goes on from an older one: the steps between come out the same
+ * again.
+ */
 export async function runTrain(context: TrainContext): Promise<TrainResult> {
   const damaged = new Set<number>();
   for (;;) {
@@ -116,7 +119,15 @@ async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): P
   });
   try {
     const run: Run = {
-      ...{ context, model, pipeline, windows, contextLength, baseStep, steps, report, sampler },
+      context,
+      model,
+      pipeline,
+      windows,
+      contextLength,
+      baseStep,
+      steps,
+      report,
+      sampler,
       ...progressOf(from, own),
       baseUpdates: own ? from.meta.training!.baseUpdates : spec.resume ? updatesOf(from) : 0,
     };
@@ -128,7 +139,9 @@ async function trainFrom(context: TrainContext, damaged: ReadonlySet<number>): P
   }
 }
 
-/** The job's own newest checkpoint when it ran before, else the one that the spec names. */
+/**
+ * Resolves to the job's own newest checkpoint that is not damaged. Without one it resolves to the checkpoint that the spec names.
+ */
 async function startingPoint(
   { services, spec, jobId }: TrainContext,
   { named, damaged }: { named: StoredCheckpoint; damaged: ReadonlySet<number> },
@@ -137,7 +150,7 @@ async function startingPoint(
   const mine = checkpoints.filter((checkpoint) => checkpoint.jobId === jobId).sort((a, b) => b.step - a.step);
   const newest = mine.find(({ checkpointId }) => !damaged.has(checkpointId));
   if (newest !== undefined) return { from: newest, own: true };
-  // All of its own are damaged: it begins again where it began, with the newest that was there before them.
+  // All checkpoints of the job are damaged, so it begins again with the newest one that was there before them.
   const before = checkpoints.filter(({ checkpointId }) => mine.every((own) => checkpointId < own.checkpointId));
   if (mine.length > 0 && named.jobId === jobId) named = before.at(-1) ?? named;
   if (spec.resume && !named.optimizer) {
@@ -149,12 +162,12 @@ async function startingPoint(
   return { from: named, own: false };
 }
 
-/** Updates that the moments of a checkpoint have seen. */
+/** Returns the number of updates that the moments of a checkpoint have seen. */
 function updatesOf({ step, meta: { training } }: StoredCheckpoint): number {
   return training === undefined ? 0 : training.baseUpdates + step - training.baseStep;
 }
 
-/** What the job has to remember, as it was at one of its own checkpoints or as it is at its beginning. */
+/** Returns what the job has to remember, as it was at its own checkpoint or as it is at its beginning. */
 function progressOf(
   from: StoredCheckpoint,
   own: boolean,
@@ -252,7 +265,13 @@ async function loop(run: Run, from: StoredCheckpoint): Promise<TrainResult> {
     const { digest, step } = await writing.settle();
     const { loss, valLoss, best, chain } = run;
     return {
-      ...{ model: model.name, step, digest, loss: loss!, valLoss, best, chain },
+      model: model.name,
+      step,
+      digest,
+      loss: loss!,
+      valLoss,
+      best,
+      chain,
       tokens: (step - baseStep) * spec.batchSize * contextLength,
       reason: step === baseStep + steps ? 'steps' : 'patience',
       dataset: run.report,
@@ -267,10 +286,10 @@ function patienceSpent({ context, evaluationsSinceBest }: Run): boolean {
   return patience !== undefined && evaluationsSinceBest >= patience;
 }
 
-/** Batches are told up to this many windows. */
+/** An error names at most this many windows of a batch. */
 const TOLD_WINDOWS_MAX = 64;
 
-/** A loss that is no number ends the job with all that is needed to look into it. */
+/** Adds to the error of a loss that is not finite all that is needed to look into it. */
 async function explained<T>(
   work: Promise<T>,
   { writing, starts }: { writing: BackgroundCheckpoint; starts?: readonly number[] },
@@ -312,7 +331,7 @@ function sayStep(
   void context.emit({ type: 'step', data }, { key: `step:${step}`, mayWait: true });
 }
 
-/** Says the losses; returns whether the validation loss is the job's lowest so far. */
+/** Emits the losses. Resolves to whether the validation loss is the job's lowest so far. */
 async function evaluate(run: Run, step: number): Promise<boolean> {
   const { context, pipeline, windows } = run;
   const { evalBatches, batchSize, valSplit } = context.spec;
@@ -334,7 +353,7 @@ async function evaluate(run: Run, step: number): Promise<boolean> {
   return improved;
 }
 
-/** Takes a snapshot of the model as it is now; the checkpoint of it is written while training goes on. */
+/** Takes a snapshot of the model as it is now. Its checkpoint is written while training goes on. */
 async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promise<StoredCheckpoint> }> {
   const { context, model, pipeline, baseStep, contextLength } = run;
   const { services, spec, jobId, cancelled } = context;
@@ -347,7 +366,7 @@ async function beginCheckpoint(run: Run, step: number): Promise<{ written: Promi
     valLoss: run.evalStep === step ? run.valLoss : null,
     training: { baseStep, baseUpdates, tokens, chainStart, chain, best, evaluationsSinceBest },
   };
-  // Events up to this step are durable before the checkpoint is: a restart continues behind both.
+  // Events up to this step are durable before the checkpoint is, so a restart continues behind both.
   const told = services.events.flush();
   told.catch(() => undefined);
   const snapshot = await pipeline.snapshot();
@@ -384,7 +403,7 @@ function sayCheckpoint({ emit }: TrainContext, { step, digest }: StoredCheckpoin
   void emit({ type: 'checkpoint', data: { step, digest } }, { key: `checkpoint:${step}` });
 }
 
-/** Tokens a second over the last steps. */
+/** Measures the tokens per second over the last steps. */
 class Rate {
   readonly #times: { at: number; tokens: number }[] = [{ at: performance.now(), tokens: 0 }];
   #tokens = 0;

@@ -1,4 +1,5 @@
-// Training as a kind of job: what is refused before it is queued, and how much memory it takes. job.ts runs it.
+// This is training as a kind of job. It says what is refused before a job is queued, and how much memory the job takes; job.ts
+// runs it.
 
 import { GptdError } from '../../model/errors.ts';
 import type { Kind, Submission } from '../jobs/kind.ts';

@@ -1,5 +1,5 @@
-// The end of a training step: AdamW on every stage, a unit at a time, in the order in which the next forward pass needs them.
-// The next step may begin meanwhile: it waits for a stage's own units before it enters the stage.
+// A training step ends with AdamW on every stage. The units are updated one at a time, in the order in which the next forward
+// pass needs them. The next step may begin meanwhile: it waits for a stage's own units before it enters the stage.
 
 import { updateUnits, type UpdateUnit, type UpdateRequest } from '../../workers/training/messages.ts';
 import type { StageCalls } from '../../workers/stage-messages.ts';
@@ -8,13 +8,13 @@ import type { Caller } from '../threads/worker-thread.ts';
 
 export interface ModelUpdateOptions extends UpdateRequest {
   readonly stages: readonly { thread: Caller<StageCalls>; plan: PlanStage }[];
-  /** Room for what a snapshot has to set aside. */
+  /** Says when there is room for what a snapshot has to set aside. */
   readonly room: Room;
-  /** What no thread has taken up when it aborts is dropped: the model is half updated then. */
+  /** When it aborts, updates that no thread has taken up are dropped: the model is half updated then. */
   readonly signal: AbortSignal;
 }
 
-/** Says when there is room again: what was freed is counted, so that nobody waits for what has come already. */
+/** Says when there is room again. It counts how often room was freed, so that no caller waits for room that has come already. */
 export class Room {
   readonly #waiting = new Set<() => void>();
   #freed = 0;
@@ -29,7 +29,7 @@ export class Room {
     this.#waiting.clear();
   }
 
-  /** Resolves when more has been freed than `seen`. */
+  /** Resolves when room has been freed more often than `seen`. */
   async moreThan(seen: number): Promise<void> {
     if (this.#freed === seen) await new Promise<void>((resolve) => this.#waiting.add(resolve));
   }
@@ -51,7 +51,7 @@ export class ModelUpdate {
     this.#signal = signal;
     this.#done = stages.map(({ plan }, stage) => {
       const done = Promise.all(updateUnits(plan).map((unit) => this.#updateUnit(stage, unit))).then(() => undefined);
-      // Whoever needs the stage next meets its failure.
+      // The next caller that waits for the stage gets its failure.
       done.catch(() => undefined);
       return done;
     });
@@ -62,17 +62,19 @@ export class ModelUpdate {
     return this.#done[stage];
   }
 
-  /** Resolves when all of them are. */
+  /** Resolves when the tensors of all stages are updated. */
   async all(): Promise<void> {
     await Promise.all(this.#done);
   }
 
-  /** Resolves when nothing of it is under way any more. */
+  /** Resolves when no update is under way on any stage, whether they failed or not. */
   async settled(): Promise<void> {
     await Promise.allSettled(this.#done);
   }
 
-  /** A stage that has no room for what a snapshot still needs goes on when more has been read. */
+  /**
+   * Updates one unit. A stage that has no room for what a snapshot still needs goes on when more of the snapshot has been read.
+   */
   async #updateUnit(stage: number, unit: UpdateUnit): Promise<void> {
     for (;;) {
       const seen = this.#room.freed;

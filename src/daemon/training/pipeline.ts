@@ -1,5 +1,5 @@
-// One model in training, spread over the stages. A step sends its micro-batches forward through the stages and their
-// gradients back; a stage computes weight gradients when it has nothing more urgent. Each stage takes requests of a kind in
+// A pipeline is one model in training, spread over the stages. A step sends its micro-batches forward through the stages and
+// their gradients back; a stage computes weight gradients when it has nothing more urgent. Each stage takes requests of a kind in
 // micro-batch order, so every sum has one order and its bits do not depend on timing or on the number of stages.
 
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
@@ -18,40 +18,42 @@ import type { StageCaller, StageThread } from '../threads/stages.ts';
 import { PRIORITY, WorkerDied } from '../threads/worker-thread.ts';
 
 export interface StepResult {
-  /** Mean over the step's tokens. */
+  /** The mean over the step's tokens. */
   readonly loss: number;
-  /** Of the whole gradient before clipping. */
+  /** The norm of the whole gradient before clipping. */
   readonly gradNorm: number;
 }
 
 export interface StepRequest {
-  /** Number of the update within the model's life: keys dropout. */
+  /** The number of the update within the model's life, which keys dropout. */
   readonly step: number;
-  /** Where the batch's windows begin in the dataset. */
+  /** The positions in the dataset at which the batch's windows begin. */
   readonly starts: readonly number[];
-  /** AdamW's settings but for the clipping factor. */
+  /** AdamW's settings without the clipping factor. */
   readonly adamw: Omit<AdamwStep, 'gradScale'>;
-  /** Largest gradient norm, 0 for no clipping. */
+  /** The largest gradient norm; 0 turns clipping off. */
   readonly gradClip: number;
   readonly decayAll: boolean;
 }
 
-/** The model's state between two steps, to be read while later steps go on. */
+/** Holds the model's state between two steps, to be read while later steps go on. */
 export interface ModelSnapshot {
-  /** Every chunk once, in groups: weights and both moments. */
+  /** Yields every chunk of the weights and of both moments once, in groups. */
   readonly chunks: AsyncIterable<readonly TensorChunk[]>;
-  /** Takes a group that nobody needs any more: later ones are read into its memory, and wait for it. */
+  /** Takes back a group that nothing uses any more. Later groups are read into its memory, and wait for it. */
   giveBack(group: readonly TensorChunk[]): void;
-  /** Must be called, read or not: until then the stages set aside what they overwrite. May be called twice. */
+  /**
+   * Must be called whether or not the chunks were read: until then the stages set aside what they overwrite. May be called twice.
+   */
   end(): Promise<void>;
 }
 
-/** Rows of a decoded sequence are a multiple of this, so that few programs are compiled. */
+/** The number of rows of a decoded sequence is a multiple of this, so that few programs are compiled. */
 const DECODE_ROWS = 64;
 
 export interface DecodeOptions {
   readonly maxTokens: number;
-  /** 0 is greedy. */
+  /** A temperature of 0 is greedy. */
   readonly temperature: number;
   readonly seed: number;
   readonly signal: AbortSignal;
@@ -67,17 +69,17 @@ export class NotFinite extends GptdError {
 
 export class Pipeline {
   readonly #config: GptConfig;
-  /** Names of the tensors that have a gradient, in table order. */
+  /** The names of the tensors that have a gradient, in table order. */
   readonly #trained: readonly string[];
   readonly #lease: string;
   readonly #stages: readonly { readonly thread: StageCaller; readonly plan: PlanStage }[];
   readonly #microBatchSize: number;
   readonly #contextLength: number;
-  /** Of the stages, for what an update overwrites and a snapshot needs. */
+  /** Says when the stages have room for what an update overwrites and a snapshot needs. */
   readonly #room = new Room();
-  /** The last step's, which may still be under way. */
+  /** The update of the last step, which may still be under way. */
   #update: ModelUpdate | null = null;
-  /** Made for the first snapshot. */
+  /** The memory that snapshots are read into. It is made for the first one. */
   #buffers: GroupBuffers | null = null;
 
   private constructor(
@@ -118,8 +120,9 @@ export class Pipeline {
   }
 
   /**
-   * One optimizer update. Nothing changes when it throws: `cancelled` on abort, `NotFinite` for a loss that is no number. The
-   * weights may still be changing when it resolves; what comes next waits for them, and meets the failure if there is one.
+   * Makes one optimizer update. Nothing changes when it throws: `cancelled` on abort, `NotFinite` for a loss or a gradient norm
+   * that is not finite. The weights may still be changing when it resolves. The next call waits for them, and rejects if their
+   * update fails.
    */
   async step(request: StepRequest, signal: AbortSignal): Promise<StepResult> {
     const micros = this.#microBatches(request.starts, request.step);
@@ -137,7 +140,7 @@ export class Pipeline {
     }
     signal.throwIfAborted();
     const { gradClip } = request;
-    // PyTorch's clip_grad_norm_.
+    // This is PyTorch's clip_grad_norm_.
     const gradScale = gradClip > 0 && gradNorm > gradClip ? gradClip / (gradNorm + 1e-6) : 1;
     this.#update = new ModelUpdate(this.#lease, {
       stages: this.#stages,
@@ -149,7 +152,7 @@ export class Pipeline {
     return { loss, gradNorm };
   }
 
-  /** Mean loss over the windows that begin at `starts`, without dropout. */
+  /** Resolves to the mean loss over the windows that begin at `starts`, without dropout. */
   async evaluate(starts: readonly number[], signal: AbortSignal): Promise<number> {
     const sums = await this.#forward(starts, {
       signal,
@@ -158,7 +161,7 @@ export class Pipeline {
     return sums.reduce((total, micro) => total + micro, 0) / (starts.length * this.#contextLength);
   }
 
-  /** Of each window the losses of its rows from `firstRow` on, summed in double precision; without dropout. */
+  /** Resolves to a sum for each window: the losses of its rows from `firstRow` on, in double precision and without dropout. */
   async lossSums(
     windows: readonly { readonly start: number; readonly firstRow: number }[],
     signal: AbortSignal,
@@ -177,7 +180,10 @@ export class Pipeline {
     return sums.flat();
   }
 
-  /** Continues `prompt` by up to `maxTokens` ids, as far as the model's context goes. Between two steps; changes nothing. */
+  /**
+   * Continues `prompt` by up to `maxTokens` ids, as far as the model's context goes. It is called between two steps, and changes
+   * nothing.
+   */
   async decode(
     prompt: readonly number[],
     { maxTokens, temperature, seed, signal }: DecodeOptions,
@@ -202,7 +208,10 @@ export class Pipeline {
     return ids.slice(prompt.length);
   }
 
-  /** Sends windows forward; `take` gets the rows' losses of each micro-batch and how many of its windows count. */
+  /**
+   * Sends windows forward. For each micro-batch `take` gets the losses of its rows, the number of its windows that count, and the
+   * index of its first window.
+   */
   async #forward<R>(
     starts: readonly number[],
     {
@@ -227,7 +236,7 @@ export class Pipeline {
     });
   }
 
-  /** Between two steps: holds the model's state as it is now. One snapshot at a time. */
+  /** Holds the model's state as it is now. It is called between two steps, for one snapshot at a time. */
   async snapshot(): Promise<ModelSnapshot> {
     const lease = this.#lease;
     await this.#updated();
@@ -248,7 +257,7 @@ export class Pipeline {
     });
     const end = async (): Promise<void> => {
       const calls = this.#stages.map(({ thread }) => thread.call('trainSnapshotEnd', { lease }));
-      // Behind what they still read.
+      // The stages handle these calls behind the reads that are still under way.
       await Promise.allSettled(calls);
       buffers.reclaim();
       this.#room.free();
@@ -262,7 +271,7 @@ export class Pipeline {
     await Promise.allSettled(this.#stages.map(({ thread }) => thread.call('unload', { lease: this.#lease })));
   }
 
-  /** The stage with the embeddings. */
+  /** The stage with the embeddings, and its number. */
   get #embedder(): { readonly thread: StageCaller; readonly number: number } {
     const number = this.#stages.findIndex(({ plan }) => plan.embeds);
     return { number, thread: this.#stages[number].thread };
@@ -279,8 +288,8 @@ export class Pipeline {
   }
 
   /**
-   * Runs all micro-batches, started in order and a bounded number at a time: each holds activations. Waits for all of them
-   * even when one fails, so that nothing of this step is left running.
+   * Runs all micro-batches. They start in order and a bounded number of them runs at a time, because each holds activations.
+   * Waits for all of them even when one fails, so that nothing of this step is left running.
    */
   async #inFlight<T>(micros: readonly MicroBatch[], run: (micro: MicroBatch) => Promise<T>): Promise<T[]> {
     const limit = FLIGHTS_PER_STAGE * this.#stages.length;
@@ -301,7 +310,10 @@ export class Pipeline {
     return await Promise.all(started);
   }
 
-  /** Forward, backward and weight gradients of one micro-batch; resolves to the sum of its rows' losses. */
+  /**
+   * Runs the forward and the backward pass of one micro-batch and computes its weight gradients. Resolves to the sum of its rows'
+   * losses.
+   */
   async #trainMicroBatch(
     micro: MicroBatch,
     { gradients, signal }: { gradients: WeightGradients; signal: AbortSignal },
@@ -324,7 +336,7 @@ export class Pipeline {
         ({ dx: dy } = await thread.call('trainBackward', { lease, micro, dy: dy! }, urgent));
       }
       const ofStage = gradients.add(stage, micro);
-      // Awaited below; should this micro-batch fail before that, the failure that counts is the one thrown.
+      // This is awaited below. If the micro-batch fails before that, the failure that counts is the one thrown.
       ofStage.catch(() => undefined);
       computed.push(ofStage);
     }
@@ -343,8 +355,8 @@ export class Pipeline {
   }
 
   /**
-   * Makes the stages forget the step, and resolves to what is behind a failure: a thread's death may show first where
-   * another one misses what it should have been lent.
+   * Makes the stages forget the step, and resolves to the cause of a failure. When a thread dies, the first error may come from
+   * another thread, which misses what the dead one should have lent it.
    */
   async #causeOf(error: unknown): Promise<unknown> {
     await this.#update?.settled();
@@ -355,7 +367,7 @@ export class Pipeline {
     return reasons.find((reason) => reason instanceof WorkerDied) ?? error;
   }
 
-  /** The same call on every stage at once; waits for all before it throws. */
+  /** Makes the same call on every stage at once, and waits for all of them before it throws. */
   async #all<T>(call: (stage: { thread: StageCaller; plan: PlanStage }, index: number) => Promise<T>): Promise<T[]> {
     const settled = await Promise.allSettled(this.#stages.map(call));
     const rejected = settled.find((result) => result.status === 'rejected');
@@ -364,7 +376,7 @@ export class Pipeline {
   }
 }
 
-/** A channel between every two of the stages: for each stage its ends, by the number of the other one. */
+/** Makes a channel between every two of the stages. Returns the ends of each stage, by the number of the other stage. */
 function stagePorts(stageCount: number): (MessagePort | null)[][] {
   const ports = Array.from({ length: stageCount }, () => Array<MessagePort | null>(stageCount).fill(null));
   for (let a = 0; a < stageCount; a++) {
@@ -376,7 +388,7 @@ function stagePorts(stageCount: number): (MessagePort | null)[][] {
   return ports;
 }
 
-/** In double precision, in order. */
+/** Adds in double precision, in order. */
 function sum(values: Float32Array): number {
   let total = 0;
   for (const value of values) total += value;

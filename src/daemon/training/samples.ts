@@ -1,5 +1,5 @@
-// Samples of what a model in training would write: generated with the weights as they are between two steps, from the same
-// prompt and the same draws each time, so that only the weights make the difference. Training's own bits are not touched.
+// Samples show what a model in training would write. They are generated with the weights as they are between two steps, from the
+// same prompt and the same draws each time, so that only the weights make the difference. Training's own bits are not touched.
 
 import { GptdError } from '../../model/errors.ts';
 import { completeTokenizer } from '../../model/text/stored.ts';
@@ -8,15 +8,15 @@ import type { Dataset } from './dataset.ts';
 import type { JobContext } from '../jobs/context.ts';
 import type { Pipeline } from './pipeline.ts';
 
-/** Tokens of the data that are the prompt when the spec has none. */
+/** The number of tokens of the data that are the prompt when the spec has none. */
 const PROMPT_TOKENS_DEFAULT = 8;
 
 export interface Sampler {
-  /** Generates and says the `sample` event of this step. */
+  /** Generates a sample and emits the `sample` event of this step. */
   say(pipeline: Pipeline, step: number): Promise<void>;
 }
 
-/** null when the spec asks for no samples. Throws `invalid_spec` for a prompt that the model cannot continue. */
+/** Resolves to null when the spec asks for no samples. Throws `invalid_spec` for a prompt that the model cannot continue. */
 export async function openSampler(
   { spec, services, emit, cancelled }: JobContext<'train'>,
   { model, dataset }: { model: StoredModel; dataset: Dataset },

@@ -1,5 +1,5 @@
-// The shape of a training's work: how long its sequences are and how a batch is cut into micro-batches. Both shape the sums,
-// so they follow from the spec and the model alone, never from the number of workers.
+// The shape of a training's work is how long its sequences are and how a batch is cut into micro-batches. Both shape the sums, so
+// they follow from the spec and the model alone, never from the number of workers.
 
 import { GptdError } from '../../model/errors.ts';
 import { decayStepsOf } from '../../model/schedule.ts';
@@ -25,11 +25,11 @@ export function trainingShape(
   return { contextLength, microBatchSize };
 }
 
-/** Rows of a micro-batch below which the matrix products lose speed. */
+/** A micro-batch with fewer rows than this makes the matrix products slower. */
 const MICRO_BATCH_ROWS = 256;
 const MICRO_BATCHES_MIN = 4;
 
-/** The largest divisor of the batch that leaves four micro-batches, but no smaller than what makes 256 rows. */
+/** Returns the largest divisor of the batch that leaves four micro-batches, but no smaller one than what makes 256 rows. */
 function defaultMicroBatchSize(batchSize: number, contextLength: number): number {
   const divisors = Array.from({ length: batchSize }, (_, i) => i + 1).filter((size) => batchSize % size === 0);
   const enough = divisors.find((size) => size * contextLength >= MICRO_BATCH_ROWS) ?? batchSize;

@@ -1,29 +1,29 @@
-// The order in which a snapshot of all stages is read. Weights come in table order, because their digest does; the moments
-// come from the table's end, so that the last stages are drained while the weights of the first ones are read.
+// This file decides the order in which a snapshot of all stages is read. Weights come in table order, because their digest does.
+// The moments come from the table's end, so that the last stages are drained while the weights of the first ones are read.
 
 import type { GptConfig } from '../../model/config.ts';
 import { ownsTensor, tensorTable, type TableOptions } from '../../model/tensors.ts';
 import { CHUNK_SIZE, type ChunkAddress, type TensorChunk, type TensorPart } from '../../workers/store/messages.ts';
 import type { StageRange } from '../../workers/training/messages.ts';
 
-/** Bytes and chunks that one request to a stage reads at the most. */
+/** One request to a stage reads at most this many bytes and chunks. */
 const GROUP_BYTES = 16 << 20;
 const GROUP_CHUNKS_MAX = 256;
-/** Requests that are under way ahead of the store: a stage answers one only between two units of its own work. */
+/** The number of requests that are under way ahead of the store. A stage answers one only between two units of its own work. */
 const GROUPS_AHEAD = 4;
-/** Groups between the stages and the store, at the most. */
+/** The largest number of groups between the stages and the store. */
 const BUFFERS_MAX = 6;
 
 export interface Group {
-  /** Index of the stage that owns all of it. */
+  /** The index of the stage that owns all of the group. */
   readonly stage: number;
   readonly addresses: ChunkAddress[];
 }
 
-/** Elements of all its chunks. */
+/** Returns the number of elements in all chunks of the group. */
 export const groupElements = ({ addresses }: Group): number => addresses.reduce((sum, { count }) => sum + count, 0);
 
-/** All chunks of the model's state, in groups to be read one after another: moments have the trained tensors only. */
+/** Returns all chunks of the model's state, in groups to be read one after another. Only the trained tensors have moments. */
 export function snapshotGroups(config: GptConfig, stages: readonly StageRange[], options: TableOptions = {}): Group[] {
   const table = tensorTable(config, options);
   const groupsOf = (specs: typeof table, parts: readonly TensorPart[]): Group[] => {
@@ -50,28 +50,28 @@ export function snapshotGroups(config: GptConfig, stages: readonly StageRange[],
   const weights = groupsOf(table, ['w']);
   const trained = table.filter((spec) => spec.trained);
   const moments = groupsOf(trained.reverse(), ['m', 'v']);
-  // Two of the moments behind each of the weights: they are twice as many.
+  // Two groups of moments come behind each group of weights, because there are twice as many.
   const order = weights.flatMap((group, i) => [group, ...moments.slice(2 * i, 2 * i + 2)]);
   return [...order, ...moments.slice(2 * weights.length)];
 }
 
 /**
- * Shared memory through which groups go from the stages to the store. Arrays that moved from thread to thread instead would
- * make the collector of each one run for every 64 MB.
+ * Holds the shared memory through which groups go from the stages to the store. If arrays moved from thread to thread instead,
+ * the garbage collector of each thread would run for every 64 MB.
  */
 export class GroupBuffers {
   readonly #all: readonly SharedArrayBuffer[];
   #free: SharedArrayBuffer[];
   #waiting: ((buffer: SharedArrayBuffer) => void)[] = [];
 
-  /** Each holds the largest of the groups that there are; small models have few and small ones. */
+  /** Each buffer has room for the largest group. Small models have few and small buffers. */
   constructor(groups: readonly Group[]) {
     const bytes = Math.max(...groups.map(groupElements)) * Float32Array.BYTES_PER_ELEMENT;
     this.#all = Array.from({ length: Math.min(groups.length, BUFFERS_MAX) }, () => new SharedArrayBuffer(bytes));
     this.#free = [...this.#all];
   }
 
-  /** Whoever asks first gets the next one that comes back. */
+  /** Resolves to a free buffer. Callers that wait get buffers in the order in which they asked. */
   async take(): Promise<SharedArrayBuffer> {
     return this.#free.pop() ?? (await new Promise((resolve) => this.#waiting.push(resolve)));
   }
@@ -82,14 +82,14 @@ export class GroupBuffers {
     else next(buffer);
   }
 
-  /** Takes all of them back when nobody uses one any more. Whoever waits for one gets none. */
+  /** Takes all buffers back when none of them is in use any more. A caller that waits for one gets none. */
   reclaim(): void {
     this.#free = [...this.#all];
     this.#waiting = [];
   }
 }
 
-/** The group's chunks, as views of the memory that it was read into. */
+/** Returns the group's chunks, as views of the memory that it was read into. */
 export function chunksIn(buffer: SharedArrayBuffer, { addresses }: Group): TensorChunk[] {
   let end = 0;
   return addresses.map(({ tensor, part, start, count }) => {
@@ -99,7 +99,7 @@ export function chunksIn(buffer: SharedArrayBuffer, { addresses }: Group): Tenso
   });
 }
 
-/** Reads the groups in order, some ahead of whoever takes their chunks. */
+/** Reads the groups in order, some of them ahead of the caller, and yields the chunks of each. */
 export async function* readGroups(
   groups: readonly Group[],
   read: (group: Group) => Promise<readonly TensorChunk[]>,
@@ -107,7 +107,7 @@ export async function* readGroups(
   const ahead: Promise<readonly TensorChunk[]>[] = [];
   for (const group of groups) {
     const chunks = read(group);
-    // Awaited in its turn; it may fail before that.
+    // This is awaited in its turn, and may fail before that.
     chunks.catch(() => undefined);
     ahead.push(chunks);
     if (ahead.length >= GROUPS_AHEAD) yield await ahead.shift()!;

@@ -1,7 +1,7 @@
-// The weight gradients of one training step. A stage computes its own, a unit at a time, when it has nothing more urgent; so that
-// it never waits for the next unit, two of them are on their way to it. A stage that has computed all of its own takes blocks over
-// from the others: their arrays move there and back. The gradients of a unit are added in micro-batch order, so the bits do not
-// depend on who computes them.
+// This file computes the weight gradients of one training step. A stage computes its own, a unit at a time, when it has nothing
+// more urgent. Two units are on their way to it, so that it never waits for the next one. A stage that has computed all of its
+// own takes over blocks from the other stages: their arrays move there and back. The gradients of a unit are added in micro-batch
+// order, so the bits do not depend on which stage computes them.
 
 import {
   gradientUnits,
@@ -23,20 +23,20 @@ interface Lane {
   readonly thread: Caller<StageCalls>;
   readonly units: readonly GradientUnit[];
   readonly waiting: Waiting[];
-  /** Units whose gradients are being computed, here or elsewhere. */
+  /** The units whose gradients are being computed, here or on another stage. */
   readonly busy: Set<GradientUnit>;
-  /** Own work that has been sent to the thread. */
+  /** The number of the stage's own units that have been sent to its thread and are not done. */
   sent: number;
-  /** Work of this stage that the step still needs. */
+  /** The number of the stage's own units that the step still needs. */
   left: number;
-  /** Work of other stages that is on its way to the thread. */
+  /** The number of other stages' units that have been sent to this stage's thread and are not done. */
   helping: number;
 }
 
 interface WeightGradientsOptions {
   readonly stages: readonly { thread: Caller<StageCalls>; plan: PlanStage }[];
   readonly microCount: number;
-  /** Work that no thread has taken up when it aborts rejects. */
+  /** When it aborts, work that no thread has taken up rejects. */
   readonly signal: AbortSignal;
 }
 
@@ -55,7 +55,7 @@ export class WeightGradients {
     });
   }
 
-  /** The micro-batch is backward through this stage; resolves when the stage has all of its weight gradients. */
+  /** Takes a micro-batch whose backward pass is through this stage. Resolves when the stage has all of its weight gradients. */
   async add(stage: number, micro: MicroBatch): Promise<void> {
     const lane = this.#lanes[stage];
     const gradients = lane.units.map(
@@ -116,7 +116,7 @@ export class WeightGradients {
   async #help(helper: Lane, { owner, work }: { owner: Lane; work: Waiting }): Promise<void> {
     const lease = this.#lease;
     const block = work.unit as number;
-    // Between two units of the owner's: it has nothing more urgent left.
+    // These calls come between two units of the owner, which has nothing more urgent left.
     const signal = this.#signal;
     const urgent = { priority: PRIORITY.backward, signal };
     const { micro } = work;
@@ -128,7 +128,7 @@ export class WeightGradients {
   }
 }
 
-/** The first waiting work on a unit that is not busy. */
+/** Takes the first waiting work on a unit that is not busy; null when there is none. */
 function takeWork({ waiting, busy }: Lane, fits: (work: Waiting) => boolean): Waiting | null {
   const at = waiting.findIndex((work) => !busy.has(work.unit) && fits(work));
   if (at < 0) return null;

@@ -1,5 +1,5 @@
-// Which windows of the data a step trains on: arithmetic on positions, so a resumed job needs no reader to be wound forward.
-// Letters: T tokens of context; a window is T + 1 tokens, inputs and targets shifted by one.
+// This file says which windows of the data a step trains on. That is arithmetic on positions, so a resumed job has no reader to
+// wind forward. T is the number of tokens of context. A window is T + 1 tokens, whose inputs and targets are shifted by one.
 
 import { GptdError } from '../../model/errors.ts';
 import { permute } from '../../model/random/permutation.ts';
@@ -8,18 +8,18 @@ import type { TrainSpec } from '../protocol/kinds.ts';
 export interface Windows {
   readonly trainWindows: number;
   readonly validationWindows: number;
-  /** The first token that validates. */
+  /** The position of the first token of the validation part. */
   readonly validationStart: number;
   readonly stepsPerEpoch: number;
-  /** Starts of the batch of update `index`, from 0, in this job. */
+  /** Returns the starts of the windows in the batch of update `index`, which counts from 0 in this job. */
   batch(index: number): number[];
-  /** Starts of `count` windows spread over the tokens of one split. */
+  /** Returns the starts of up to `count` windows, spread over the tokens of one split. */
   sample(split: 'train' | 'validation', count: number): number[];
 }
 
 /**
- * Splits `tokenCount` tokens by position: the last `valSplit` of them validate. Throws `invalid_spec` when either split is too
- * short for what the spec asks of it.
+ * Splits `tokenCount` tokens by position: the last `valSplit` of them are the validation part. Throws `invalid_spec` when either
+ * part is too short for what the spec asks of it.
  */
 export function planWindows(
   spec: Pick<TrainSpec, 'batchSize' | 'stride' | 'shuffle' | 'valSplit' | 'seed'>,

@@ -8,7 +8,7 @@ import { generateSpec, stopText } from '../../protocol/generation.ts';
 import { integer, LIMITS, modelReference } from '../../protocol/fields.ts';
 
 const { shape } = generateSpec;
-/** Answers to one request: its prompts times its samples. */
+/** The largest number of answers to one request, which are its prompts times its samples. */
 export const CHOICES_MAX = 64;
 
 const promptText = z.string().max(LIMITS.promptCharactersMax);
@@ -80,7 +80,7 @@ export interface Completion {
   readonly model: string;
   readonly system_fingerprint: string;
   readonly choices: readonly CompletionChoice[];
-  /** In a stream with `include_usage`: null in all chunks but the last. */
+  /** The usage of all jobs. In a stream with `include_usage` it is null in all chunks but the last. */
   readonly usage?: CompletionUsage | null;
 }
 
