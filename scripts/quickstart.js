@@ -54,7 +54,7 @@ const BOOK = join(ROOT, 'node_modules', '@stdlib', 'datasets-moby-dick', 'data')
 
 /** @typedef {import('node:child_process').ChildProcess} ChildProcess */
 
-/** What has to be ended and removed, however this ends. */
+/** The folder and the processes that must be removed and ended, however the quickstart ends. */
 const owned = {
   /** @type {string | undefined} */
   folder: undefined,
@@ -111,7 +111,7 @@ function words(flags) {
 }
 
 /**
- * The book's chapters in order, as one text.
+ * Writes the book's chapters in order, as one text.
  * @param {string} file
  */
 function writeBook(file) {
@@ -123,7 +123,7 @@ function writeBook(file) {
 }
 
 /**
- * Prints the command line as a user would type it, and runs it.
+ * Prints the command line as a user would type it, and starts it.
  * @param {readonly string[]} args
  */
 function startGptd(args) {
@@ -180,7 +180,7 @@ function ended(child) {
 }
 
 /**
- * Asks politely, and insists after STOP_MS_MAX.
+ * Sends `signal` to the process, and kills the process after STOP_MS_MAX.
  * @param {ChildProcess | undefined} child
  * @param {'SIGINT' | 'SIGTERM'} signal
  */
@@ -204,7 +204,7 @@ for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM'])) {
     if (isInterrupted) return;
     isInterrupted = true;
     console.error('\nStopping: the daemon ends and its temporary directory is removed.');
-    // The running command ends first; then quickstart() fails at its next step and everything is cleaned up below.
+    // The running command ends first. Then quickstart() fails at its next step, and the code below cleans everything up.
     void end(owned.command, 'SIGINT');
   });
 }
