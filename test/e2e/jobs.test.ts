@@ -210,7 +210,11 @@ test('a model is not deleted while a job uses it, and can be afterwards', async 
 
 test('generations at once have the tokens and logprobs that each has alone', async () => {
   const specs = ['Verse 1 of', 'V', 'And so it goes on'].map((prompt, i) => ({
-    ...{ model: 'm', prompt, maxTokens: 30 + i, temperature: 0.5 * i, seed: 7 + i },
+    model: 'm',
+    prompt,
+    maxTokens: 30 + i,
+    temperature: 0.5 * i,
+    seed: 7 + i,
   }));
   const alone = [];
   for (const spec of specs) alone.push(ofType(await client.follow('generate', spec), 'token'));

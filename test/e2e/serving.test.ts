@@ -139,7 +139,13 @@ describe('generations', () => {
 
 test.each([undefined, 'int8', 'int4'])('a stream goes on behind its last token after a kill: %s', async (quantize) => {
   const spec = {
-    ...{ model: 'm', prompt: PROMPT, maxTokens: 400, temperature: 0.8, seed: 4, n: 2, onContextFull: 'slide' },
+    model: 'm',
+    prompt: PROMPT,
+    maxTokens: 400,
+    temperature: 0.8,
+    seed: 4,
+    n: 2,
+    onContextFull: 'slide',
     ...(quantize === undefined ? {} : { quantize }),
   };
   const home = await homeWithModel(2);

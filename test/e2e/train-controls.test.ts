@@ -20,8 +20,18 @@ const MODEL = { vocab_size: 256, context_length: 16, emb_dim: 32, n_heads: 2, n_
 /** Letters in no order: a model first learns which ones there are, then only the training part by heart. */
 const TEXT = Array.from({ length: 400 }, (_, i) => 'abcd'[((i * i * 7 + i * 13) % 61) % 4]).join('');
 const OVERFITTING = {
-  ...{ steps: 400, batch_size: 8, micro_batch_size: 4, val_split: 0.3, lr: 5e-3, seed: 9 },
-  ...{ eval_every: 5, eval_batches: 2, checkpoint_every: 7, keep_last: 1, patience: 3, sample_every: 10 },
+  steps: 400,
+  batch_size: 8,
+  micro_batch_size: 4,
+  val_split: 0.3,
+  lr: 5e-3,
+  seed: 9,
+  eval_every: 5,
+  eval_batches: 2,
+  checkpoint_every: 7,
+  keep_last: 1,
+  patience: 3,
+  sample_every: 10,
 };
 
 const homes: DataHome[] = [];

@@ -99,7 +99,11 @@ describe('history', () => {
   test('holds every step and evaluation as they were told', async () => {
     const { points } = await shared.json<{ points: HistoryPoint[] }>(['history', 'm']);
     const steps = ofType(events, 'step').map(({ data: { step, loss, gradNorm, lr, tokens } }) => ({
-      ...{ step, loss, gradNorm, lr, tokens },
+      step,
+      loss,
+      gradNorm,
+      lr,
+      tokens,
     }));
     expect(points.filter(({ loss }) => loss !== null)).toMatchObject(steps);
     const evals = ofType(events, 'eval').map(({ data: { step, trainLoss, valLoss } }) => ({

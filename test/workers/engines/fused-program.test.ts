@@ -10,7 +10,13 @@ import { noise } from './random-inputs.ts';
 
 const NAMES = ['w', 'g', 'm', 'v'] as const;
 const SCALARS = adamwScalars({
-  ...{ step: 7, lr: 3e-3, weightDecay: 0.1, gradScale: 0.3, beta1: 0.9, beta2: 0.999, eps: 1e-8 },
+  step: 7,
+  lr: 3e-3,
+  weightDecay: 0.1,
+  gradScale: 0.3,
+  beta1: 0.9,
+  beta2: 0.999,
+  eps: 1e-8,
 });
 const engine = await loadEngine('onnx');
 const reference = await engine.compile(adamwProgram());
@@ -28,7 +34,10 @@ async function expected({ w, g, m, v }: Parameters): Promise<Float32Array[]> {
   const vector = (data: Float32Array): Tensor => ({ data, dims: [data.length] });
   const scalars = Object.entries(SCALARS).map(([name, value]) => [name, { data: Float32Array.of(value), dims: [] }]);
   const found = await reference.run({
-    ...{ w: vector(w), g: vector(g), m: vector(m), v: vector(v) },
+    w: vector(w),
+    g: vector(g),
+    m: vector(m),
+    v: vector(v),
     ...(Object.fromEntries(scalars) as Record<string, Tensor>),
   });
   return ['wNext', 'mNext', 'vNext'].map((name) => found[name]);

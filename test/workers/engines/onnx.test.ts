@@ -103,8 +103,14 @@ test.each([
   'from width 256 on, as training relies on: width %i, %i heads, %i x %i tokens forward on two threads have the bits of one',
   async (D, heads, B, T) => {
     const config = {
-      ...{ vocab_size: 10, context_length: T, emb_dim: D, n_heads: heads, n_layers: 1 },
-      ...{ drop_rate: 0, qkv_bias: true, tie_weights: false },
+      vocab_size: 10,
+      context_length: T,
+      emb_dim: D,
+      n_heads: heads,
+      n_layers: 1,
+      drop_rate: 0,
+      qkv_bias: true,
+      tie_weights: false,
     };
     const graph = blockForwardProgram(config, { B, T }, { save: true });
     const inputs = randomInputs(graph, { seed: 5 });

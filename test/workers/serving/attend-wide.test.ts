@@ -10,8 +10,14 @@ const onnx = await loadEngine('onnx');
 const H = 3;
 
 const configOf = (W: number): GptConfig => ({
-  ...{ vocab_size: 61, context_length: 2048, emb_dim: H * W, n_heads: H, n_layers: 1 },
-  ...{ drop_rate: 0, qkv_bias: false, tie_weights: false },
+  vocab_size: 61,
+  context_length: 2048,
+  emb_dim: H * W,
+  n_heads: H,
+  n_layers: 1,
+  drop_rate: 0,
+  qkv_bias: false,
+  tie_weights: false,
 });
 
 const bytes = ({ data }: Tensor): Buffer => Buffer.from((data as Float32Array).slice().buffer);
@@ -50,7 +56,8 @@ test.each([
         const count = Math.min(ATTEND_ROWS_MAX, R - from);
         const piece = await narrow.run({
           q_0: { data: (q.data as Float32Array).slice(from * D, (from + count) * D), dims: [1, count, D] },
-          ...{ keys_0: caches.keys, values_0: caches.values },
+          keys_0: caches.keys,
+          values_0: caches.values,
           mask_0: { data: mask.slice(from * P, (from + count) * P), dims: [1, 1, count, P] },
         });
         const expected = { data: piece.context_0, dims: [count, D] };

@@ -12,7 +12,9 @@ function train(
   store.submitJob({ jobId, kind: 'train', spec: { model }, key: undefined, queueLimit: 10, priority: 0 });
   const items = [
     ...steps.map((step) => ({
-      ...{ jobId, type: 'step', key: `step:${step}` },
+      jobId,
+      type: 'step',
+      key: `step:${step}`,
       data: { step, loss: 10 - step / 10, lr: 0.1, gradNorm: 1 / 3, tokens: step * 8, tokensPerSecond: 100 },
     })),
     ...evals.map((step) => ({ jobId, type: 'eval', data: { step, trainLoss: 1, valLoss: 2 + step, perplexity: 9 } })),
