@@ -236,16 +236,19 @@ async function yieldOf(lease: string, { together }: { together: boolean }): Prom
 
 const followed = (): number => steps.filter(([row]) => row.follows).length;
 
-test.each([true, false])('a stage that goes on by itself yields the same tokens as single steps, with sequences together: %s', async (together) => {
-  isWanted = true;
-  const expected = await yieldOf(`waiting ${together}`, { together });
-  expect(followed()).toBe(0);
-  steps.length = 0;
-  isWanted = false;
-  expect(await yieldOf(`ahead ${together}`, { together })).toEqual(expected);
-  // A stage does not go on by itself behind a last step, where a context may slide, or while a prompt goes in.
-  expect(followed()).toBeGreaterThan(steps.length / 2);
-});
+test.each([true, false])(
+  'a stage that goes on by itself yields the same tokens as single steps, with sequences together: %s',
+  async (together) => {
+    isWanted = true;
+    const expected = await yieldOf(`waiting ${together}`, { together });
+    expect(followed()).toBe(0);
+    steps.length = 0;
+    isWanted = false;
+    expect(await yieldOf(`ahead ${together}`, { together })).toEqual(expected);
+    // A stage does not go on by itself behind a last step, where a context may slide, or while a prompt goes in.
+    expect(followed()).toBeGreaterThan(steps.length / 2);
+  },
+);
 
 test('a stage goes on by itself until it has enough tokens, is interrupted, runs out of time or ends a sequence', async () => {
   const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
