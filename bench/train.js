@@ -9,7 +9,7 @@ import { createModel, flagsOf, median } from './daemon.js';
 const PYTHON = '/usr/bin/python3';
 const PEER = fileURLToPath(new URL('peer_torch.py', import.meta.url));
 
-/** The work: a model, a batch, and how many steps one turn takes. The first step of a turn is not counted. */
+/** The work: a model, a batch, and the number of steps in a turn. The first step of a turn does not count. */
 export const TRAINING = [
   { name: 'char', vocab: 65, context: 256, width: 384, heads: 6, layers: 6, batch: 8, steps: 8 },
   { name: 'small', vocab: 50257, context: 128, width: 256, heads: 4, layers: 4, batch: 8, steps: 8 },

@@ -1,6 +1,6 @@
-// `npm run quickstart`: from a fresh clone to a GPT that was trained here. It drives the built command as a user would and
-// prints every command before it runs. Everything happens in a temporary directory that is removed at the end.
-// `--engine tensorflow` does it on the other engine, with a smaller model because that one is slower.
+// `npm run quickstart` goes from a fresh clone to a GPT that was trained on this machine. It runs the built command as a user would,
+// and prints every command before it runs. Everything happens in a temporary directory that is removed at the end.
+// `--engine tensorflow` uses the other engine, and a smaller model because that engine is slower.
 
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ const SIZE =
     ? { context: 128, width: 96, layers: 2, steps: 400, tokens: 120 }
     : { context: 208, width: 128, layers: 3, steps: 600, tokens: 200 };
 
-// A byte-level GPT that learns words in about 90 seconds on two cores. The context holds the prompt and what follows it.
+// This byte-level GPT learns words in about 90 seconds on two cores. The context holds the prompt and what follows it.
 const MODEL = 'ishmael';
 const MODEL_FLAGS = [
   ...['--vocab-size', '256', '--context-length', String(SIZE.context)],

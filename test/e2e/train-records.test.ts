@@ -38,7 +38,7 @@ describe('evaluate', () => {
     expect(result).toMatchObject({ model: 'm', step: 20, tokens: bytes - 1, contextLength: T, stride: T });
     expect(result.windows).toBe(Math.ceil((bytes - 1) / T));
     expect(result.perplexity).toBeCloseTo(Math.exp(result.loss), 10);
-    // A token is a byte here.
+    // The model has the byte tokenizer, so a token is a byte.
     expect(result.bitsPerByte).toBeCloseTo(result.loss / Math.LN2, 10);
     expect(result.digest).toBe(trainResult(events).digest);
   });

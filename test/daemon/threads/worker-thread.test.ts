@@ -14,7 +14,7 @@ const RECORDER = `
 const { nativeRuns } = require('node:worker_threads').workerData;
 const names = [];
 module.exports = ({ type, name, gate, data }) => {
-  // As if it ran natively, until the gate opens.
+  // This acts as a native run until the gate opens.
   if (type === 'run') {
     Atomics.add(nativeRuns, 0, 2);
     Atomics.store(new Int32Array(gate), 1, 1);

@@ -9,7 +9,7 @@ import { randomInputs } from './random-inputs.ts';
 
 const SIZE = 1 << 22;
 
-/** y = x + x and z = x * x. */
+/** Returns a graph with y = x + x and z = x * x. */
 function twoOutputs(): Graph {
   const g = new GraphBuilder('two outputs');
   const x = g.input('x', [SIZE]);
