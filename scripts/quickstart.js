@@ -1,5 +1,5 @@
-// `npm run quickstart` goes from a fresh clone to a GPT that was trained on this machine. It runs the built command as a user would,
-// and prints every command before it runs. Everything happens in a temporary directory that is removed at the end.
+// `npm run quickstart` goes from a fresh clone to a GPT that was trained on this machine. It runs the built command as a user
+// would, and prints every command before it runs. Everything happens in a temporary directory that is removed at the end.
 // `--engine tensorflow` uses the other engine, and a smaller model because that engine is slower.
 
 import { spawn } from 'node:child_process';
