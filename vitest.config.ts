@@ -7,7 +7,7 @@ export default defineConfig({
     maxWorkers: 2,
     // A process of its own for every file would cost a tenth of the whole. Files share nothing but modules without state.
     isolate: false,
-    // What the program sets for itself, for tests that load ONNX Runtime without it.
+    // The program sets this for itself; some tests load ONNX Runtime without the program.
     env: { ORT_DISABLE_TELEMETRY: '1' },
     // TensorFlow.js's derivatives are modules without file endings, which Node itself does not find.
     server: { deps: { inline: [/tfjs-core\/dist\/(?!tf-core)/] } },

@@ -1,17 +1,18 @@
-// Loaded into a daemon with `node --require`: what a stage's thread spends its time on, as a line "<thread> run|wait <begin> <end>"
-// of milliseconds since 1970 in the file that GPTD_BUSY_LOG names: every run of ONNX Runtime, runs of WebAssembly that follow
-// each other, and every wait for a request. The product knows nothing of this file.
+// Notes what the stages' threads of a daemon spend their time on; the daemon loads this file with `node --require`. Each line of
+// the file that GPTD_BUSY_LOG names is "<thread> run|wait <begin> <end>", in milliseconds since 1970. There is a line for every
+// run of ONNX Runtime, for runs of WebAssembly that follow each other, and for every wait for a request. The product does not
+// know this file.
 
 const { appendFileSync } = require('node:fs');
 const { performance } = require('node:perf_hooks');
 const threads = require('node:worker_threads');
 
 const log = process.env.GPTD_BUSY_LOG;
-// The stages' threads are those that are told where the data are.
+// The stages' threads are the ones that are told the data directory.
 if (!threads.isMainThread && log !== undefined && threads.workerData?.dataDir !== undefined) {
   const { binding } = require('onnxruntime-node/dist/binding.js');
   const now = () => performance.timeOrigin + performance.now();
-  /** Less than this apart, runs of WebAssembly are one. */
+  /** Runs of WebAssembly that are at most this far apart count as one run. */
   const APART_MS = 0.5;
   let fused = null;
   const write = (kind, { begin, end }) => {

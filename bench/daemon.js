@@ -1,4 +1,5 @@
-// A real daemon for a benchmark: the built program, a temporary data directory, driven through the CLI as a user would.
+// Starts a real daemon for a benchmark: the built program runs in a temporary data directory, and the benchmark drives it through
+// the CLI as a user would.
 
 import { execFile, spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
@@ -14,8 +15,8 @@ const OUTPUT_BYTES_MAX = 256 << 20;
 const run = promisify(execFile);
 
 /**
- * Starts a daemon; `cli(...args)` resolves to a command's standard output, `events(...args)` to its job events. With
- * `timed` it notes when its engine runs and when its stages wait: `busy()` gives `{thread, kind, begin, end}` of every `run` and
+ * Starts a daemon. `cli(...args)` resolves to a command's standard output, `events(...args)` to its job events. With `timed` the
+ * daemon notes when its engine runs and when its stages wait: `busy()` returns `{thread, kind, begin, end}` of every `run` and
  * `wait`, in milliseconds since 1970.
  */
 export async function startDaemon(workers, { timed = false } = {}) {
@@ -52,7 +53,7 @@ export async function startDaemon(workers, { timed = false } = {}) {
         .split('\n')
         .map((line) => line.split(' '))
         .map(([thread, kind, begin, end]) => ({ thread, kind, begin: Number(begin), end: Number(end) })),
-    /** Largest resident size so far, in bytes; 0 where the system does not tell. */
+    /** Returns the largest resident size so far, in bytes, or 0 where the system does not report it. */
     peakBytes: () => {
       const status = `/proc/${daemon.pid}/status`;
       return existsSync(status) ? Number(/VmHWM:\s+(\d+)/.exec(readFileSync(status, 'utf8'))?.[1] ?? 0) * 1024 : 0;
@@ -65,7 +66,7 @@ export async function startDaemon(workers, { timed = false } = {}) {
   };
 }
 
-/** Runs `use` with a daemon, which is stopped whatever comes of it. */
+/** Runs `use` with a daemon, and stops the daemon even when `use` fails. */
 export async function withDaemon(workers, use, options) {
   const daemon = await startDaemon(workers, options);
   try {
@@ -75,7 +76,7 @@ export async function withDaemon(workers, use, options) {
   }
 }
 
-/** Words of a command line, a flag for each entry. */
+/** Returns the words of a command line, with a flag for each entry. */
 export const flagsOf = (values) => Object.entries(values).flatMap(([flag, value]) => [`--${flag}`, String(value)]);
 
 /** Makes a model without dropout. */

@@ -1,4 +1,4 @@
-// Speed of one greedy stream through the whole daemon, early and late in the context.
+// Measures the speed of one greedy stream through the whole daemon, early and late in the context.
 
 import { median } from './daemon.js';
 
@@ -32,7 +32,7 @@ export const TINY_DECODING = {
   ],
 };
 
-/** Tokens a second between two positions, the median of `turns`. */
+/** Resolves to the tokens per second between two positions early and two late in the context, each the median of `turns`. */
 export async function benchDecoding(daemon, { name, preset, tokens, early, late, flags }, turns) {
   await daemon.cli('create', name, '--config', preset, ...flags);
   const speeds = { early: [], late: [] };

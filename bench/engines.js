@@ -1,6 +1,7 @@
-// `npm run bench:engines`: both engines on the same work in one run, turn by turn, as one stage does it: a transformer block
-// forward and backward, a training step of a small model, and decoding with it. As in the daemon, ONNX Runtime takes a second
-// thread for the head and for decoding; TensorFlow.js has one. `--tiny` runs everything once, small; `--turns N` repeats.
+// `npm run bench:engines` gives both engines the same work in one run, turn by turn, as one stage does it: a transformer block
+// forward and backward, a training step of a small model, and decoding with that model. As in the daemon, ONNX Runtime takes a
+// second thread for the head and for decoding, and TensorFlow.js has one. `--tiny` runs everything once with small sizes, and
+// `--turns N` repeats.
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
@@ -20,7 +21,7 @@ const { values } = parseArgs({
 });
 const turns = values.tiny ? 1 : Number(values.turns);
 const tokenCount = values.tiny ? 8 : 64;
-/** One block and a vocabulary of characters; a step is one micro-batch. */
+/** The model and the batch: a vocabulary of characters, and one micro-batch a step. */
 const CONFIG = values.tiny
   ? { vocab_size: 65, context_length: 64, emb_dim: 32, n_heads: 2, n_layers: 2 }
   : { vocab_size: 65, context_length: 128, emb_dim: 256, n_heads: 4, n_layers: 4 };
@@ -29,7 +30,7 @@ const batch = values.tiny ? { B: 1, T: 16 } : { B: 8, T: 128 };
 const range = { firstBlock: 0, endBlock: config.n_layers, embeds: true, head: true };
 const tensors = new Map([...initialTensors(config, { seed: 1, scheme: 'gpt2' })].map(({ name, data }) => [name, data]));
 
-/** A tensor of small numbers for each of a program's inputs. */
+/** Returns a tensor of small numbers for each of a program's inputs. */
 const inputsOf = (graph) =>
   Object.fromEntries(
     graph.inputs.map(({ name, dims }) => {
@@ -38,7 +39,10 @@ const inputsOf = (graph) =>
     }),
   );
 
-/** `prepare` resolves to a function that does the work once. A rate is told instead of a time where it says more. */
+/**
+ * What is timed. `prepare` resolves to a function that does the work once. Work that has a `rate` prints the rate instead of the
+ * time.
+ */
 const WORK = [
   {
     name: `block forward and backward, width ${config.emb_dim}, ${batch.B} x ${batch.T}`,

@@ -1,5 +1,5 @@
-// How a figure grows: panels of one or more series over the same steps, as text for the terminal, and as a table and a plot that
-// are kept in bench/growth.
+// Shows how a figure grows. A panel holds one or more series over the same steps. It is printed to the terminal as text, and kept
+// in bench/growth as a table and a plot.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -13,7 +13,7 @@ const COLORS = ['#1f6feb', '#d1570a', '#1a7f37'];
 const shown = (value) => (value >= 100 || value === 0 ? value.toFixed(0) : value.toPrecision(3));
 
 /**
- * A panel: `{title, unit, over, steps, series: [{name, values}]}`, a value of each series for each step. Prints it.
+ * Prints a panel: `{title, unit, over, steps, series: [{name, values}]}`, where each series has a value for each step.
  */
 export function printPanel({ title, unit, over, steps, series }) {
   const largest = Math.max(...series.flatMap(({ values }) => values));
@@ -26,7 +26,7 @@ export function printPanel({ title, unit, over, steps, series }) {
   }
 }
 
-/** Writes `name.svg` and `name.md`, the plot and the table. */
+/** Writes the plot, `name.svg`, and the table, `name.md`. */
 export function savePanels(name, { heading, panels }) {
   mkdirSync(FOLDER, { recursive: true });
   const width = PANEL.width * panels.length;
@@ -46,7 +46,7 @@ export function savePanels(name, { heading, panels }) {
   writeFileSync(path.join(FOLDER, `${name}.md`), `# ${heading}\n\n![the plot](${name}.svg)\n\n${tables.join('\n')}`);
 }
 
-/** Steps stand at equal distances, values begin at zero. */
+/** Returns the panel as SVG. The steps are at equal distances, and the axis of values begins at zero. */
 function drawPanel({ title, unit, over, steps, series }) {
   const { width, height, left, right, top, bottom } = PANEL;
   const largest = Math.max(...series.flatMap(({ values }) => values));

@@ -1,5 +1,5 @@
-// The other end of peer/llama.js: starts it over GGUF files that gptd itself exports, where `npm --prefix bench/peer install` has
-// put node-llama-cpp.
+// Starts peer/llama.js and talks to it. llama.cpp gets GGUF files that gptd itself exports. It runs only where
+// `npm --prefix bench/peer install` has installed node-llama-cpp.
 
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -8,10 +8,13 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
 const PEER = fileURLToPath(new URL('peer/', import.meta.url));
-/** What llama.cpp has in the place of gptd's formats. */
+/** The GGUF type that corresponds to each of gptd's formats. */
 const GGUF_TYPE = { f32: 'f32', int8: 'q8_0', int4: 'q4_0' };
 
-/** Resolves to null where the peer is not installed. `ask(format, request)` resolves to a rate; `threads` are left to the caller. */
+/**
+ * Resolves to null where the peer is not installed. `ask(format, request)` resolves to a rate; the request names the number of
+ * `threads`.
+ */
 export async function startLlama(daemon, { name, formats }) {
   if (!existsSync(path.join(PEER, 'node_modules', 'node-llama-cpp'))) return null;
   const child = spawn(process.execPath, [path.join(PEER, 'llama.js')], { stdio: ['pipe', 'pipe', 'inherit'] });

@@ -1,5 +1,5 @@
-// What this machine can do, measured in the same run as everything that is compared with it: the f32 matmul peak of one and
-// two threads through the engine, and the memory's reading speed.
+// Measures what this machine can do: the f32 matmul peak of one and two threads through the engine, and the memory's reading
+// speed. A benchmark measures these limits in the same run as the work that it compares with them.
 
 import { GraphBuilder } from '../dist/model/programs/graph.js';
 import { onnxEngine } from '../dist/workers/engines/onnx.js';
@@ -7,7 +7,7 @@ import { onnxEngine } from '../dist/workers/engines/onnx.js';
 const [M, K, N] = [1024, 768, 3072];
 const READ_BYTES = 256 << 20;
 
-/** The best of `repeats` runs of (1024 x 768)(768 x 3072), in GFLOPS. */
+/** Resolves to the best of `repeats` runs of (1024 x 768)(768 x 3072), in GFLOPS. */
 export async function matmulPeak(threadCount, repeats = 12) {
   const g = new GraphBuilder('peak');
   const product = g.node('MatMul', [g.input('a', [M, K]), g.input('b', [K, N])]);
@@ -25,7 +25,7 @@ export async function matmulPeak(threadCount, repeats = 12) {
   return (2 * M * K * N) / bestMs / 1e6;
 }
 
-/** The best of `repeats` passes over 256 MiB, in GB/s of one thread: one number of each cache line is read. */
+/** Returns the best of `repeats` reads of 256 MiB, in GB/s of one thread. One number of each cache line is read. */
 export function readBandwidth(repeats = 6) {
   const values = new Float32Array(READ_BYTES / 4);
   for (let i = 0; i < values.length; i++) values[i] = i;

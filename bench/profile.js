@@ -1,6 +1,6 @@
-// Where the time of a training step goes: one stage with the whole model, its programs under ONNX Runtime's profiler, and by the
-// clock what follows the backward pass: the gradient's norm and AdamW. What they do not account for is the stage's own JavaScript,
-// the engine's calls and the copies between.
+// Shows where the time of a training step goes. One stage holds the whole model. ONNX Runtime's profiler times its programs, and
+// the clock times what follows the backward pass: the gradient's norm and AdamW. The time that is missing in the sum is the
+// stage's own JavaScript, the engine's calls and the copies between them.
 
 import { Buffer } from 'node:buffer';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
@@ -15,7 +15,7 @@ import { trainingStage } from './stage.js';
 const PRODUCTS = new Set(['Gemm', 'MatMul', 'FusedMatMul', 'FusedGemm']);
 const MOVES = new Set(['Transpose', 'Reshape', 'Split', 'Concat', 'Gather', 'GatherElements', 'Cast']);
 
-/** What a node of a program counts as. The head's products are told apart by their program: they are the loss. */
+/** Returns what a node of a program counts as. What the head's programs do beside products counts as the loss. */
 function kindOf(program, op) {
   if (program.startsWith('head')) return PRODUCTS.has(op) ? 'matmul' : 'loss';
   if (op === 'FusedMatMul' || op === 'Softmax') return 'attention';
@@ -23,7 +23,7 @@ function kindOf(program, op) {
   return MOVES.has(op) ? 'copies' : 'elementwise';
 }
 
-/** An engine whose programs keep the time of every node; `take()` gives microseconds by kind and ends all programs. */
+/** Makes an engine that times every node of its programs. `take()` returns the microseconds by kind and ends the profiling. */
 function profilingEngine(folder) {
   const sessions = [];
   const compile = async (graph, { threadCount = 1 } = {}) => {
@@ -59,7 +59,7 @@ function profilingEngine(folder) {
       const nodes = JSON.parse(readFileSync(path.join(folder, file), 'utf8')).filter(
         ({ cat, args }) => cat === 'Node' && args?.op_name !== undefined,
       );
-      // Two equal steps: the first touches memory for the first time, and does not count.
+      // There are two equal steps. The first one touches memory for the first time, and does not count.
       for (const { dur, args } of nodes.slice(nodes.length / 2)) {
         const kind = kindOf(program, args.op_name);
         kinds[kind] = (kinds[kind] ?? 0) + dur;
@@ -70,7 +70,7 @@ function profilingEngine(folder) {
   return { engine: { name: 'onnx', backend: 'cpu', version: '', fingerprint: '', compile }, take };
 }
 
-/** Two steps of `work` on one thread; the share of each kind in the time of all programs' nodes during the second. */
+/** Trains two steps on one thread. Resolves to each kind's share of the second step's time in program nodes and the optimizer. */
 export async function profileStep({ vocab, context: T, width, heads, layers, batch, modelContext = T }) {
   const config = {
     vocab_size: vocab,

@@ -1,5 +1,5 @@
-// `npm run bench`: fixed work through a real daemon, with the machine's own limits measured in the same run. `--tiny` runs
-// everything once at toy size, so that it cannot rot; `--turns N` repeats; `--only train|decode` takes a part.
+// `npm run bench` gives a real daemon fixed work, and measures the machine's own limits in the same run. `--tiny` runs everything
+// once at toy size, so that the benchmark cannot rot; `--turns N` repeats; `--only train|decode` runs one of the two.
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
@@ -19,7 +19,7 @@ const { values } = parseArgs({
 const turns = values.tiny ? 1 : Number(values.turns);
 const fixed = (value, digits = 1) => value.toFixed(digits);
 
-/** Tells the machine's limits, which may drift in a run; resolves to the matmul peak of two threads. */
+/** Prints the machine's limits, which may drift during a run. Resolves to the matmul peak of two threads, in GFLOPS. */
 const machine = async (when) => {
   const peaks = [await matmulPeak(1), await matmulPeak(2)];
   console.log(

@@ -1,6 +1,7 @@
-// `npm run bench:serve`: generations through the whole daemon, tokens timed where a client gets them, beside llama.cpp on the same
-// weights turn by turn where it is installed (`npm --prefix bench/peer install`), and how throughput grows. `--tiny` runs
-// everything once at toy size, without the peer; `--turns N` repeats; `--part NAME` takes one of PARTS; `--save` keeps the growth.
+// `npm run bench:serve` measures generations through the whole daemon; tokens are timed where a client gets them. Where llama.cpp
+// is installed (`npm --prefix bench/peer install`), it runs the same weights turn by turn. The last part shows how throughput
+// grows. `--tiny` runs everything once at toy size, without the peer; `--turns N` repeats; `--part NAME` runs one of PARTS;
+// `--save` keeps the growth.
 
 import './no-reports.js';
 import { writeFileSync } from 'node:fs';
@@ -26,7 +27,7 @@ const turns = tiny ? 1 : Number(options.turns ?? '3');
 const FORMATS = ['f32', 'int8', 'int4'];
 const LLAMA_THREADS = [1, 2];
 
-/** The model that everything but its name is said of, and how much of it is run. */
+/** The shape of the large model. */
 const BIG = tiny
   ? { vocab: 300, context: 64, width: 32, heads: 2, layers: 2 }
   : { vocab: 50257, context: 1024, width: 768, heads: 12, layers: 12 };
@@ -57,7 +58,7 @@ const RUN = tiny
 const SHORT_PROMPT = tiny ? 4 : 16;
 
 let prompts = 0;
-/** Ids of a prompt that shares its beginning with no other: nothing is found in a cache. */
+/** Returns the ids of a prompt that shares its beginning with no other prompt, so that no cache holds any of it. */
 function newPrompt(length, vocab = BIG.vocab) {
   prompts += 1;
   return Array.from({ length }, (_, i) => (i * 131 + 7 + prompts * 101) % vocab);
@@ -68,23 +69,29 @@ async function create(daemon, name, shape) {
   return name;
 }
 
-/** No guesses unless they are what is measured: llama.cpp makes none. */
+/** Returns a spec without guesses, unless guesses are what is measured: llama.cpp makes none. */
 const specOf = (model, format, more) => ({
-  ...{ model, temperature: 0, speculate: false, ...more },
+  model,
+  temperature: 0,
+  speculate: false,
+  ...more,
   ...(format === 'f32' ? {} : { quantize: format }),
 });
 
-/** Tokens a second between two of a stream's tokens. */
+/** Returns the tokens per second between two of a stream's tokens. */
 const rateBetween = (times, from, to) => ((to - from) * 1000) / (times[to] - times[from]);
 
-/** All streams' tokens a second, prompts included. */
+/** Resolves to the tokens per second of all streams together; the time of their prompts counts. */
 async function together(socket, specs) {
   const start = performance.now();
   const all = await Promise.all(specs.map((spec) => socket.generate(spec)));
   return (all.reduce((sum, { ids }) => sum + ids.length, 0) * 1000) / (performance.now() - start);
 }
 
-/** Runs each side a few times until its code is compiled and its memory comes round, then all of them turn by turn; the median of each. */
+/**
+ * Runs each side `warmUps` times, until its code is compiled and its memory is used again, then all sides turn by turn. Resolves
+ * to the median of each side.
+ */
 async function interleaved(sides, { warmUps = 1, runsPerTurn = 1 } = {}) {
   const rates = new Map(Object.keys(sides).map((name) => [name, []]));
   if (!tiny) {
@@ -96,7 +103,7 @@ async function interleaved(sides, { warmUps = 1, runsPerTurn = 1 } = {}) {
   return Object.fromEntries([...rates].map(([name, all]) => [name, median(all)]));
 }
 
-/** gptd beside llama.cpp with each number of threads, of which the best counts. */
+/** Compares gptd with llama.cpp. llama.cpp runs with each number of threads, and its best one counts. */
 async function compared(llama, format, { gptd, peer, warmUps }) {
   const sides = { gptd };
   if (llama !== null) {
@@ -107,7 +114,7 @@ async function compared(llama, format, { gptd, peer, warmUps }) {
   return { ours, told: best === undefined ? '' : `${best.toFixed(1)} (${threads} of 2 threads)`, ratio: ours / best };
 }
 
-/** A line of the table of figures; `reach` is what is aimed at. */
+/** Prints a line of the table of figures; `reach` is the goal. */
 function tell(figure, { measured, reach, detail }) {
   console.log(`${figure.padEnd(44)} ${measured.padStart(9)}  ${`to reach ${reach}`.padEnd(16)} ${detail}`);
 }
@@ -118,7 +125,7 @@ const tellRatio = (figure, { ours, told, ratio }, reach) =>
     detail: `${ours.toFixed(1)} tokens/s; llama.cpp ${told === '' ? 'was not run' : told}`,
   });
 
-/** The parts, each with a daemon of its own: its socket, and the peer over the weights of `model`. */
+/** The parts, each with a daemon of its own. A part gets the daemon's socket, and `llama`, which runs the weights of `model`. */
 const PARTS = {
   async stream({ socket, model, llama }) {
     const reach = { f32: 1.1, int8: 1.2, int4: 1.1 };
@@ -135,12 +142,13 @@ const PARTS = {
       tellRatio(`one stream, ${format}, ratio`, result, reach[format]);
       if (format !== 'f32') continue;
       bandwidths.push(readBandwidth());
-      // What a token reads: the matrices, the head's among them.
+      // A token reads all matrices, the head's included.
       const bytes = 4 * (12 * BIG.width ** 2 * BIG.layers + BIG.vocab * BIG.width);
       const read = (bytes * result.ours) / 1e9;
       const most = Math.max(...bandwidths);
       tell('share of the memory bandwidth, f32', {
-        ...{ measured: `${((100 * read) / most).toFixed(0)} %`, reach: '85 %' },
+        measured: `${((100 * read) / most).toFixed(0)} %`,
+        reach: '85 %',
         detail: `${read.toFixed(1)} GB/s of weights; ${most.toFixed(1)} GB/s read on 1 thread`,
       });
     }
@@ -179,7 +187,8 @@ const PARTS = {
       tellRatio(`${some} streams, ${format}, ratio of all tokens`, result, reach[format]);
       const { more } = await interleaved({ more: gptd(format, many) });
       tell(`${many} streams against ${some}, ${format}`, {
-        ...{ measured: (more / result.ours).toFixed(2), reach: 'above 1' },
+        measured: (more / result.ours).toFixed(2),
+        reach: 'above 1',
         detail: `${more.toFixed(1)} tokens/s of all streams`,
       });
     }
@@ -188,12 +197,13 @@ const PARTS = {
   async context({ socket, model }) {
     const rates = await ratesAt(socket, model, { format: 'f32', positions: [SHORT_PROMPT, RUN.late] });
     tell(`position ${RUN.late} against ${SHORT_PROMPT}, f32`, {
-      ...{ measured: `${((100 * rates[1]) / rates[0]).toFixed(0)} %`, reach: '80 %' },
+      measured: `${((100 * rates[1]) / rates[0]).toFixed(0)} %`,
+      reach: '80 %',
       detail: `${rates.map((rate) => rate.toFixed(1)).join(' and ')} tokens/s, first and last`,
     });
   },
 
-  /** A model of bytes that has learned a JSON list, and goes on with one. */
+  /** Trains a model with the byte tokenizer on a JSON list, and lets it continue that list. */
   async speculation({ daemon, socket }) {
     const shape = { vocab: 256, context: tiny ? 64 : 256, width: tiny ? 32 : 256, heads: 4, layers: tiny ? 1 : 4 };
     const model = await create(daemon, 'list', shape);
@@ -218,13 +228,14 @@ const PARTS = {
       if (speculate) accepted = speculation.accepted / Math.max(1, speculation.drafted);
       return rateBetween(times, 0, maxTokens - 1);
     };
-    // One takes some 50 ms.
+    // One run takes some 50 ms, so each turn has several.
     const { guessed, plain } = await interleaved(
       { guessed: rate(true), plain: rate(false) },
       { warmUps: 15, runsPerTurn: RUN.shortRuns },
     );
     tell('speculation on a JSON list', {
-      ...{ measured: (guessed / plain).toFixed(2), reach: '1.8' },
+      measured: (guessed / plain).toFixed(2),
+      reach: '1.8',
       detail: `${guessed.toFixed(0)} tokens/s, ${plain.toFixed(0)} without; ${(100 * accepted).toFixed(0)} % of the guesses were right`,
     });
   },
@@ -234,11 +245,12 @@ const PARTS = {
     for (let i = 0; i <= RUN.firsts; i++) {
       const spec = specOf(model, 'f32', { promptIds: newPrompt(32), maxTokens: 1 });
       const { times, timings } = await socket.generate(spec);
-      // The first one loads the model.
+      // The first generation loads the model.
       if (i > 0) first.push(times[0] - timings.prefillMs);
     }
     tell("first token beyond the engine's own time", {
-      ...{ measured: `${median(first).toFixed(1)} ms`, reach: 'under 5 ms' },
+      measured: `${median(first).toFixed(1)} ms`,
+      reach: 'under 5 ms',
       detail: `at most ${Math.max(...first).toFixed(1)} ms of ${RUN.firsts}; 32 tokens of prompt`,
     });
     const small = await create(daemon, 'small', SMALL);
@@ -248,7 +260,9 @@ const PARTS = {
     };
     const measured = await interleaved({ rate }, { warmUps: 3 });
     tell(`small model (width ${SMALL.width}, ${SMALL.layers} layers), one stream`, {
-      ...{ measured: measured.rate.toFixed(0), reach: '1500', detail: 'tokens/s, no guesses' },
+      measured: measured.rate.toFixed(0),
+      reach: '1500',
+      detail: 'tokens/s, no guesses',
     });
   },
 
@@ -306,7 +320,9 @@ const PARTS = {
         series: [await late('f32'), await late('int8')],
       },
       {
-        ...{ title: 'One stream by size', over: 'width x layers', steps: sizes.map((size) => size.join(' x ')) },
+        title: 'One stream by size',
+        over: 'width x layers',
+        steps: sizes.map((size) => size.join(' x ')),
         series: Object.entries(bySize).map(([name, values]) => ({ name, values })),
       },
     ].map((panel) => ({ ...panel, unit }));
@@ -316,7 +332,7 @@ const PARTS = {
 };
 const WITH_PEER = new Set(['stream', 'prompt', 'streams']);
 
-/** Tokens a second of one stream around each position, of one run through all of the context. */
+/** Resolves to the tokens per second of one stream behind each position. A turn is one run through all of the positions. */
 async function ratesAt(socket, model, { format, positions }) {
   const maxTokens = positions.at(-1) + RUN.window - SHORT_PROMPT;
   const rates = positions.map(() => []);

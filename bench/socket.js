@@ -1,8 +1,10 @@
-// Generations over the daemon's WebSocket, as a client sees them: every token with the moment at which it came.
+// Runs generations over the daemon's WebSocket as a client does, and notes the moment at which each token comes.
 
 import { connect } from '../dist/cli/client/client.js';
 
-/** `generate(spec)` resolves to the tokens' times, in milliseconds from the submission, and to the job's result. */
+/**
+ * Resolves to a client: `generate(spec)` resolves to the job's result and the tokens' times, in milliseconds from the submission.
+ */
 export async function openSocket(address) {
   const client = await connect(address);
   return {

@@ -1,12 +1,12 @@
-// One stage with a whole model in training, for benchmarks of what it runs: no daemon, no pipeline.
+// Makes one training stage with the whole model, for benchmarks of what a stage runs. There is no daemon and no pipeline.
 
 import { updateUnits } from '../dist/workers/training/messages.js';
 import { sumOfSquares } from '../dist/workers/training/parameters.js';
 import { TrainStage } from '../dist/workers/training/stage.js';
 
 /**
- * `tensors` by name are where it begins. `step(n)` is one update over `batchSize` sequences, micro-batch by micro-batch; it
- * resolves to the time that the gradient's norm and AdamW take.
+ * Returns a stage whose weights begin as `tensors`, by name. `step(n)` makes one update over `batchSize` sequences, micro-batch
+ * by micro-batch, and resolves to the milliseconds that the gradient's norm and AdamW take.
  */
 export function trainingStage(engine, { config, tensors, batchSize, microBatchSize, contextLength: T }) {
   const tokens = new SharedArrayBuffer(2 * batchSize * (T + 1));
@@ -34,7 +34,8 @@ export function trainingStage(engine, { config, tensors, batchSize, microBatchSi
         stage.embedBackward(micro, dx);
       }
       stage.finish();
-      // The sums of squares once more, together: the stage makes each one when its gradient is complete.
+      // The stage makes each sum of squares when its gradient is complete. They are made once more here, so that they can be
+      // timed.
       const begin = performance.now();
       for (const name of stage.parameters.keys()) sumOfSquares(stage.gradient(name));
       const update = { step: { step, ...adamw }, decayAll: false };

@@ -1,4 +1,4 @@
-// Time of one training step through the whole daemon, beside PyTorch on the same work in the same run, turn by turn.
+// Times a training step through the whole daemon. PyTorch does the same work in the same run, turn by turn.
 
 import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { createModel, flagsOf, median } from './daemon.js';
 const PYTHON = '/usr/bin/python3';
 const PEER = fileURLToPath(new URL('peer_torch.py', import.meta.url));
 
-/** The work: a model, a batch, and how many steps one turn takes. The first step of a turn is not counted. */
+/** The work: a model, a batch, and the number of steps in a turn. The first step of a turn does not count. */
 export const TRAINING = [
   { name: 'char', vocab: 65, context: 256, width: 384, heads: 6, layers: 6, batch: 8, steps: 8 },
   { name: 'small', vocab: 50257, context: 128, width: 256, heads: 4, layers: 4, batch: 8, steps: 8 },
@@ -29,7 +29,7 @@ export const TINY_TRAINING = [
   { name: 'tiny', vocab: 65, context: 32, width: 32, heads: 2, layers: 2, batch: 4, steps: 4 },
 ];
 
-/** PyTorch's seconds a step: null where it is not installed, none where it has no optimized BLAS. */
+/** Returns PyTorch's seconds of each step: null where PyTorch is not installed, an empty list where it has no optimized BLAS. */
 function torchSeconds({ vocab, context, width, heads, layers, batch, steps }) {
   const env = { ...process.env, OMP_NUM_THREADS: '2', OPENBLAS_NUM_THREADS: '2' };
   delete env.OPENBLAS_CORETYPE;
@@ -44,13 +44,15 @@ function torchSeconds({ vocab, context, width, heads, layers, batch, steps }) {
 }
 
 /**
- * Floating-point operations of a step's matrix products: three products forward and backward for each weight but the
- * embeddings', and attention's two over the whole square of positions, as they are computed.
+ * Returns the floating-point operations of a step's matrix products. Each weight but the embeddings takes part in three products,
+ * forward and backward. Attention's two products count over the whole square of positions, as they are computed.
  */
 const stepFlops = ({ vocab, context, width, layers, batch }) =>
   batch * context * (6 * (12 * width * width * layers + vocab * width) + 12 * context * width * layers);
 
-/** Creates the model of a piece of work, and resolves to how it is trained: `train` takes more flags and resolves to the events. */
+/**
+ * Creates the model that `work` trains. Resolves to a function that trains it, takes more flags and resolves to the job's events.
+ */
 export async function prepareTraining(daemon, work) {
   const { name, vocab, context, batch, steps } = work;
   const data = path.join(daemon.folder, `${name}.bin`);
@@ -61,22 +63,28 @@ export async function prepareTraining(daemon, work) {
   writeFileSync(data, tokens);
   await createModel(daemon, name, { ...work, context: work.modelContext ?? context, tokenizer: 'char' });
   const settings = {
-    ...{ data, tokenizer: 'none', 'val-split': 0, stride: context + 1 },
-    ...{ 'batch-size': batch, 'context-length': context, steps, 'checkpoint-every': 0 },
+    data,
+    tokenizer: 'none',
+    'val-split': 0,
+    stride: context + 1,
+    'batch-size': batch,
+    'context-length': context,
+    steps,
+    'checkpoint-every': 0,
   };
   return (more = {}) => daemon.events('train', name, ...flagsOf({ ...settings, ...more }), '--no-shuffle');
 }
 
-/** Milliseconds since 1970 at which each step had ended. */
+/** Returns the time at which each step ended, in milliseconds since 1970. */
 export const stepTimes = (events) => events.filter(({ type }) => type === 'step').map(({ at }) => at);
 
-/** Seconds of each step but the first. */
+/** Returns the seconds of each step but the first. */
 export const stepSeconds = (events) => {
   const times = stepTimes(events);
   return times.slice(1).map((at, i) => (at - times[i]) / 1000);
 };
 
-/** Times `turns` turns of each side, PyTorch's with `peer`, and resolves to the medians. */
+/** Times `turns` turns of gptd, and of PyTorch when `peer` is set. Resolves to the medians. */
 export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
   const { name, context, batch } = work;
   const train = await prepareTraining(daemon, work);
@@ -98,7 +106,9 @@ export async function benchTraining(daemon, work, turns, { peer = true } = {}) {
   };
 }
 
-/** Times each of `works` beside PyTorch, and says what share it reaches of `peak`: the machine's matmul peak, in GFLOPS. */
+/**
+ * Times each of `works` beside PyTorch, and prints which share of `peak`, the machine's matmul peak in GFLOPS, each one reaches.
+ */
 export async function reportTraining(daemon, works, { turns, peak }) {
   for (const work of works) {
     const { name, seconds, tokensPerSecond, torch, ratio, isTorchSlow } = await benchTraining(daemon, work, turns);

@@ -1,6 +1,7 @@
-// `npm run bench:train`: training steps beside PyTorch's, as a share of the matmul peak that the same run measured; where a
-// step's time goes; one worker against all; what the daemon adds; how a step's time grows. `--tiny` runs everything once at
-// toy size; `--turns N` repeats; `--part steps|workers|profile|daemon|growth` takes one of them; `--save` keeps the growth.
+// `npm run bench:train` measures training steps beside PyTorch's, as a share of the matmul peak that the same run measures. Then
+// it shows where a step's time goes, compares one worker with all, and shows what the daemon adds and how a step's time grows.
+// `--tiny` runs everything once at toy size; `--turns N` repeats; `--part steps|workers|profile|daemon|growth` runs one part;
+// `--save` keeps the growth.
 
 import './no-reports.js';
 import { parseArgs } from 'node:util';
@@ -32,7 +33,7 @@ const works = values.tiny ? TINY_TRAINING : TRAINING;
 const largest = works.at(-1);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-/** Each number of workers has a daemon of its own, one after the other. */
+/** Compares one worker with all. Each number of workers has a daemon of its own, one after the other. */
 async function compareWorkers() {
   const counts = [1, Number(values.workers)];
   const seconds = [];
@@ -45,7 +46,7 @@ async function compareWorkers() {
   console.log(`${largest.name}: ${told}: ${(one / all).toFixed(2)} times as fast`);
 }
 
-/** By kind of work on one thread; then through the daemon, by what its workers spend their time on. */
+/** Prints the time by kind of work on one thread, then what the workers of a daemon spend their time on. */
 async function profile(daemon) {
   const kinds = await profileStep(largest);
   const told = kinds.map(({ kind, share }) => `${kind} ${percent(share)}`);
@@ -63,7 +64,10 @@ async function profile(daemon) {
   }
 }
 
-/** How long nobody works between the first step and the last, the way to the first step, and what checkpoints cost. */
+/**
+ * Prints how long all workers wait between the first step and the last, how long the first step takes to come, and what
+ * checkpoints cost.
+ */
 async function overheads(daemon) {
   for (const work of values.tiny ? works : [works[0], largest]) {
     const train = await prepareTraining(daemon, work);
@@ -88,7 +92,7 @@ async function overheads(daemon) {
       `${work.name}: ${first.toFixed(2)} s from the job's start to its first step's end, ${(first - step).toFixed(2)} s without the step`,
     );
   }
-  // A checkpoint a minute, of weights and optimizer, over the time without one.
+  // Checkpoints of weights and optimizer are written every minute. The time without them is as many median steps.
   const train = await prepareTraining(daemon, { ...largest, name: 'saved' });
   const saved = values.tiny ? { steps: 4, 'checkpoint-every': 2 } : { steps: 60, 'checkpoint-every': '60s' };
   const events = await train(saved);
@@ -101,7 +105,7 @@ async function overheads(daemon) {
   );
 }
 
-/** Runs and waits of each thread that runs anything. */
+/** Returns the runs and the waits of each thread that runs anything. */
 function workersOf(spans) {
   const threads = new Set(spans.filter(({ kind }) => kind === 'run').map(({ thread }) => thread));
   return [...threads].map((worker) => {
@@ -110,7 +114,7 @@ function workersOf(spans) {
   });
 }
 
-/** Where spans of `a` and of `b` lie at the same time; neither has overlaps of its own. */
+/** Returns the spans in which `a` and `b` overlap. Neither list may have overlaps within itself. */
 function overlap(a, b) {
   const both = [];
   let from = 0;
@@ -123,7 +127,7 @@ function overlap(a, b) {
   return both;
 }
 
-/** Share of a span in which at least one of `{begin, end}` lies. */
+/** Returns the share of `{begin, end}` that at least one of `spans` covers. */
 function covered(spans, { begin, end }) {
   let [sum, until] = [0, begin];
   for (const { begin: from, end: to } of spans.toSorted((a, b) => a.begin - b.begin)) {
@@ -133,7 +137,7 @@ function covered(spans, { begin, end }) {
   return sum / (end - begin);
 }
 
-/** From one shape, each measure doubled twice by itself. */
+/** Begins with one shape, and doubles each of its measures twice, one measure at a time. */
 async function growth(daemon) {
   const base = values.tiny
     ? { ...TINY_TRAINING[0], steps: 2 }

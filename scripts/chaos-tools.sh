@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs, from Debian, what `npm run test:chaos` needs beside Node: strace (kills and faults at chosen system calls, order of
 # writes), iproute2 (network namespaces), faketime (jumps of the clock), chromium (a real browser), util-linux (prlimit, unshare).
-# A row whose program is missing says that it did not run; the others run without this.
+# Without this script, a row whose program is missing says that it did not run, and the others run.
 set -eu
 packages='strace iproute2 faketime chromium util-linux'
 echo "Installing from Debian: $packages"

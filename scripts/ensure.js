@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url';
 const NODE_MIN = [20, 19];
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const LOCK_FILE = join(ROOT, 'package-lock.json');
-/** npm writes it when an installation is complete. */
+/** npm writes this file when an installation is complete. */
 const INSTALLED_FILE = join(ROOT, 'node_modules', '.package-lock.json');
 const BUILT_FILE = join(ROOT, 'dist', 'cli', 'main.js');
 /** The compiler's own record of the last build. */
@@ -24,7 +24,7 @@ export function ensure() {
   const sourcesMs = Math.max(newestMs(join(ROOT, 'src')), modifiedMs(join(ROOT, 'tsconfig.build.json')));
   if (modifiedMs(BUILT_FILE) === 0 || modifiedMs(BUILD_STAMP) < sourcesMs) {
     npm(['run', '--silent', 'build'], 'Building');
-    // The compiler leaves its record alone when a touched file has the same text as before.
+    // The compiler does not touch its record when a newer file has the same text as before.
     const now = new Date();
     if (modifiedMs(BUILD_STAMP) > 0) utimesSync(BUILD_STAMP, now, now);
   }
@@ -45,7 +45,7 @@ function checkNode() {
  */
 function npm(args, what) {
   console.error(`${what} (npm ${args.join(' ')}) ...`);
-  // Under `npm run` the very same npm is at hand; on Windows npm is a script that only a shell can start.
+  // Under `npm run`, the variable names the npm that runs. On Windows `npm` is a script that only a shell can start.
   const script = process.env['npm_execpath'];
   const options = /** @type {const} */ ({ cwd: ROOT, stdio: 'inherit' });
   const { status, error } =
@@ -57,7 +57,7 @@ function npm(args, what) {
 }
 
 /**
- * 0 for a file that is not there.
+ * Returns 0 for a file that is not there.
  * @param {string} file
  */
 function modifiedMs(file) {
@@ -65,7 +65,7 @@ function modifiedMs(file) {
 }
 
 /**
- * Time of the newest file under a folder.
+ * Returns the time of the newest file under a folder.
  * @param {string} folder
  * @returns {number}
  */

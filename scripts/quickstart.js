@@ -1,6 +1,6 @@
-// `npm run quickstart`: from a fresh clone to a GPT that was trained here. It drives the built command as a user would and
-// prints every command before it runs. Everything happens in a temporary directory that is removed at the end.
-// `--engine tensorflow` does it on the other engine, with a smaller model because that one is slower.
+// `npm run quickstart` goes from a fresh clone to a GPT that was trained on this machine. It runs the built command as a user
+// would, and prints every command before it runs. Everything happens in a temporary directory that is removed at the end.
+// `--engine tensorflow` uses the other engine, and a smaller model because that engine is slower.
 
 import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -17,7 +17,7 @@ const SIZE =
     ? { context: 128, width: 96, layers: 2, steps: 400, tokens: 120 }
     : { context: 208, width: 128, layers: 3, steps: 600, tokens: 200 };
 
-// A byte-level GPT that learns words in about 90 seconds on two cores. The context holds the prompt and what follows it.
+// This byte-level GPT learns words in about 90 seconds on two cores. The context holds the prompt and what follows it.
 const MODEL = 'ishmael';
 const MODEL_FLAGS = [
   ...['--vocab-size', '256', '--context-length', String(SIZE.context)],
@@ -54,7 +54,7 @@ const BOOK = join(ROOT, 'node_modules', '@stdlib', 'datasets-moby-dick', 'data')
 
 /** @typedef {import('node:child_process').ChildProcess} ChildProcess */
 
-/** What has to be ended and removed, however this ends. */
+/** The folder and the processes that must be removed and ended, however the quickstart ends. */
 const owned = {
   /** @type {string | undefined} */
   folder: undefined,
@@ -111,7 +111,7 @@ function words(flags) {
 }
 
 /**
- * The book's chapters in order, as one text.
+ * Writes the book's chapters in order, as one text.
  * @param {string} file
  */
 function writeBook(file) {
@@ -123,7 +123,7 @@ function writeBook(file) {
 }
 
 /**
- * Prints the command line as a user would type it, and runs it.
+ * Prints the command line as a user would type it, and starts it.
  * @param {readonly string[]} args
  */
 function startGptd(args) {
@@ -180,7 +180,7 @@ function ended(child) {
 }
 
 /**
- * Asks politely, and insists after STOP_MS_MAX.
+ * Sends `signal` to the process, and kills the process after STOP_MS_MAX.
  * @param {ChildProcess | undefined} child
  * @param {'SIGINT' | 'SIGTERM'} signal
  */
@@ -204,7 +204,7 @@ for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM'])) {
     if (isInterrupted) return;
     isInterrupted = true;
     console.error('\nStopping: the daemon ends and its temporary directory is removed.');
-    // The running command ends first; then quickstart() fails at its next step and everything is cleaned up below.
+    // The running command ends first. Then quickstart() fails at its next step, and the code below cleans everything up.
     void end(owned.command, 'SIGINT');
   });
 }

@@ -1,5 +1,5 @@
-// The rules that hold the code together, as facts about its text: which folder may import what, how long a file may be, and
-// what appears nowhere.
+// Checks the rules that hold the code together as facts about its text: which folder may import what, how long a file may be, and
+// what must appear nowhere.
 
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -11,7 +11,7 @@ const LINES_MAX = 500;
 const FILES_MAX = 20;
 
 interface Source {
-  /** Relative to the repository, with slashes: `src/model/init.ts`. */
+  /** The path relative to the repository, with slashes: `src/model/init.ts`. */
   readonly file: string;
   readonly text: string;
 }
@@ -26,10 +26,7 @@ const SOURCES = sourcesUnder('src');
 const FLOORS = ['cli', 'offline', 'daemon', 'workers', 'model'] as const;
 type Floor = (typeof FLOORS)[number];
 
-/**
- * What the files of each room may import of ours beside the files of the room itself: rooms, which end with a slash and stand for
- * all that is below them, or single files. A room is a folder of `src`; the longest name that a file's path begins with is its room.
- */
+/** The contracts between threads. */
 const CONTRACTS = [
   'src/workers/settings.ts',
   'src/workers/stage-messages.ts',
@@ -41,7 +38,7 @@ const CONTRACTS = [
   'src/workers/serving/messages.ts',
   'src/workers/text/messages.ts',
 ];
-/** What a kind of job stands on; the queue itself is the composition's and the edge's. */
+/** A kind of job may import these. It may not import the queue, which only `src/daemon/` itself and the edge know. */
 const DOMAIN = [
   'src/daemon/jobs/context.ts',
   'src/daemon/jobs/kind.ts',
@@ -50,7 +47,7 @@ const DOMAIN = [
   ...CONTRACTS,
   'src/model/',
 ];
-/** What a command stands on; a room of commands knows no other. */
+/** A command may import these. A room of commands may not import another room of commands. */
 const COMMAND = [
   'src/cli/connection.ts',
   'src/cli/context.ts',
@@ -64,18 +61,23 @@ const COMMAND = [
   'src/cli/render/',
   'src/daemon/protocol/',
 ];
+/**
+ * What the files of each room may import beside the files of that room: single files, or rooms, which end with a slash and stand
+ * for everything below them. Packages are not listed. A room is a folder of `src`. A file belongs to the room with the longest
+ * name that its path begins with.
+ */
 const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'src/cli/': ['src/cli/', 'src/daemon/protocol/'],
   'src/cli/commands/models/': COMMAND,
   'src/cli/commands/jobs/': COMMAND,
-  // A start's flags have the bounds and defaults of the options that they become.
+  // The flags of `start` take their bounds and defaults from the daemon's options.
   'src/cli/commands/daemon/': [...COMMAND, 'src/daemon/options.ts'],
   'src/cli/kinds/': ['src/cli/context.ts', 'src/cli/render/', 'src/daemon/protocol/'],
   'src/cli/render/': ['src/cli/context.ts', 'src/daemon/protocol/'],
-  // What a client throws says what happened; exit codes, flags and texts are the command line's.
+  // A client's errors say what happened. Exit codes, flags and texts belong to the command line.
   'src/cli/client/': ['src/daemon/protocol/'],
   'src/offline/': [
-    // The shortest token that a daemon takes.
+    // This file says how short a token may be.
     'src/daemon/edge/access.ts',
     'src/daemon/models/',
     'src/daemon/protocol/',
@@ -84,7 +86,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'src/workers/',
     'src/model/',
   ],
-  // Looked at before the store's thread is started, which takes it: the lock.
+  // The daemon looks at the lock before it starts the store's thread, which takes the lock.
   'src/daemon/': ['src/daemon/', ...CONTRACTS, 'src/workers/store/lock.ts', 'src/model/'],
   'src/daemon/protocol/': ['src/model/'],
   'src/daemon/threads/': ['src/daemon/protocol/', ...CONTRACTS, 'src/model/'],
@@ -135,16 +137,16 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'src/model/': ['src/model/'],
 };
 
-/** Commands that do the daemon's work themselves load its code when they run, and never when the program starts. */
+/** Commands that do the daemon's work themselves load this code when they run, and never when the program starts. */
 const LOADED_BY_COMMANDS = ['src/offline/', 'src/daemon/main.ts'];
 
-/** Where the client that a browser could run is entered: neither these files nor what they import of the client's knows Node. */
+/** The entry of the client that a browser could run. Neither this file nor any client file that it imports may know Node. */
 const BROWSER_ENTRY = 'src/cli/client/session.ts';
 
-/** Node's modules that a pure layer may use: hashing is arithmetic. */
+/** The modules of Node that a pure layer may use: hashing is arithmetic. */
 const PURE_NODE_MODULES = ['node:crypto'];
 
-/** Entries that piscina calls through their default export. */
+/** The entries of threads. Piscina calls them through their default export. */
 const WORKER_ENTRIES = [
   'src/offline/selftest-thread.ts',
   'src/workers/data/thread.ts',
@@ -166,7 +168,10 @@ const roomOf = (file: string): string =>
     .filter((room) => file.startsWith(room))
     .reduce((a, b) => (b.length > a.length ? b : a), '');
 
-/** Everything that a file imports, types and dynamic imports included; our own files by their path in the repository. */
+/**
+ * Returns everything that a file imports, types and dynamic imports included. Our own files are named by their path in the
+ * repository.
+ */
 const importsOf = ({ file, text }: Source): string[] =>
   ts
     .preProcessFile(text, true, true)
@@ -176,14 +181,14 @@ const importsOf = ({ file, text }: Source): string[] =>
 
 const LOADING = /\bawait import\('([^']+)'\)/g;
 
-/** What a file loads only when it comes to that line. */
+/** Returns the files that a file loads only when it reaches the line with the import. */
 const loadsOf = ({ file, text }: Source): string[] =>
   [...text.matchAll(LOADING)].map(([, name]) => path.posix.join(path.posix.dirname(file), name));
 
 const isAmong = (file: string, names: readonly string[]): boolean =>
   names.some((name) => file === name || (name.endsWith('/') && file.startsWith(name)));
 
-/** The imports of ours that the file's room does not allow. */
+/** Returns the imports of our own files that the file's room does not allow. */
 function strangersOf(source: Source): string[] {
   const room = roomOf(source.file);
   const isCommand = source.file.startsWith('src/cli/commands/');
@@ -197,7 +202,7 @@ function strangersOf(source: Source): string[] {
     .map((target) => `${source.file} imports ${target}`);
 }
 
-/** The text with blanks for its comments, which may name what the code may not. */
+/** Returns the text with blanks in place of its comments, which may name what the code may not. */
 function codeOf({ text }: Source): string {
   let code = text;
   const visit = (node: ts.Node): void => {
@@ -215,7 +220,9 @@ function codeOf({ text }: Source): string {
   return code;
 }
 
-/** Sets of files that import each other, directly or by way of others (Tarjan, 1972): the names of each, sorted. */
+/**
+ * Returns the sets of files that import each other, directly or through other files (Tarjan, 1972). A set is its sorted names.
+ */
 function circlesOf(imports: ReadonlyMap<string, readonly string[]>): string[] {
   const order = new Map<string, number>();
   const lowest = new Map<string, number>();
@@ -268,7 +275,7 @@ describe('imports point one way', () => {
     ]);
   });
 
-  test('in no circles, those of types and of dynamic imports included', () => {
+  test('in no circles, even when types and dynamic imports count', () => {
     expect(circlesOf(new Map(SOURCES.map((source) => [source.file, importsOf(source)])))).toEqual([]);
     expect(
       circlesOf(
@@ -282,7 +289,7 @@ describe('imports point one way', () => {
     ).toEqual(['a b c']);
   });
 
-  test('to no entry of a thread', () => {
+  test('and never to the entry of a thread', () => {
     const entered = SOURCES.flatMap((source) =>
       importsOf(source)
         .filter((target) => WORKER_ENTRIES.includes(target))

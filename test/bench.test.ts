@@ -1,4 +1,4 @@
-// What a benchmark prints.
+// Checks what a benchmark prints.
 
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';

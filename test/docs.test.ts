@@ -1,4 +1,4 @@
-// What the README and the guides promise exists: commands, their flags, scripts and the files that they name.
+// Checks that everything exists that the README and the guides name: commands, their flags, scripts and files.
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, test } from 'vitest';
@@ -7,7 +7,7 @@ import { runCli } from './cli/run-cli.ts';
 const read = (file: string): string => readFileSync(new URL(`../${file}`, import.meta.url), 'utf8');
 const readme = read('README.md');
 
-/** Lines of a text's console blocks that call gptd: [command, flags]. */
+/** Returns the calls of gptd in a text's console blocks. */
 const callsOf = (text: string): { command: string; flags: string[] }[] =>
   [...text.matchAll(/^\$ gptd (\w+)(.*)$/gm)].map(([, command, rest]) => ({
     command,

@@ -1,5 +1,5 @@
-// The examples for operators: what the unit and the container file name exists, systemd takes the unit, and its filter of
-// system calls lets a daemon do all of its work.
+// Checks the examples for operators: everything that the unit and the container file name exists, systemd accepts the unit, and
+// the unit's filter of system calls lets a daemon do all of its work.
 
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,14 +18,14 @@ const unit = readFileSync(path.join(ROOT, 'examples/gptd.service'), 'utf8');
 const containerFile = readFileSync(path.join(ROOT, 'examples/Containerfile'), 'utf8');
 const EXPOSURE_MAX = 2;
 
-/** Whether the programs are there; says so when they are not. */
+/** Whether the programs are installed; prints a line when they are not. */
 function have(...needs: readonly string[]): boolean {
   const missing = missingPrograms({ needs });
   if (missing.length > 0) console.warn(`Not checked, as these are not installed: ${missing.join(', ')}.`);
   return missing.length === 0;
 }
 
-/** The values that a unit gives a setting, in order. */
+/** Returns the values that the unit gives a setting, in order. */
 const settings = (name: string): string[] =>
   [...unit.matchAll(new RegExp(`^${name}=(.*)$`, 'gm'))].map(([, value]) => value);
 
@@ -41,7 +41,7 @@ test('both start the daemon with flags that it has', async () => {
   }
 });
 
-test('the container file copies what there is, onto a Node that the package takes', () => {
+test('the container file copies files that exist, onto a Node that the package supports', () => {
   const copies = [...containerFile.matchAll(/^COPY (?!--from)(.*) \S+$/gm)].flatMap(([, files]) => files.split(' '));
   expect(copies).toContain('package-lock.json');
   for (const file of copies) expect(existsSync(path.join(ROOT, file)), file).toBe(true);
@@ -50,11 +50,11 @@ test('the container file copies what there is, onto a Node that the package take
   expect(readFileSync(path.join(ROOT, 'package.json'), 'utf8')).toContain('"node": ">=20.19"');
 });
 
-test('systemd takes the unit, and rates its exposure at most 2 of 10', () => {
+test('systemd accepts the unit, and rates its exposure at most 2 of 10', () => {
   if (!have('systemd-analyze')) return;
   const dir = mkdtempSync(path.join(tmpdir(), 'gptd-unit-'));
   onTestFinished(() => rmSync(dir, { recursive: true }));
-  // The program that it starts has to be there.
+  // systemd wants the program that the unit starts to exist.
   const file = path.join(dir, 'gptd.service');
   writeFileSync(file, unit.replace('/usr/local/bin/gptd', process.execPath));
   const verified = spawnSync('systemd-analyze', ['verify', file], { encoding: 'utf8' });
@@ -64,7 +64,7 @@ test('systemd takes the unit, and rates its exposure at most 2 of 10', () => {
   expect(exposure).toBeLessThanOrEqual(EXPOSURE_MAX);
 });
 
-/** System calls by the sets that systemd knows them in. */
+/** Returns a function that resolves the name of a set, as systemd knows it, to its system calls. */
 function systemdSets(): (name: string) => Set<string> {
   const { stdout } = spawnSync('systemd-analyze', ['syscall-filter'], { encoding: 'utf8' });
   const members = new Map<string, string[]>();

@@ -1,4 +1,4 @@
-// The built command: exit codes and streams as a shell sees them, against no daemon and against a scripted peer.
+// Runs the built command, and checks the exit codes and streams that a shell sees, without a daemon and with a scripted peer.
 
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -75,7 +75,7 @@ describe('with a daemon', () => {
     peer = undefined;
   });
 
-  /** A peer with one job "j", whose events are sent as soon as somebody subscribes. */
+  /** Starts a peer with one job "j", whose events it sends as soon as a client subscribes. */
   async function peerWithJob(
     bodies: readonly object[],
     also?: (connection: PeerConnection, request: PeerRequest) => void,
@@ -120,7 +120,7 @@ describe('with a daemon', () => {
     });
   });
 
-  it('generate --json writes every event whole, one a line', async () => {
+  it('generate --json writes every event unchanged, one on each line', async () => {
     const bodies = [{ type: 'queued', data: { kind: 'generate' } }, token(0, 'a\n'), generated];
     const { env } = await peerWithJob(bodies);
     const { exitCode, stdout } = await runCli(['generate', 'm', '--prompt-ids', '1,2', '--json'], env);
@@ -226,7 +226,7 @@ describe('with a daemon', () => {
     expect(await runCli(['attach', 'j', '--after', '1'], second.env)).toEqual({ exitCode: 1, stdout: '', stderr: '' });
   });
 
-  it('attach follows a job of a kind that only a newer daemon knows, by what all jobs have', async () => {
+  it('attach follows a job of a kind that only a newer daemon knows, by the events that all jobs have', async () => {
     const { env } = await peerWithJob(
       [
         { type: 'log', data: { message: 'One two three.' } },
@@ -270,7 +270,7 @@ describe('with a daemon', () => {
     });
   });
 
-  it('what the daemon refuses is exit 2 for a bad request and exit 1 otherwise', async () => {
+  it('a refusal by the daemon is exit 2 for a bad request and exit 1 otherwise', async () => {
     peer = await startPeer((connection, request) =>
       connection.refuse(request, {
         code: -32000,

@@ -1,4 +1,4 @@
-// Which exit code an error gets, and its one line.
+// Checks which exit code an error gets, and the one line that is printed for it.
 
 import { CommanderError } from 'commander';
 import { describe, expect, it } from 'vitest';
@@ -20,11 +20,11 @@ describe('exit codes', () => {
     ['refused', 1],
     ['failed', 1],
     ['too_long', 2],
-  ] as const)('are, of what the client met, %s: %i', (problem, exitCode) => {
+  ] as const)('follow from the fault %s of the client: %i', (problem, exitCode) => {
     expect(exitCodeOf(new ClientFault(problem, 'no'))).toBe(exitCode);
   });
 
-  it('are those of the error itself, of help, of usage, and 1 for a bug', () => {
+  it('come from the error itself, from help or from usage, and are 1 for a bug', () => {
     expect(exitCodeOf(new CliError(69, 'no daemon'))).toBe(69);
     expect(exitCodeOf(new CommanderError(0, 'commander.helpDisplayed', ''))).toBe(0);
     expect(exitCodeOf(new CommanderError(1, 'commander.unknownOption', ''))).toBe(2);

@@ -1,4 +1,4 @@
-// From words on the command line to fields: numbers, the checks, and the sentences that name a flag.
+// Checks how words on the command line become fields: numbers, the checks, and the sentences that name a flag.
 
 import { describe, expect, it } from 'vitest';
 import { checkParams, flagOf, integerBetween, parseIds, parseNumber } from '../../src/cli/flags.ts';
@@ -18,13 +18,13 @@ describe('numbers', () => {
     expect(() => parseNumber(text)).toThrow('It must be a number.');
   });
 
-  it('names the bounds of integers that are in no spec', () => {
+  it('outside the bounds of a flag are refused with both bounds', () => {
     expect(integerBetween(0, 65535)('7433')).toBe(7433);
     expect(() => integerBetween(0, 65535)('65536')).toThrow('It must be an integer between 0 and 65535.');
     expect(() => integerBetween(0, 65535)('1.5')).toThrow('It must be an integer between 0 and 65535.');
   });
 
-  it('reads token ids', () => {
+  it('separated by commas are token ids', () => {
     expect(parseIds('1,2, 3')).toEqual([1, 2, 3]);
     for (const text of ['', '1,,2', '1,-2', '1.5', 'a']) expect(() => parseIds(text)).toThrow('separated by commas');
   });

@@ -13,12 +13,12 @@ export interface CliRun {
 
 export interface RunningCli {
   readonly child: ChildProcess;
-  /** Resolves once stdout or stderr holds `text`; rejects when the command ends without it. */
+  /** Resolves once stdout or stderr holds `text`. Rejects when the command ends before. */
   said(text: string): Promise<void>;
   readonly ended: Promise<CliRun>;
 }
 
-/** `under` is a command that runs the command: `['strace', '-f']`. */
+/** Starts the command. `under` is a command that runs it, such as `['strace', '-f']`. */
 export function startCli(
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},

@@ -1,4 +1,4 @@
-// What is said of a file that a command names before anything is sent.
+// Checks that a command refuses unusable files before it sends anything.
 
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -12,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-it('wants a file with something in it', async () => {
+it('refuses a file that is empty, missing or a directory', async () => {
   await writeFile(join(folder, 'empty.txt'), '');
   await expect(checkSourceFile(join(folder, 'empty.txt'))).rejects.toMatchObject({
     exitCode: 2,

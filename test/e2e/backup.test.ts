@@ -1,4 +1,4 @@
-// Backups that are made while the daemon works, and daemons that start on them.
+// Checks backups that are made while the daemon works, and daemons that start from them.
 
 import { createHash } from 'node:crypto';
 import { copyFileSync, readdirSync, readFileSync, statSync } from 'node:fs';

@@ -1,4 +1,4 @@
-// Checkpoints as a user sees them: written while training goes on, listed, kept and pruned.
+// Checks checkpoints as a user sees them: they are written while training goes on, listed, kept and pruned.
 
 import { afterEach, expect, test } from 'vitest';
 import type { CheckpointRecord } from '../../src/daemon/protocol/models.ts';
@@ -29,12 +29,12 @@ const train = (home: DataHome, model: string, flags: Readonly<Record<string, str
 const list = async (home: DataHome, model: string): Promise<readonly CheckpointRecord[]> =>
   (await home.json<{ checkpoints: CheckpointRecord[] }>(['checkpoints', model])).checkpoints;
 
-test('each one holds the weights of its own step although training went on, and the last ones are kept', async () => {
+test('each checkpoint holds the weights of its own step although training went on, and the last ones are kept', async () => {
   const home = await homeWithModels(['long', 'short']);
   const events = await home.events(train(home, 'long', { steps: 12, checkpoint_every: 1, keep_last: 3 }));
   const digests = new Map(ofType(events, 'checkpoint').map(({ data }) => [data.step, data.digest]));
   expect([...digests.keys()]).toEqual(Array.from({ length: 12 }, (_, i) => i + 1));
-  // A run that ends at step 5, with nothing written on the way.
+  // This run ends at step 5, and writes nothing before.
   const short = await home.events(train(home, 'short', { steps: 5, checkpoint_every: 0 }));
   expect(ofType(short, 'checkpoint')).toHaveLength(1);
   expect(trainResult(short).digest).toBe(digests.get(5));
@@ -51,7 +51,7 @@ test('each one holds the weights of its own step although training went on, and 
   expect(stdout).toContain(kept[3].digest.slice(0, 8));
 });
 
-test('by the clock the bits are the same, and a time that is none is refused', async () => {
+test('checkpoints by the clock change no bit of the training, and an interval of 0 seconds is refused', async () => {
   const home = await homeWithModels(['a', 'b']);
   const [byClock, atEnd] = [
     await home.events(train(home, 'a', { steps: 30, checkpoint_every: '1s' })),

@@ -1,5 +1,5 @@
-// A daemon as its users have one: the built command in a process and a data directory of its own, reached through the
-// command line or through literal frames on its WebSocket. It can be killed and started again over the same data.
+// Runs a daemon as its users do: the built command in a process and a data directory of its own, reached through the command line
+// or through literal frames on its WebSocket. A test can kill the daemon and start it again over the same data.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -13,7 +13,7 @@ import type { RpcError } from '../../src/daemon/protocol/errors.ts';
 import type { TrainResult } from '../../src/daemon/protocol/training.ts';
 import { startCli, type CliRun, type RunningCli } from '../cli/run-cli.ts';
 
-/** The engine of daemons whose test does not choose one: all that is promised is promised for each of them. */
+/** The engine of daemons whose test does not choose one. Every promise holds for each engine. */
 const ENGINE = ['--engine', process.env['GPTD_TEST_ENGINE'] ?? 'auto'];
 
 export interface Daemon {
@@ -29,13 +29,13 @@ export interface StartOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** A command that the daemon runs under, such as `['prlimit', '--nofile=64']`. */
   readonly under?: readonly string[];
-  /** It is given faults that it may end of. */
+  /** Whether the daemon may end with an error, because the test causes faults. */
   readonly mayFail?: boolean;
 }
 
 /**
- * A data directory, the daemon that runs in it, and the commands that talk to it. `close()` ends and removes them all, and
- * throws when a daemon that was ready has failed since, with what it said.
+ * A data directory, the daemon that runs in it, and the commands that talk to the daemon. `close()` ends the processes and
+ * removes the directory. When a daemon has failed after it was ready, `close()` throws an error with the daemon's output.
  */
 export class DataHome {
   readonly dir = mkdtempSync(path.join(tmpdir(), 'gptd-e2e-'));
@@ -48,21 +48,21 @@ export class DataHome {
     return this.#daemon;
   }
 
-  /** Resolves when the daemon has said that it is ready. */
+  /** Starts the daemon, and resolves when it has printed that it is ready. */
   async start({ workers = 1, flags = [], mayFail = false, ...how }: StartOptions = {}): Promise<Daemon> {
     const process = this.run(['start', '--port', '0', '--workers', String(workers), ...ENGINE, ...flags], how);
     await process.said('is ready at');
     const { url, pid } = JSON.parse(this.read('daemon.json')) as DaemonFile;
     this.#daemon = { url, pid, token: this.read('token').trim(), process };
     void process.ended.then(({ exitCode, stderr }) => {
-      // Two signals end it with 130.
+      // A second signal ends the daemon with 130.
       if (!mayFail && exitCode !== 0 && exitCode !== null && exitCode !== 130)
         this.#failure = new Error(`A daemon ended with ${exitCode}: ${stderr}`);
     });
     return this.#daemon;
   }
 
-  /** Resolves to the exit code when the daemon has ended; null when the signal ended it. */
+  /** Sends the daemon a signal. Resolves to the daemon's exit code, or to null when the signal itself ended the daemon. */
   async signal(signal: 'SIGKILL' | 'SIGTERM' | 'SIGINT'): Promise<number | null> {
     const { pid, process: running } = this.daemon;
     process.kill(pid, signal);
@@ -86,17 +86,17 @@ export class DataHome {
     return this.run(args).ended;
   }
 
-  /** The one JSON document of a command that has to succeed. */
+  /** Runs a command that has to succeed. Resolves to the JSON document that it prints. */
   async json<T>(args: readonly string[]): Promise<T> {
     return JSON.parse(succeeded(await this.cli([...args, '--json']), args).stdout) as T;
   }
 
-  /** The events of a command that has to succeed. */
+  /** Runs a command that has to succeed. Resolves to the events that it prints. */
   async events(args: readonly string[]): Promise<JobEvent[]> {
     return parseEvents(succeeded(await this.cli([...args, '--json']), args).stdout);
   }
 
-  /** The path of a new file beside the daemon's own. */
+  /** Writes a file beside the daemon's own files, and returns its path. */
   write(name: string, content: string | Uint8Array): string {
     const file = path.join(this.dir, name);
     writeFileSync(file, content);
@@ -122,7 +122,7 @@ export class DataHome {
   }
 }
 
-/** A home whose daemon runs. */
+/** Resolves to a data directory whose daemon runs. */
 export async function startedHome(options: StartOptions = {}): Promise<DataHome> {
   const home = new DataHome();
   try {
@@ -158,7 +158,7 @@ type EventOf<T extends JobEvent['type']> = Extract<JobEvent, { type: T }>;
 export const ofType = <T extends JobEvent['type']>(events: readonly JobEvent[], type: T): EventOf<T>[] =>
   events.filter((event) => event.type === type) as EventOf<T>[];
 
-/** The result of the training or generation whose events these are. */
+/** Returns the result of the training whose events these are; `generateResult` does so for a generation. */
 export const trainResult = (events: readonly JobEvent[]): TrainResult => resultOf(events) as TrainResult;
 export const generateResult = (events: readonly JobEvent[]): GenerateResult => resultOf(events) as GenerateResult;
 
@@ -168,7 +168,7 @@ function resultOf(events: readonly JobEvent[]): unknown {
   return last.data.result;
 }
 
-/** `{"vocab_size": 256}` as `--vocab-size 256`. */
+/** Turns `{"vocab_size": 256}` into `--vocab-size 256`. */
 export const flagsOf = (values: Readonly<Record<string, string | number | boolean>>): string[] =>
   Object.entries(values).flatMap(([name, value]) => {
     const flag = `--${name.replaceAll('_', '-')}`;
@@ -176,7 +176,7 @@ export const flagsOf = (values: Readonly<Record<string, string | number | boolea
     return [flag, String(value)];
   });
 
-/** An error that the daemon answered with. */
+/** An error that the daemon has answered with. */
 export class RpcRefusal extends Error {
   readonly code: number;
   readonly data: RpcError['data'];
@@ -194,9 +194,9 @@ interface Waiter {
   readonly reject: (error: Error) => void;
 }
 
-/** A client that nobody on this project wrote: JSON-RPC over a bare socket, every event kept as it came. */
+/** A client that shares no code with gptd: it speaks JSON-RPC over a bare socket, and keeps every event as it came. */
 export class RawClient {
-  /** Every notification, in the order of arrival. */
+  /** Holds every notification, in the order of arrival. */
   readonly events: JobEvent[] = [];
   readonly closed: Promise<number>;
   readonly socket: WebSocket;
@@ -226,14 +226,14 @@ export class RawClient {
     return client;
   }
 
-  /** Sends a frame as it is and resolves to the next frame that is no event and answers no `request`. */
+  /** Sends a frame as it is. Resolves to the next frame that is no event and answers no `request`. */
   async exchange(frame: string): Promise<RpcResponse> {
     const answer = new Promise<string>((resolve) => this.#frames.push(resolve));
     this.socket.send(frame);
     return JSON.parse(await answer) as RpcResponse;
   }
 
-  /** Rejects with `RpcRefusal` when the answer is an error. */
+  /** Resolves to the result. Rejects with `RpcRefusal` when the reply is an error. */
   async request<T = unknown>(method: string, params: object = {}): Promise<T> {
     const id = ++this.#lastId;
     const response = await new Promise<RpcResponse>((resolve, reject) => {
@@ -254,7 +254,7 @@ export class RawClient {
     await this.request('job.subscribe', { jobId, after });
   }
 
-  /** The first event, past or to come, that is wanted. */
+  /** Resolves to the first event, past or to come, that is wanted. */
   async until(wanted: (event: JobEvent) => boolean): Promise<JobEvent> {
     const known = this.events.find(wanted);
     if (known !== undefined) return known;
@@ -265,12 +265,12 @@ export class RawClient {
     return this.until((event) => event.jobId === jobId && event.type === 'step' && event.data.step >= step);
   }
 
-  /** The event that ends the job. */
+  /** Resolves to the event that ends the job. */
   untilEnd(jobId: string): Promise<JobEvent> {
     return this.until((event) => event.jobId === jobId && ['succeeded', 'failed', 'cancelled'].includes(event.type));
   }
 
-  /** Submits, follows and returns the events. */
+  /** Submits a job and follows it to its end. Resolves to its events. */
   async follow(kind: string, spec: object): Promise<JobEvent[]> {
     const jobId = await this.submit(kind, spec);
     await this.subscribe(jobId);

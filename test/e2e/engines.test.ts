@@ -1,5 +1,5 @@
-// One model under both engines: what a daemon says about the engine that it has, and that going on under another one is
-// announced and close.
+// Runs one model under both engines: a daemon reports its engine, and a training that goes on under another engine announces that
+// and comes to close numbers.
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { DaemonStatus } from '../../src/daemon/protocol/daemon.ts';
@@ -19,7 +19,7 @@ afterAll(() => home.close());
 
 const lossesOf = (events: readonly JobEvent[]): number[] => ofType(events, 'step').map(({ data }) => data.loss);
 
-test('a model moves from ONNX Runtime to TensorFlow.js, which is said, and learns and speaks there as before', async () => {
+test('a model moves from ONNX Runtime to TensorFlow.js, which is announced, and trains and generates there as before', async () => {
   const data = home.write('text.txt', Buffer.from('the quick brown fox jumps over the lazy dog. '.repeat(60)));
   const train = (name: string): Promise<JobEvent[]> =>
     home.events(['train', name, '--data', data, '--steps', '3', ...TRAIN]);

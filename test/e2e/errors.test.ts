@@ -1,4 +1,4 @@
-// What goes wrong is told in one line on stderr with the right exit code, and the daemon lives on.
+// Checks that every error is told in one line on stderr with the right exit code, and that the daemon lives on.
 
 import { mkdirSync } from 'node:fs';
 import path from 'node:path';
@@ -13,7 +13,7 @@ const MODEL = { vocab_size: 256, context_length: CONTEXT, emb_dim: 16, n_heads: 
 const PROMPT = ['generate', 'm', '--prompt', 'x'];
 const ALL_IDS = Array.from({ length: 256 }, (_, id) => id).join(',');
 const TEXT = 'All work and no play. '.repeat(40);
-/** A second daemon knows at once; the bound covers the start of Node too. */
+/** A second daemon must give up at once. The bound also covers the start of Node. */
 const IN_USE_MS_MAX = 1_000;
 
 const homes: DataHome[] = [];
@@ -42,7 +42,7 @@ function newHome(): DataHome {
   return home;
 }
 
-/** Exactly one line, which says so; nothing that could be taken for a result. */
+/** Expects exactly one line on stderr that matches, and nothing on stdout that could be taken for a result. */
 function expectOneLine({ exitCode, stdout, stderr }: CliRun, expected: { exitCode: number; line: RegExp }): void {
   expect(stderr).toMatch(/^gptd: [^\n]+\n$/);
   expect(stderr).toMatch(expected.line);
@@ -50,7 +50,7 @@ function expectOneLine({ exitCode, stdout, stderr }: CliRun, expected: { exitCod
   expect(exitCode).toBe(expected.exitCode);
 }
 
-/** What jobs say on stderr before they fail is progress: the last line is the error. */
+/** Returns the last line on stderr, which is the error. Before a job fails, it prints its progress there. */
 function lastLine({ stderr }: CliRun): string {
   return stderr.trimEnd().split('\n').at(-1) ?? '';
 }
@@ -128,7 +128,7 @@ describe('a command that is refused', () => {
     }
   });
 
-  test('by a model that is too large for the machine', async () => {
+  test('because the model is too large for the machine', async () => {
     const flags = flagsOf({ vocab_size: 50257, context_length: 1024, emb_dim: 65536, n_heads: 1024, n_layers: 1024 });
     const run = await shared.cli(['create', 'giant', ...flags]);
     expectOneLine(run, { exitCode: EXIT.jobFailed, line: /GB/ });
@@ -180,16 +180,16 @@ describe('a job that fails', () => {
 });
 
 describe('the daemon itself', () => {
-  test.each([['status'], ['stop'], ['jobs'], ['models'], ['params']])('`%s` without one exits 69', async (command) => {
+  test.each([['status'], ['stop'], ['jobs'], ['models'], ['params']])('is missing: `%s` exits 69', async (command) => {
     expectOneLine(await newHome().cli([command]), { exitCode: EXIT.noDaemon, line: /start one with "gptd start"/ });
   });
 
-  test('at an address where none listens exits 69', async () => {
+  test('is not at the address that was given: the command exits 69', async () => {
     const run = await shared.cli(['status', '--url', 'http://127.0.0.1:9']);
     expectOneLine(run, { exitCode: EXIT.noDaemon, line: /127\.0\.0\.1:9/ });
   });
 
-  test('a second one in the same data directory exits 75 within a second, and a new one starts after SIGKILL', async () => {
+  test('exits 75 within a second when another runs in its data directory, and starts after a SIGKILL of the other', async () => {
     const home = newHome();
     const first = await home.start();
     const startedAt = performance.now();
@@ -202,26 +202,26 @@ describe('the daemon itself', () => {
     expect(await home.json(['status'])).toMatchObject({ pid: third.pid });
   });
 
-  test('beyond loopback without a token exits 78', async () => {
+  test('exits 78 beyond loopback without a token', async () => {
     const home = newHome();
     const run = await home.cli(['start', '--port', '0', '--host', '0.0.0.0']);
     expectOneLine(run, { exitCode: EXIT.unsafeConfiguration, line: /without a token/ });
     expect(() => home.read('token')).toThrow('ENOENT');
   });
 
-  test('with a lock that is no file says what cannot be opened', async () => {
+  test('says that it cannot open its lock when the lock is not a file', async () => {
     const home = newHome();
     mkdirSync(path.join(home.dir, 'gptd.lock'));
     const run = await home.cli(['start', '--port', '0']);
     expectOneLine(run, { exitCode: EXIT.jobFailed, line: /SQLITE_CANTOPEN/ });
   });
 
-  test('on a port that is taken says so', async () => {
+  test('says so when its port is taken', async () => {
     const run = await newHome().cli(['start', '--port', new URL(shared.daemon.url).port]);
     expectOneLine(run, { exitCode: EXIT.usage, line: /port is in use/ });
   });
 
-  test('stops when it is told to, and is gone from its directory', async () => {
+  test('stops when it is told to, and removes its address file', async () => {
     const home = newHome();
     const { process } = await home.start();
     expect(await home.json(['stop'])).toMatchObject({ stopped: true });

@@ -1,5 +1,5 @@
-// PyTorch's three reference runs through the whole program: import, train and generate as a user would, on one, two and
-// three workers, and on both engines.
+// Repeats PyTorch's three reference runs with the whole program: it imports, trains and generates as a user would, on one, two
+// and three workers, and on both engines.
 
 import { createHash } from 'node:crypto';
 import { mkdirSync, writeFileSync } from 'node:fs';
@@ -22,7 +22,7 @@ const LAYOUTS = [
 const bytesOf = (data: Float32Array | Uint16Array): Uint8Array =>
   new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
-/** The run's first weights as Hugging Face keeps a model: a directory with config.json and model.safetensors. */
+/** Writes the run's first weights as Hugging Face keeps a model. Returns the directory with config.json and model.safetensors. */
 function huggingFaceDirectory(home: DataHome, { config, seed }: Golden, { name }: { readonly name: string }): string {
   const directory = path.join(home.dir, `hf-${name}`);
   mkdirSync(directory);
@@ -46,7 +46,7 @@ function huggingFaceDirectory(home: DataHome, { config, seed }: Golden, { name }
   return directory;
 }
 
-/** The flags of the reference's training loop. */
+/** Returns the flags that repeat the reference's training loop. */
 function trainFlags({ tokens, optimizer }: Golden): string[] {
   const contextLength = tokens[0][0].length - 1;
   const { lr, beta1, beta2, eps, weight_decay, decay, grad_clip } = optimizer;
@@ -57,7 +57,7 @@ function trainFlags({ tokens, optimizer }: Golden): string[] {
   ];
 }
 
-/** SHA-256 over the tensors in table order: a line `<name> <dimensions>`, then the values as little-endian f32. */
+/** Returns SHA-256 over the tensors in table order: a line `<name> <dimensions>`, then the values as little-endian f32. */
 function digestOf(
   config: GptConfig,
   tensors: Iterable<{ readonly name: string; readonly data: Float32Array }>,
@@ -68,7 +68,7 @@ function digestOf(
   return hash.digest('hex');
 }
 
-/** Imports the first weights, trains as the reference did, and checks what is generated then. */
+/** Imports the first weights, trains as the reference did, and checks what the trained model generates. */
 async function trainedRun(
   home: DataHome,
   reference: Golden,

@@ -1,5 +1,5 @@
-// Weights that leave and come back: the same digest through safetensors, the same greedy tokens from the ONNX file in plain
-// ONNX Runtime, files that are whole or not there, and imports that leave nothing behind when they fail.
+// Checks weights that are exported and imported: safetensors keep the digest, the ONNX file gives the same greedy tokens in plain
+// ONNX Runtime, an exported file is whole or not there, and an import that fails leaves nothing behind.
 
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
@@ -54,7 +54,7 @@ describe.each(MODELS)('a %s model', (name) => {
       config: record.config,
       tokenizer: record.tokenizer,
     });
-    // The weights alone carry their configuration in the header.
+    // The weights' header carries the configuration, so that the file can be imported alone.
     const alone = path.join(directory, 'model.safetensors');
     const bare = place(`${name}-bare`);
     mkdirSync(bare);
@@ -75,7 +75,7 @@ describe.each(MODELS)('a %s model', (name) => {
   });
 });
 
-/** Greedy tokens of a model with a cache, as any client of ONNX Runtime would get them. */
+/** Resolves to the greedy tokens of a model with a cache, as any client of ONNX Runtime would compute them. */
 async function onnxGreedy(
   file: string,
   {
@@ -111,7 +111,7 @@ async function onnxGreedy(
   return out;
 }
 
-test('safetensors in half precision are half as large and come back in', async () => {
+test('safetensors in half precision are half as large and can be imported', async () => {
   const file = place('half.safetensors');
   await home.json(['export', 'byte', '--format', 'safetensors', '--type', 'f16', file]);
   const bytes = readFileSync(file);
@@ -122,7 +122,7 @@ test('safetensors in half precision are half as large and come back in', async (
   expect(back.digest).not.toBe(digests.get('byte'));
 });
 
-test('an earlier checkpoint leaves under its own digest, and an export twice has the same bytes', async () => {
+test('an earlier checkpoint is exported under its own digest, and two exports have the same bytes', async () => {
   const runs = await Promise.all(
     ['a', 'b'].map((name) =>
       home.json<ExportResult>(['export', 'byte@40', '--format', 'gguf', '--type', 'q8_0', place(`${name}.gguf`)]),
@@ -201,7 +201,7 @@ describe('an import that fails', () => {
     expect(run.stderr.trimEnd().split('\n').at(-1)).toMatch(line);
     const { models } = await home.json<{ models: ModelRecord[] }>(['models']);
     expect(models.map((model) => model.name)).not.toContain(name);
-    // The name is free: nothing of it was kept.
+    // The name is free: the failed import has kept nothing.
     expect((await home.cli(['import', name, place('byte-hf')])).exitCode).toBe(EXIT.ok);
   });
 });

@@ -1,4 +1,5 @@
-// The job queue as its users meet it: cancelling, repeating, waiting, refusing, and two generations side by side.
+// Checks the job queue as its users see it: cancelling, repeated submissions, waiting, refusals, and two generations side by
+// side.
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { CheckpointRecord, CreateResult } from '../../src/daemon/protocol/models.ts';
@@ -16,7 +17,7 @@ import {
 
 const CONFIG = { vocab_size: 256, context_length: 64, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0 };
 const TEXT = Array.from({ length: 200 }, (_, i) => `Verse ${i} of ${(i * 37) % 89}.`).join('\n');
-/** More steps than any test waits for. */
+/** A training with more steps than any test waits for. */
 const ENDLESS = { steps: 1_000_000, batchSize: 2, contextLength: 16, valSplit: 0 };
 
 const homes: DataHome[] = [];
@@ -135,7 +136,7 @@ test('a list of large specs comes in parts of at most 4 MiB, and the command sho
 });
 
 describe('submitting', () => {
-  test('the same key is the same job, also after a restart; with another spec it is a conflict', async () => {
+  test('with the same key again gives the same job, also after a restart, and is a conflict with another spec', async () => {
     const { home, client: own } = await newHome();
     const spec = { model: 'm', prompt: 'Verse', maxTokens: 3 };
     const jobId = await own.submit('generate', spec, 'once');
@@ -152,7 +153,7 @@ describe('submitting', () => {
     expect((await again.request<{ jobs: JobRecord[] }>('job.list', { kind: 'generate' })).jobs).toHaveLength(1);
   });
 
-  test('past the queue limit is refused with queue_full until there is room', async () => {
+  test('beyond the limit of the queue is refused with queue_full until there is room', async () => {
     const { client: own, text: data } = await newHome(['--queue-limit', '2']);
     const spec = { model: 'm', data: [data], ...ENDLESS };
     const running = await own.submit('train', spec);
@@ -178,7 +179,7 @@ describe('submitting', () => {
     expect(await client.request('model.get', { model: 'm' })).toEqual(before);
   });
 
-  test('training and generating wait for the model that a queued job is about to make', async () => {
+  test('a training or a generation makes it wait for the model that a queued job is about to make', async () => {
     await client.submit('create', { model: 'first', config: { ...CONFIG, vocab_size: 50257 } });
     await client.submit('create', { model: 'later', config: CONFIG, tokenizer: 'byte' });
     const trained = await client.submit('train', { model: 'later', data: [text], steps: 2, valSplit: 0 });
@@ -210,7 +211,11 @@ test('a model is not deleted while a job uses it, and can be afterwards', async 
 
 test('generations at once have the tokens and logprobs that each has alone', async () => {
   const specs = ['Verse 1 of', 'V', 'And so it goes on'].map((prompt, i) => ({
-    ...{ model: 'm', prompt, maxTokens: 30 + i, temperature: 0.5 * i, seed: 7 + i },
+    model: 'm',
+    prompt,
+    maxTokens: 30 + i,
+    temperature: 0.5 * i,
+    seed: 7 + i,
   }));
   const alone = [];
   for (const spec of specs) alone.push(ofType(await client.follow('generate', spec), 'token'));

@@ -1,4 +1,4 @@
-// What an operator sees of a running daemon: its metrics, its log, and the order in which it takes up jobs.
+// Checks what an operator sees of a running daemon: its metrics, its log, and the order in which it starts jobs.
 
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -17,7 +17,7 @@ async function running(options: StartOptions = {}): Promise<DataHome> {
   return home;
 }
 
-/** Uploads the text and returns the spec of a training on it. */
+/** Uploads the text, and resolves to the spec of a training on it. */
 async function trainSpec(home: DataHome, more: object): Promise<object> {
   const { url, token } = home.daemon;
   const digest = createHash('sha256').update(TEXT).digest('hex');
@@ -89,7 +89,7 @@ test('metrics count jobs, tokens, steps, checkpoints and memory, and keep names 
   expect((await fetch(`${home.daemon.url}/healthz`)).status).toBe(200);
 });
 
-test('a deleted model leaves the memory for served models at once', async () => {
+test('a deleted model frees its part of the memory for served models at once', async () => {
   const home = await running();
   const client = await home.connect();
   const servedBytes = async (): Promise<number | undefined> =>
@@ -103,7 +103,7 @@ test('a deleted model leaves the memory for served models at once', async () => 
   expect(await servedBytes()).toBe(both / 2);
   await client.request('model.delete', { model: 'kept' });
   expect(await servedBytes()).toBe(0);
-  // The name is free, and what is made under it is another model.
+  // The name is free, and a model that is made under it is another model.
   await client.follow('create', { model: 'deleted', config: TINY, seed: 7 });
   const generated = await client.follow('generate', { model: 'deleted', promptIds: [1, 2, 3], maxTokens: 2 });
   expect(generated.at(-1)?.type).toBe('succeeded');
@@ -136,7 +136,7 @@ test('the log tells each transition once, in JSON, and no secret', async () => {
   }
 });
 
-test('--log-level sets what is told', async () => {
+test('--log-level sets what is logged', async () => {
   const home = await running({ flags: ['--log-level', 'warn'] });
   await fetch(`${home.daemon.url}/metrics`);
   await home.signal('SIGTERM');
@@ -145,12 +145,12 @@ test('--log-level sets what is told', async () => {
   expect(JSON.parse(stderr)).toMatchObject({ level: 'warn', status: 401, path: '/metrics' });
 });
 
-test('the log file of a detached daemon is bounded, and what was told last is kept', async () => {
+test('the log file of a detached daemon is bounded and keeps the newest lines', async () => {
   const home = new DataHome();
   onTestFinished(() => home.close());
   const file = path.join(home.dir, 'daemon.log');
   appendFileSync(file, `${'x'.repeat(1023)}\n`.repeat(8 << 10));
-  // A process of its own session would outlive the fixture; this one has the same stderr.
+  // A detached process would outlive the fixture. This one stays attached, and writes to a log file as a detached one does.
   const child = spawn(process.execPath, [MAIN_FILE, 'start', '--port', '0', '--workers', '1', '--data-dir', home.dir], {
     stdio: ['ignore', 'ignore', openSync(file, 'a')],
   });

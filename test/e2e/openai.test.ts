@@ -1,4 +1,4 @@
-// OpenAI's own client against the real daemon: what it asks for is what a generating job gives, in OpenAI's words.
+// Runs OpenAI's own client against the real daemon: its completions are what a generating job of the same spec gives.
 
 import OpenAI, { APIError, AuthenticationError, BadRequestError, NotFoundError } from 'openai';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -11,7 +11,7 @@ const TEXT = 'All work and no play makes Jack a dull boy \u{1f634}, für 5 \u20a
 const PROMPT = 'All work and ';
 const GREEDY = { model: 'jack', prompt: PROMPT, max_tokens: 40, temperature: 0 } as const;
 
-/** More than is generated before its client is gone. */
+/** A completion that goes on until its client leaves. */
 const LONG = { ...GREEDY, temperature: 2, max_tokens: 2000, stream: true } as const;
 
 let home: DataHome;
@@ -35,7 +35,7 @@ afterAll(async () => {
 
 const clientWith = (apiKey: string): OpenAI => new OpenAI({ apiKey, baseURL: `${home.daemon.url}/v1`, maxRetries: 0 });
 
-/** A request that the client's types would not let through. */
+/** Sends a request that the client's types do not allow. */
 const createAnyway = (body: object): Promise<OpenAI.Completion> =>
   client.completions.create(body as OpenAI.CompletionCreateParamsNonStreaming);
 
@@ -86,7 +86,7 @@ describe('a completion', () => {
     expect(result.text).toContain('no play');
   });
 
-  test('has 16 tokens at temperature 1 and a seed of chance when nothing is said', async () => {
+  test('has 16 tokens at temperature 1 and a random seed by default', async () => {
     const seeds: number[] = [];
     for (let i = 0; i < 2; i++) {
       await client.completions.create({ model: 'jack', prompt: PROMPT });
@@ -144,7 +144,7 @@ describe('a completion', () => {
     expect(streamed).toBe(PROMPT + text);
   });
 
-  test('ends before a stop text, of which no piece is ever shown', async () => {
+  test('ends before a stop text, no part of which is ever shown', async () => {
     const { text } = (await client.completions.create(GREEDY)).choices[0];
     const stop = text.slice(7, 12);
     const stopped = await client.completions.create({ ...GREEDY, stop });
@@ -219,7 +219,7 @@ describe('a stream', () => {
     expect(chunks.length).toBeGreaterThan(40);
   });
 
-  test('has whole characters only, and nothing of a stop text of many bytes', async () => {
+  test('has whole characters only, and no part of a stop text of many bytes', async () => {
     const read = async (stop: string[]): Promise<string[]> => {
       const pieces: string[] = [];
       const asked = { ...GREEDY, max_tokens: 90, stop, stream: true } as const;
@@ -238,7 +238,7 @@ describe('a stream', () => {
     }
   });
 
-  test('that the daemon cannot finish ends with an error, and the daemon with success', async () => {
+  test('that the daemon cannot finish ends with an error, and the daemon exits with success', async () => {
     const other = await startedHome();
     await other.json(['create', 'm', ...flagsOf(MODEL), '--tokenizer', 'byte']);
     const { url, token } = other.daemon;
@@ -266,7 +266,7 @@ describe('a stream', () => {
     expect(await raw.untilEnd(jobId)).toMatchObject({ type: 'cancelled' });
   });
 
-  test('whose job is cancelled by another ends with an error', async () => {
+  test('whose job another client cancels ends with an error', async () => {
     const stream = await client.completions.create(LONG);
     const read = async (): Promise<void> => {
       for await (const { id } of stream) await raw.request('job.cancel', { jobId: id.slice('cmpl-'.length) });
@@ -306,13 +306,13 @@ describe('a request that is refused', () => {
     expect(error).toMatchObject({ type: 'invalid_request_error', code: 'invalid_spec', param });
   });
 
-  test('takes nulls for what is absent', async () => {
+  test('is none when null stands for a field that is absent', async () => {
     const names = ['top_p', 'n', 'logprobs', 'echo', 'stop', 'logit_bias', 'seed', 'best_of', 'suffix', 'stream'];
     const nulls = Object.fromEntries(names.map((name) => [name, null]));
     expect((await createAnyway({ ...GREEDY, ...nulls })).choices).toHaveLength(1);
   });
 
-  test('by an unknown model is not found, streamed or not', async () => {
+  test('for an unknown model is not found, streamed or not', async () => {
     for (const stream of [false, true]) {
       const error = await failureOf(client.completions.create({ ...GREEDY, model: 'nobody', stream }));
       expect(error).toBeInstanceOf(NotFoundError);

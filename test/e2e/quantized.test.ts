@@ -1,5 +1,5 @@
-// Weights in fewer bits on the built daemon: how much they lose on a trained model, told by `evaluate` with the programs that
-// `generate` runs.
+// Checks weights in fewer bits on the built daemon. `evaluate` runs the programs that `generate` runs, and says how much a
+// trained model loses.
 
 import path from 'node:path';
 import Database from 'better-sqlite3';
@@ -31,7 +31,7 @@ describe('evaluate --quantize', () => {
     ['int8', 0.005],
     ['int4', 0.05],
   ])('%s loses at most %d of the perplexity, and says what float32 reaches', async (quantize, most) => {
-    // A model that has learned nothing would lose nothing: this one is far from 256, which is what chance reaches.
+    // A model that has learned nothing would lose nothing. Chance has a perplexity of 256, and this model is far below.
     expect(whole.perplexity).toBeLessThan(4);
     const { quantized, ...float32 } = await evaluate('--data', `${home.dir}/text.txt`, '--quantize', quantize);
     expect(float32).toEqual(whole);
@@ -51,7 +51,7 @@ describe('evaluate --quantize', () => {
     expect(losses[1]).toBeGreaterThan(losses[0]);
   });
 
-  test('does not depend on batches, windows at once or workers', async () => {
+  test('does not depend on batches, on how many windows run at once, or on workers', async () => {
     const data = ['--data', `${home.dir}/text.txt`, '--quantize', 'int4', '--stride', '48', '--max-batches'];
     const { quantized } = await evaluate(...data, '2', '--batch-size', '6');
     expect((await evaluate(...data, '4', '--batch-size', '3')).quantized).toEqual(quantized);
@@ -84,7 +84,7 @@ describe('evaluate --quantize', () => {
 });
 
 describe('quantized weights', () => {
-  /** Runs on the database of a daemon that has stopped; the value of the last query. */
+  /** Runs SQL on the database of a daemon that has stopped. Returns the value of the last query. */
   const query = (sql: string): number => {
     const db = new Database(path.join(home.dir, 'gptd.db'));
     try {
@@ -105,7 +105,7 @@ describe('quantized weights', () => {
     const said = await serve();
     await home.signal('SIGTERM');
     expect(query(ROWS)).toBe(MATRICES);
-    // One block's matrices in the place of the other's: nobody who quantizes the weights could say what comes of it.
+    // This swaps the stored matrices of two blocks. A daemon that quantized the weights again would not generate what they give.
     const swapped = `UPDATE checkpoint_chunks SET tensor = replace(tensor, 'h.0.', 'x.') WHERE part = 'int8' AND tensor LIKE 'h.0.%';
       UPDATE checkpoint_chunks SET tensor = replace(tensor, 'h.1.', 'h.0.') WHERE part = 'int8' AND tensor LIKE 'h.1.%';
       UPDATE checkpoint_chunks SET tensor = replace(tensor, 'x.', 'h.1.') WHERE part = 'int8' AND tensor LIKE 'x.%';`;

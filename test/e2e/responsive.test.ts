@@ -1,5 +1,5 @@
-// The daemon's main thread only orchestrates: it answers at once while a model trains and its checkpoints are written. Other
-// work on the machine slows every process down, so an idle daemon is asked at the same moments.
+// Checks that the daemon's main thread answers at once while a model trains and its checkpoints are written. Other work on the
+// machine slows every process down, so an idle daemon is pinged at the same moments.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -53,12 +53,12 @@ test('99 of 100 pings during a training that writes checkpoints are answered wit
   await client.subscribe(jobId);
   await client.untilStep(jobId, 1);
 
-  // At least until a step was made and a whole checkpoint written meanwhile.
+  // The pings go on at least until a whole checkpoint was written.
   const [waits, controlWaits]: Promise<number>[][] = [[], []];
   while (waits.length < PING_COUNT || ofType(client.events, 'checkpoint').length === 0) {
     waits.push(ping(client));
     controlWaits.push(ping(control));
-    // The pace of the pings is the measurement's own: nothing is waited for.
+    // This delay is the pace of the measurement. It waits for nothing.
     await delay(PING_INTERVAL_MS);
   }
   const answeredMs = p99(await Promise.all(waits));

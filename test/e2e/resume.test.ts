@@ -1,5 +1,5 @@
-// Interruptions: whatever happens to the daemon, a job goes on by itself and ends with the bits of a run that nothing
-// disturbed, and whoever listens hears every event exactly once.
+// Interrupts the daemon: a job goes on by itself and ends with the bits of an undisturbed run, and every subscriber gets every
+// event exactly once.
 
 import { afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
@@ -21,7 +21,7 @@ const TRAINING = { steps: STEPS, batch_size: 8, micro_batch_size: 2, val_split: 
 const SAVING = { eval_every: 10, eval_batches: 1, checkpoint_every: 5 };
 const STOP_MS_MAX = 10_000;
 
-/** Sentences that no two places of the text share. */
+/** A text whose lines are all different. */
 const TEXT = Array.from({ length: 400 }, (_, i) => `Line ${i} says ${(i * i) % 97} and ${(i * 31) % 53}.`).join('\n');
 
 const homes: DataHome[] = [];
@@ -30,7 +30,7 @@ afterEach(async () => {
   await Promise.all(homes.splice(0).map((home) => home.close()));
 });
 
-/** A daemon with an untrained model `m`. */
+/** Resolves to the home of a daemon with an untrained model `m`. */
 async function homeWithModel(options: StartOptions): Promise<DataHome> {
   const home = await startedHome(options);
   homes.push(home);
@@ -51,7 +51,7 @@ async function detachedTraining(home: DataHome): Promise<string> {
   return (await home.json<{ jobId: string }>([...trainCommand(home), '--detach'])).jobId;
 }
 
-/** What is the same in every run of one spec: the steps and evaluations without their times. */
+/** Returns the steps and evaluations without their times, which are the same in every run of a spec. */
 const measured = (events: readonly JobEvent[]): unknown[] => [
   ...ofType(events, 'step').map(({ data: { step, loss, lr, gradNorm, tokens } }) => ({
     step,
@@ -63,7 +63,7 @@ const measured = (events: readonly JobEvent[]): unknown[] => [
   ...ofType(events, 'eval').map(({ data }) => data),
 ];
 
-/** The job's events after those in `heard`, up to the first that is wanted, over a connection of their own. */
+/** Adds the job's next events to `heard`, up to the first one that `until` accepts, over a new connection. */
 async function hearOn(
   home: DataHome,
   {
@@ -117,7 +117,7 @@ describe('training', () => {
     const [{ jobId }] = jobs;
 
     const heard: JobEvent[] = [];
-    // Before the first checkpoint, and twice between two.
+    // The first kill comes before the first checkpoint, the others between two checkpoints.
     for (const [step, workers] of [
       [3, 3],
       [7, 2],
@@ -132,7 +132,7 @@ describe('training', () => {
     expect(trainResult(heard)).toEqual(reference.result);
     expect(measured(heard)).toEqual(reference.measured);
     expect(seqs(heard)).toEqual(upTo(heard.length));
-    // The command that submitted the job looked for the daemon three times and heard the same.
+    // The command that submitted the job has connected again three times and has got the same events.
     const { exitCode, stdout } = await command.ended;
     expect(exitCode).toBe(0);
     expect(parseEvents(stdout)).toEqual(heard);
@@ -162,7 +162,7 @@ describe('training', () => {
     const heard: JobEvent[] = [];
     await hearOn(home, { jobId, heard, until: atStep(13) });
     expect(await home.json(['pause', jobId])).toEqual({ jobId, state: 'paused' });
-    // A pause is as good as a stop: it saves its work and outlives the daemon.
+    // A pause saves the work as a stop does, and outlives the daemon.
     await home.restart('SIGKILL', { workers: 2 });
     expect(await home.json(['jobs'])).toMatchObject({ jobs: [{ jobId, state: 'paused' }] });
     expect(await home.json(['resume', jobId])).toMatchObject({ jobId });

@@ -1,4 +1,5 @@
-// What a long life leaves behind: the space of deleted models and the records of ended jobs come back while the daemon runs.
+// Checks that a daemon that runs for long does not grow: it returns the space of deleted models and drops the records of ended
+// jobs.
 
 import path from 'node:path';
 import Database from 'better-sqlite3';
@@ -6,7 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { JobRecord } from '../../src/daemon/protocol/jobs.ts';
 import { startedHome, type DataHome, type StartOptions } from './daemon-fixture.ts';
 
-/** 11 MB of weights. */
+/** A model with 11 MB of weights. */
 const MODEL = { vocab_size: 4000, context_length: 64, emb_dim: 256, n_heads: 4, n_layers: 1, drop_rate: 0 };
 const MODEL_BYTES = 4 * (2 * 4000 * 256 + 64 * 256 + 12 * 256 * 256);
 const PATIENCE = { timeout: 20_000 };
@@ -17,7 +18,7 @@ async function running(options: StartOptions = {}): Promise<DataHome> {
   return home;
 }
 
-/** Of the database, what is still in the write-ahead log counted. */
+/** Returns the bytes of the database, with the pages that are still in the write-ahead log. */
 function databaseBytes(home: DataHome): number {
   const db = new Database(path.join(home.dir, 'gptd.db'), { readonly: true });
   try {
@@ -56,7 +57,7 @@ test('--keep-jobs bounds the ended jobs that are kept, while the daemon runs and
     const { jobs } = await home.json<{ jobs: JobRecord[] }>(['jobs', '--all']);
     return jobs.map(({ kind, jobId }) => (kind === 'create' ? kind : jobId));
   };
-  // What made a model that is there is kept besides.
+  // The job that made an existing model is kept as well.
   await expect.poll(kept, PATIENCE).toEqual([...ended.slice(0, 3), 'create']);
   await expect(client.subscribe(ended[3])).rejects.toMatchObject({ data: { code: 'not_found' } });
   client.close();

@@ -1,4 +1,4 @@
-// Several samples of one prompt: what the events, the result, the command line and OpenAI's API say of them.
+// Checks several samples of one prompt: in the events, in the result, on the command line and in OpenAI's API.
 
 import OpenAI from 'openai';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -18,7 +18,7 @@ beforeAll(async () => {
 
 afterAll(() => home.close());
 
-test('each sample has its own tokens, and the first is the one that is generated alone', async () => {
+test('each sample has its own tokens, and the first is the sample that is generated alone', async () => {
   const alone = generateResult(await home.events(DRAWN));
   const events = await home.events([...DRAWN, '--n', '3']);
   const { samples = [], ...first } = generateResult(events);
@@ -49,7 +49,7 @@ test('a job of many samples makes the daemon print no warning', async () => {
   }
 });
 
-test('the command line prints the first as it comes and the others under headings', async () => {
+test('the command line prints the first sample as it comes and the others under headings', async () => {
   const { samples = [] } = generateResult(await home.events([...DRAWN, '--n', '3']));
   const { stdout, exitCode } = await home.cli([...DRAWN, '--n', '3']);
   expect(exitCode).toBe(0);
@@ -57,7 +57,7 @@ test('the command line prints the first as it comes and the others under heading
   expect(stdout).toBe(`${first}\n\n--- sample 2 of 3 ---\n${second}\n\n--- sample 3 of 3 ---\n${third}\n`);
 });
 
-test("OpenAI's client gets them as choices, prompt by prompt, streamed or not", async () => {
+test("OpenAI's client gets samples as choices, prompt by prompt, streamed or not", async () => {
   const asked = { model: 'm', prompt: ['Hello', 'Good'], max_tokens: 20, temperature: 1, seed: 11, n: 2 };
   const { samples = [] } = generateResult(await home.events([...DRAWN, '--n', '2']));
   const { choices, usage } = await client.completions.create(asked);

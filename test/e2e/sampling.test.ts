@@ -1,4 +1,4 @@
-// The options of a generation, asked for as a user does and read from its events.
+// Checks the options of a generation: the test sets them as a user does and reads the events.
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { TokenData } from '../../src/daemon/protocol/generation.ts';
@@ -31,7 +31,7 @@ test('a stop id is the last id, and neither it nor anything after it is shown', 
   expect(stopped.text).toBe(new TextDecoder().decode(Uint8Array.from(whole.ids.slice(0, first))));
 });
 
-test('banned ids do not occur, and what is left is drawn with the same model', async () => {
+test('banned ids do not occur, and the other ids are drawn by the same model', async () => {
   const common = (await tokensOf(DRAWN)).slice(0, 3).map(({ id }) => id);
   const tokens = await tokensOf([...DRAWN, '--ban-id', common.join(','), '--max-tokens', '120']);
   expect(tokens).toHaveLength(120);
@@ -41,7 +41,7 @@ test('banned ids do not occur, and what is left is drawn with the same model', a
   }
 });
 
-test('a presence penalty of 2 never raises how often one id comes back', async () => {
+test('a presence penalty of 2 never makes an id come back more often', async () => {
   const distinct = async (flags: readonly string[]): Promise<number> =>
     new Set(generateResult(await home.events([...GENERATE, ...flags])).ids).size;
   const plain = await distinct([]);
@@ -67,13 +67,13 @@ test('logprobs list the likeliest tokens with their texts, and change nothing el
   }
 });
 
-test('logprobs are told as a table behind the text', async () => {
+test('logprobs are printed as a table behind the text', async () => {
   const { stdout, exitCode } = await home.cli([...GENERATE, '--max-tokens', '2', '--logprobs', '2']);
   expect(exitCode).toBe(0);
   expect(stdout).toMatch(/\n\nINDEX +TOKEN +LOGPROB +LIKELIEST\n *0 +"[^\n]+\n *1 +"[^\n]+\n$/);
 });
 
-test('the result tells where the time went', async () => {
+test('the result says where the time went', async () => {
   const { timings, usage } = generateResult(await home.events(GENERATE));
   expect(usage).toMatchObject({ promptTokens: 5, completionTokens: 30 });
   for (const value of Object.values(timings)) expect(value).toBeGreaterThanOrEqual(0);

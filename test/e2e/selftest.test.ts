@@ -1,5 +1,5 @@
-// `gptd selftest` as a user runs it, on both engines; and on copies of the built program with a fault in each, because a
-// self-test that cannot fail says nothing.
+// Runs `gptd selftest` as a user does, on both engines. It also runs on copies of the built program with a fault in each, because
+// a self-test that cannot fail says nothing.
 
 import { execFile } from 'node:child_process';
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -15,8 +15,8 @@ const folder = mkdtempSync(path.join(os.tmpdir(), 'gptd-faulty-'));
 afterAll(() => rmSync(folder, { recursive: true }));
 
 /**
- * Runs a built program's selftest in a temporary directory of its own, and looks what is left there: nothing, ONNX Runtime's
- * files about reports to its maker included.
+ * Runs a built program's selftest with a temporary directory of its own. Resolves to its exit code, its output and the files that
+ * are left in that directory. ONNX Runtime's files about reports to its maker would be among them.
  */
 function selftest(dist: string, flags: readonly string[]): Promise<{ code: number; stdout: string; left: string[] }> {
   const temporary = mkdtempSync(path.join(folder, 'tmp-'));
@@ -44,7 +44,7 @@ describe('the built program', () => {
     expect({ code, left }).toEqual({ code: 0, left: [] });
   });
 
-  test('prints a row a check', async () => {
+  test('prints a row for each check', async () => {
     const { code, stdout } = await selftest(path.join(ROOT, 'dist'), []);
     expect(stdout).toMatch(/^gptd \S+ on onnx \S+ \(.*\)\nok {4}attention .*\nok {4}gradients .*\n/);
     expect(stdout).toMatch(/\nAll checks passed in \d+\.\d s\.\n$/);
@@ -57,7 +57,7 @@ interface Fault {
   readonly file: string;
   readonly from: string | RegExp;
   readonly to: string;
-  /** Checks that must find it. */
+  /** The checks that must find the fault. */
   readonly failing: readonly string[];
 }
 

@@ -1,5 +1,5 @@
-// Many generations at once on the built daemon: what one of them says depends on nothing but its own spec. Not on the others in
-// its batch, the number of workers, what is cached, guesses, a training of the same model, or a restart in the middle.
+// Runs many generations at once on the built daemon. The tokens of a generation depend on nothing but its own spec: not on the
+// others in its batch, the number of workers, what is cached, guesses, a training of the same model, or a restart in the middle.
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { JobEvent } from '../../src/daemon/protocol/jobs.ts';
@@ -11,7 +11,7 @@ const PROMPT = 'call me ishmael. some years ago, never mind how ';
 const said = (events: readonly JobEvent[]): unknown =>
   ofType(events, 'token').map(({ data }) => [data.sample ?? 0, data.index, data.id, data.text, data.logprob]);
 
-/** Specs that differ in everything that may share a step. */
+/** Specs that differ in every option whose generations may share a step. */
 const SPECS = Array.from({ length: 12 }, (_, i) => ({
   model: 'm',
   prompt: i % 4 === 3 ? `${i} other beginnings` : PROMPT.slice(0, 20 + 2 * i),
@@ -57,7 +57,7 @@ describe('generations', () => {
     return all.map((jobId) => said(client.events.filter((event) => event.jobId === jobId)));
   };
 
-  test('say the same in one batch, with each other in the cache', async () => {
+  test('say the same in one batch, where they find each other in the cache', async () => {
     expect(await together(home)).toEqual(alone);
   });
 
@@ -93,7 +93,7 @@ describe('generations', () => {
     client.close();
   });
 
-  test('a repeated prompt is taken from the cache', async () => {
+  test('take a repeated prompt from the cache', async () => {
     const spec = { model: 'm', prompt: PROMPT, maxTokens: 3 };
     const client = await home.connect();
     await client.follow('generate', spec);
@@ -102,7 +102,7 @@ describe('generations', () => {
     expect(again.usage.reusedTokens).toBe(PROMPT.length - 1);
   });
 
-  test('what repeats itself is guessed', async () => {
+  test('guess text that repeats itself', async () => {
     const client = await home.connect();
     const events = await client.follow('generate', {
       model: 'm',
@@ -116,7 +116,7 @@ describe('generations', () => {
     expect(speculation.accepted).toBeGreaterThan(100);
   });
 
-  test('samples differ, and each says what it says alone', async () => {
+  test('have samples that differ, each of which says what it says alone', async () => {
     const client = await home.connect();
     const spec = { model: 'm', prompt: PROMPT, maxTokens: 12, temperature: 1, seed: 3 };
     const events = await client.follow('generate', { ...spec, n: 3 });
@@ -127,7 +127,7 @@ describe('generations', () => {
     client.close();
   });
 
-  test('a context that slides goes on; one that does not ends with a reason', async () => {
+  test('go on when their context slides, and end with a reason when it does not', async () => {
     const client = await home.connect();
     const spec = { model: 'm', prompt: PROMPT, maxTokens: 100 };
     expect(generateResult(await client.follow('generate', spec))).toMatchObject({ reason: 'context' });
@@ -139,7 +139,13 @@ describe('generations', () => {
 
 test.each([undefined, 'int8', 'int4'])('a stream goes on behind its last token after a kill: %s', async (quantize) => {
   const spec = {
-    ...{ model: 'm', prompt: PROMPT, maxTokens: 400, temperature: 0.8, seed: 4, n: 2, onContextFull: 'slide' },
+    model: 'm',
+    prompt: PROMPT,
+    maxTokens: 400,
+    temperature: 0.8,
+    seed: 4,
+    n: 2,
+    onContextFull: 'slide',
     ...(quantize === undefined ? {} : { quantize }),
   };
   const home = await homeWithModel(2);

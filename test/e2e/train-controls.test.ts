@@ -1,5 +1,5 @@
-// What a trainer may ask of a run beside its steps: to stop when nothing improves, to keep the best checkpoint, to begin at any
-// checkpoint, to prove what was computed, and to say exactly where it went wrong.
+// Checks what a user may ask of a training run beside its steps: to stop when nothing improves, to keep the best checkpoint, to
+// begin at any checkpoint, to prove what was computed, and to say exactly where it went wrong.
 
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { CHAIN_START, nextLink } from '../../src/model/chain.ts';
@@ -17,11 +17,21 @@ import {
 } from './daemon-fixture.ts';
 
 const MODEL = { vocab_size: 256, context_length: 16, emb_dim: 32, n_heads: 2, n_layers: 2, drop_rate: 0.1, seed: 5 };
-/** Letters in no order: a model first learns which ones there are, then only the training part by heart. */
+/** Letters without an order. A model first learns which letters there are, and then can only learn the training part by heart. */
 const TEXT = Array.from({ length: 400 }, (_, i) => 'abcd'[((i * i * 7 + i * 13) % 61) % 4]).join('');
 const OVERFITTING = {
-  ...{ steps: 400, batch_size: 8, micro_batch_size: 4, val_split: 0.3, lr: 5e-3, seed: 9 },
-  ...{ eval_every: 5, eval_batches: 2, checkpoint_every: 7, keep_last: 1, patience: 3, sample_every: 10 },
+  steps: 400,
+  batch_size: 8,
+  micro_batch_size: 4,
+  val_split: 0.3,
+  lr: 5e-3,
+  seed: 9,
+  eval_every: 5,
+  eval_batches: 2,
+  checkpoint_every: 7,
+  keep_last: 1,
+  patience: 3,
+  sample_every: 10,
 };
 
 const homes: DataHome[] = [];
@@ -67,7 +77,7 @@ describe('patience', () => {
     expect(result).toMatchObject({ reason: 'patience', best: { step: best.step, valLoss: best.valLoss } });
     expect(result.step).toBe(best.step + 15);
     expect(evals.at(-1)?.step).toBe(result.step);
-    // Of this job the newest is kept, and the best.
+    // The newest and the best checkpoint of this job are kept.
     const kept = await checkpointsOf(shared, 'patient');
     expect(kept.map(({ step }) => step)).toEqual([0, best.step, result.step]);
     const shown = await shared.json<{ digest: string }>(['models', 'show', 'patient']);
@@ -149,12 +159,12 @@ describe('training NAME@STEP', () => {
     const events = await shared.events(train(shared, 'forked@2', { ...SHORT, steps: 3, checkpoint_every: 0 }));
     expect(ofType(events, 'step').map(({ data }) => data.step)).toEqual([3, 4, 5]);
     expect(trainResult(events)).toMatchObject({ model: 'forked', step: 5 });
-    // Windows and dropout are those of a new run from step 2: the same as training twice from it.
+    // The run has the windows and the dropout of a new run from step 2, so a second one from that step has the same bits.
     const again = await shared.events(train(shared, 'forked@2', { ...SHORT, steps: 3, checkpoint_every: 0 }));
     expect(trainResult(again).digest).toBe(trainResult(events).digest);
   });
 
-  test('that is not there is refused before it begins', async () => {
+  test('is refused before it begins when there is no such checkpoint', async () => {
     const { exitCode, stderr } = await shared.cli(train(shared, 'forked@77', SHORT));
     expect([exitCode, stderr]).toEqual([EXIT.jobFailed, 'gptd: The model forked has no checkpoint of step 77.\n']);
   });
@@ -242,7 +252,7 @@ describe('samples', () => {
   });
 });
 
-test('cancelling while a large text is tokenized ends the job between two pieces; the daemon answers meanwhile', async () => {
+test('cancelling while a large text is tokenized ends the job between two pieces, and the daemon answers meanwhile', async () => {
   const words = Array.from({ length: 2_500_000 }, (_, i) => ((i * 2654435761) % 999_999_937).toString(36));
   shared.write('large.txt', words.join(' '));
   await shared.json([

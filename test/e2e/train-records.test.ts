@@ -1,5 +1,5 @@
-// What stays of a training and can be asked for later: evaluations of any checkpoint on any text, the history of losses, and the
-// proof that what is stored is what was computed.
+// Checks what can be asked for after a training: evaluations of any checkpoint on any text, the history of losses, and the proof
+// that what is stored is what was computed.
 
 import Database from 'better-sqlite3';
 import path from 'node:path';
@@ -32,13 +32,13 @@ const evaluate = (home: DataHome, ...args: string[]): Promise<EvaluateResult> =>
   home.json<EvaluateResult>(['evaluate', ...args]);
 
 describe('evaluate', () => {
-  test('predicts every byte of a text but the first, and says the loss in three ways', async () => {
+  test('predicts every byte of a text but the first, and gives the loss in three ways', async () => {
     const result = await evaluate(shared, 'm@20', '--data', `${shared.dir}/other.txt`);
     const bytes = new TextEncoder().encode(OTHER).length;
     expect(result).toMatchObject({ model: 'm', step: 20, tokens: bytes - 1, contextLength: T, stride: T });
     expect(result.windows).toBe(Math.ceil((bytes - 1) / T));
     expect(result.perplexity).toBeCloseTo(Math.exp(result.loss), 10);
-    // A token is a byte here.
+    // The model has the byte tokenizer, so a token is a byte.
     expect(result.bitsPerByte).toBeCloseTo(result.loss / Math.LN2, 10);
     expect(result.digest).toBe(trainResult(events).digest);
   });
@@ -61,7 +61,7 @@ describe('evaluate', () => {
     const validation = bytes.subarray(bytes.length - Math.floor(bytes.length * 0.1));
     shared.write('validation.txt', validation);
     const said = ofType(events, 'eval').at(-1)!.data;
-    // The training took every whole window of this part: five batches of four are more than there are.
+    // The training evaluated every whole window of this part: it takes five batches of four, and there are fewer windows.
     const windows = Math.floor((validation.length - 1) / T);
     expect(windows).toBeLessThanOrEqual(20);
     const result = await evaluate(
@@ -96,10 +96,14 @@ describe('evaluate', () => {
 });
 
 describe('history', () => {
-  test('holds every step and evaluation as they were told', async () => {
+  test('holds every step and evaluation as in the events', async () => {
     const { points } = await shared.json<{ points: HistoryPoint[] }>(['history', 'm']);
     const steps = ofType(events, 'step').map(({ data: { step, loss, gradNorm, lr, tokens } }) => ({
-      ...{ step, loss, gradNorm, lr, tokens },
+      step,
+      loss,
+      gradNorm,
+      lr,
+      tokens,
     }));
     expect(points.filter(({ loss }) => loss !== null)).toMatchObject(steps);
     const evals = ofType(events, 'eval').map(({ data: { step, trainLoss, valLoss } }) => ({
@@ -131,7 +135,7 @@ describe('history', () => {
 });
 
 describe('verify', () => {
-  test('computes digest and hash chain again, of every checkpoint', async () => {
+  test('computes the digest and the hash chain of every checkpoint again', async () => {
     for (const reference of ['m', 'm@10', 'm@0']) {
       const result = await shared.json<VerifyResult>(['verify', reference]);
       expect(result).toMatchObject({ ok: true, problem: null, recomputedDigest: result.digest });

@@ -1,4 +1,5 @@
-// A data directory that another version has written: jobs of kinds and with fields that this one does not know, or has since added.
+// Starts a daemon on a data directory of another version: its jobs have kinds or fields that this version does not know, or lack
+// fields that this version has.
 
 import path from 'node:path';
 import Database from 'better-sqlite3';
@@ -12,7 +13,7 @@ let client: RawClient;
 const TEXT = 'It is not down in any map; true places never are. '.repeat(20);
 const record = (jobId: string): Promise<JobRecord> => client.request('job.get', { jobId });
 
-/** Changes what the stopped daemon has stored. */
+/** Changes the database of the stopped daemon. */
 function inDatabase(change: (db: Database.Database) => void): void {
   const db = new Database(path.join(home.dir, 'gptd.db'));
   change(db);
@@ -48,7 +49,7 @@ describe('jobs that were queued by another version', () => {
       const { jobId } = await home.json<{ jobId: string }>(['train', 'm', '--data', data, ...flags, '--detach']);
       return jobId;
     };
-    // As long as the first one trains, the others wait in the queue.
+    // The others wait in the queue as long as the first job trains.
     const busy = await submit(1_000_000);
     for (const name of ['foreign', 'strange', 'older'] as const) jobIds[name] = await submit(2);
     await home.signal('SIGTERM');
@@ -61,7 +62,7 @@ describe('jobs that were queued by another version', () => {
       change.run('distil', JSON.stringify({ model: 'm', teacher: 'n' }), jobIds.foreign);
       change.run('train', JSON.stringify({ ...specOf(jobIds.strange), curriculum: 'hard' }), jobIds.strange);
       const older = specOf(jobIds.older);
-      // Neither has been in specs from the beginning.
+      // An older version writes neither of these fields.
       delete older['keepLast'];
       delete older['shuffle'];
       change.run('train', JSON.stringify({ ...older, noShuffle: true }), jobIds.older);
@@ -79,7 +80,7 @@ describe('jobs that were queued by another version', () => {
     });
   });
 
-  test('so does one whose spec has a field that this version does not know', async () => {
+  test('a job whose spec has a field that this version does not know fails by itself too', async () => {
     expect((await home.cli(['attach', jobIds.strange])).exitCode).toBe(1);
     expect(await record(jobIds.strange)).toMatchObject({
       state: 'failed',

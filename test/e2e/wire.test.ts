@@ -1,4 +1,4 @@
-// The wire contract in literal frames and requests, as a client sees it that knows nothing but the contract.
+// Checks the wire contract in literal frames and requests, as a client does that knows nothing but the contract.
 
 import { createHash, randomBytes } from 'node:crypto';
 import { request as httpRequest } from 'node:http';
@@ -36,7 +36,7 @@ interface Asked {
   readonly body?: Uint8Array;
 }
 
-/** A request whose every header is the test's own, Host included. */
+/** Sends a request whose headers all come from the test, Host included. */
 function ask(path: string, { method = 'GET', headers = {}, body }: Asked = {}): Promise<Reply> {
   return new Promise((resolve, reject) => {
     const request = httpRequest(`${home.daemon.url}${path}`, { method, headers, agent: false }, (response) => {
@@ -185,7 +185,7 @@ describe('the WebSocket', () => {
     for (const socket of sockets.splice(0)) socket.terminate();
   });
 
-  /** The subprotocol that the daemon chose, or the status of its refusal. */
+  /** Resolves to the subprotocol that the daemon chose, or to the status of its refusal. */
   function open(
     protocols: readonly string[],
     headers: Readonly<Record<string, string>> = {},
@@ -203,7 +203,7 @@ describe('the WebSocket', () => {
     });
   }
 
-  test('echoes the subprotocol gptd.v1, also when the token comes as a second one', async () => {
+  test('echoes the subprotocol gptd.v1, also when the token comes as a second subprotocol', async () => {
     expect(await open(['gptd.v1'], authorized())).toBe('gptd.v1');
     expect(await open(['gptd.v1', `bearer.${home.daemon.token}`])).toBe('gptd.v1');
     expect(await open([`bearer.${home.daemon.token}`, 'gptd.v1'])).toBe('gptd.v1');
@@ -233,7 +233,7 @@ describe('the WebSocket', () => {
     ] as const) {
       const other = await home.connect();
       other.socket.send(frame);
-      // Much is still on its way when the close frame goes out.
+      // Many frames are still on their way when the daemon sends the close frame.
       for (let i = 0; i < 8; i++) other.socket.send(' '.repeat(2 ** 20));
       expect(await other.closed).toBe(code);
     }
@@ -288,13 +288,13 @@ describe('HTTP', () => {
     const answered = await fetch(url, { method: 'POST', headers, body });
     expect([answered.status, answered.headers.get('access-control-allow-origin')]).toEqual([200, PAGE]);
     expect(await answered.text()).toContain('data: [DONE]');
-    // The page learns why, too.
+    // The page may also read why it was refused.
     const refused = await fetch(url, { method: 'POST', headers: { origin: PAGE }, body });
     expect([refused.status, refused.headers.get('access-control-allow-origin')]).toEqual([401, PAGE]);
   });
 
   test.each(['https://evil.example', 'null', 'http://localhost:5174', undefined])(
-    'the origin %s is given no leave to ask or to read',
+    'the origin %s may neither ask nor read',
     async (origin) => {
       const from: Record<string, string> = origin === undefined ? {} : { origin };
       const asks = { 'access-control-request-method': 'POST' };
@@ -331,7 +331,7 @@ describe('HTTP', () => {
     expect(reply.subarray(-bytes.length).equals(bytes)).toBe(true);
   });
 
-  test('a loopback name is a Host of its own, whatever the port', async () => {
+  test('a loopback name is accepted as Host, whatever the port', async () => {
     for (const host of ['localhost', 'localhost:9000', '127.0.0.1', '[::1]:7433']) {
       expect(await ask('/healthz', { headers: { host } })).toMatchObject({ status: 200 });
     }
@@ -343,7 +343,7 @@ describe('HTTP', () => {
   });
 
   test('a blob is stored under its digest, read back to the byte, and refused under another', async () => {
-    // Longer than one chunk of the store, and no multiple of it.
+    // The body is longer than one chunk of the store, and no multiple of a chunk.
     const body = randomBytes(3_000_001);
     const path = `/v1/blobs/sha256:${createHash('sha256').update(body).digest('hex')}`;
     const headers = authorized();

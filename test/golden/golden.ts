@@ -1,4 +1,4 @@
-// The reference runs of PyTorch that tests compare with.
+// Reads PyTorch's reference runs, with which tests compare; the README beside this file says how they were made.
 
 import { readFileSync } from 'node:fs';
 import type { GptConfig } from '../../src/model/config.ts';
@@ -15,7 +15,7 @@ export interface Golden {
     readonly decay: 'all' | 'matrices';
     readonly grad_clip: number;
   };
-  /** tokens[step][row]: T + 1 ids. */
+  /** Holds the T + 1 ids of each sequence: `tokens[step][row]`. */
   readonly tokens: readonly (readonly (readonly number[])[])[];
   readonly loss: readonly number[];
   readonly gradNorm: readonly number[];
@@ -31,7 +31,7 @@ export function golden(name: GoldenName): Golden {
   return JSON.parse(readFileSync(new URL(`./${name}.json`, import.meta.url), 'utf8')) as Golden;
 }
 
-/** The run's token ids as `--tokenizer none` reads them. */
+/** Returns the run's token ids as `--tokenizer none` reads them. */
 export const flatTokens = ({ tokens }: Golden): Uint16Array => Uint16Array.from(tokens.flat(2));
 
 export const relative = (value: number, reference: number): number => Math.abs(value / reference - 1);

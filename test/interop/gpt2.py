@@ -1,5 +1,5 @@
-"""Greedy tokens of a directory that gptd exported as safetensors, in PyTorch and with the module tree of Hugging Face's
-GPT2LMHeadModel: config.json gives the shapes, and the state must fit by name and shape without a remainder.
+"""Generates greedy tokens in PyTorch from a directory that gptd exported as safetensors. The modules form the tree of Hugging
+Face's GPT2LMHeadModel: config.json gives the shapes, and the state must fit by name and shape without a remainder.
 
     gpt2.py DIRECTORY PROMPT_IDS COUNT     prints the ids as JSON
 """
@@ -18,7 +18,7 @@ def read_safetensors(file):
     data = file.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    # Their loader refuses a file that does not say which framework its tensors are for.
+    # Hugging Face's loader refuses a file that does not name the framework of its tensors.
     assert header.pop("__metadata__")["format"] == "pt"
     state = {}
     for name, tensor in header.items():

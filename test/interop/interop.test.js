@@ -1,6 +1,6 @@
-// What gptd exports, in the programs that it is exported for: llama.cpp (through node-llama-cpp), transformers.js and
-// PyTorch give the tokens that gptd gives, for each of its tokenizers. Run it with `npm run test:interop`, which installs the
-// first two; PyTorch is Debian's python3-torch, and where it is missing its tests say that they did not run.
+// Loads gptd's exports into other programs: llama.cpp (through node-llama-cpp), transformers.js and PyTorch give the tokens that
+// gptd gives, for each of its tokenizers. `npm run test:interop` installs the first two and runs these tests. PyTorch is Debian's
+// python3-torch. Where it is missing, its tests say that they did not run.
 
 import assert from 'node:assert/strict';
 import { execFile, spawnSync } from 'node:child_process';
@@ -23,7 +23,7 @@ const TOKENS = 50;
 const PROMPT = 'Call me Ishmael. Some';
 const MIXED = 'the whale,\n\n it\'s  "here" — naïve, 日本';
 const SHAPE = ['--context-length', '80', '--emb-dim', '64', '--n-heads', '2', '--n-layers', '2', '--drop-rate', '0'];
-// So many passes over so little text that a greedy text is more than one word again and again.
+// These settings train long enough on a short text that greedy text is not one word again and again.
 const STEPS = ['--steps', '150', '--batch-size', '4', '--lr', '0.005', '--stride', '16', '--val-split', '0'];
 const MODELS = {
   byte: ['--vocab-size', '256', '--tokenizer', 'byte'],
@@ -36,7 +36,7 @@ async function gptd(...args) {
   return stdout;
 }
 
-/** What gptd itself says, greedily. */
+/** Resolves to gptd's own greedy continuation of the prompt. */
 async function generated(name, prompt = ['--prompt', PROMPT]) {
   const lines = (await gptd('generate', name, ...prompt, '--max-tokens', String(TOKENS), '--json')).trim();
   return JSON.parse(lines.split('\n').at(-1)).data.result;
@@ -53,7 +53,7 @@ before(async () => {
     .replace(/[^\n -~]/g, '')
     .slice(0, 800);
   const data = path.join(home, 'text.txt');
-  // The alphabet of the char model is that of its text.
+  // The char model takes its alphabet from this text.
   writeFileSync(data, `${text}\n${MIXED}\n`);
   await gptd('start', '--port', '0', '--workers', '1', '--detach');
   for (const [name, flags] of Object.entries(MODELS)) {
@@ -89,7 +89,7 @@ describe('llama.cpp', () => {
         }
         const { ids } = await generated(name);
         assert.ok(new Set(ids).size > 5, `a text of ${new Set(ids).size} tokens proves little`);
-        // Rounded weights may choose another token sooner or later; as f32 they are the same weights.
+        // Rounded weights may choose another token sooner or later. An f32 file holds the same weights.
         if (type === 'f32') assert.deepEqual(out, ids);
         else assert.deepEqual(out.slice(0, 3), ids.slice(0, 3));
         await context.dispose();

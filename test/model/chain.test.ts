@@ -1,4 +1,4 @@
-// The hash chain over a run's steps, against the bytes that its definition names.
+// Checks the hash chain over a run's steps against the bytes that its definition names.
 
 import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';

@@ -1,4 +1,4 @@
-// Parameter counts against the published ones, and against the table they are read from.
+// Checks parameter counts against the published ones, and against the table from which they are counted.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -19,7 +19,7 @@ test.each<[PresetName, number]>([
   expect(countParameters(PRESETS[preset]).total_params).toBe(total);
 });
 
-test('the parts of GPT_CONFIG_124M', () => {
+test('the parts of GPT_CONFIG_124M have their published counts', () => {
   expect(countParameters(PRESETS.GPT_CONFIG_124M)).toEqual({
     token_embeddings: 38597376,
     position_embeddings: 786432,
@@ -35,7 +35,7 @@ test('the parts of GPT_CONFIG_124M', () => {
   });
 });
 
-test('a tied model counts the matrix once', () => {
+test('a tied model counts the matrix of its embedding and head once', () => {
   expect(countParameters(PRESETS.gpt2).output_projection).toBe(0);
 });
 
@@ -72,7 +72,7 @@ test('the total is that of the whole table, and the parts add up', () => {
   );
 });
 
-test('the matrices are those that rows are multiplied with, however deep and tied the model', () => {
+test('matrices count when rows are multiplied with them, whether the model is tied or not', () => {
   const { block, head, total, largest } = countMatrices(PRESETS.gpt2);
   expect({ block, head, largest }).toEqual({ block: 12 * 768 * 768, head: 50257 * 768, largest: 50257 * 768 });
   expect(total).toBe(12 * block + head);
@@ -85,7 +85,7 @@ test('the matrices are those that rows are multiplied with, however deep and tie
   expect(countMatrices({ ...PRESETS.gpt2, vocab_size: 100 }).largest).toBe(4 * 768 * 768);
 });
 
-test('bytes follow the rows: those of all tensors, and those of the trained ones', () => {
+test('bytes count for all tensors, and for the trained ones', () => {
   const config = PRESETS.gpt2;
   expect(countBytes(config)).toEqual({ all: 4 * 124439808, trained: 4 * 124439808 });
   const isTrained = (name: string): boolean => name === 'h.5.attn.c_attn.bias' || name.startsWith('ln_f.');

@@ -1,5 +1,4 @@
-// The digest of weights: its definition, spelled out with nothing but SHA-256, and its refusal of anything out of
-// order.
+// Checks the digest of weights: its definition, written out with nothing but SHA-256, and its refusal of anything out of order.
 
 import { createHash } from 'node:crypto';
 import { expect, test } from 'vitest';

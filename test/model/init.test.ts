@@ -1,5 +1,5 @@
-// Initialization against PyTorch 1.13 on a CPU. The pinned figures and digests come from torch.manual_seed(seed)
-// followed by building Raschka's GPTModel(config) there.
+// Checks the initialization against PyTorch 1.13 on a CPU. The pinned figures and digests come from a run of PyTorch that calls
+// torch.manual_seed(seed) and builds Raschka's GPTModel(config).
 
 import { expect, test } from 'vitest';
 import { PRESETS, type GptConfig } from '../../src/model/config.ts';
@@ -54,8 +54,8 @@ test.each([
 
 test('the 30M model under seed 123 has the values, means and norms of PyTorch', () => {
   const D = small.emb_dim;
-  // torch's names and (out, in) order: value i of the transposed columns [first, first + width) of an (in, columns)
-  // matrix.
+  // PyTorch keeps a linear layer as (out, in). This returns the columns [first, first + width) of an (in, columns) matrix in that
+  // order.
   const linear = (data: Float32Array, { first, width, columns }: { first: number; width: number; columns: number }) => {
     const rows = data.length / columns;
     return Array.from({ length: rows * width }, (_, i) => data[(i % rows) * columns + first + Math.floor(i / rows)]);
@@ -150,8 +150,8 @@ test('the 124M model under seed 123 begins and ends as in PyTorch', () => {
   );
 });
 
-test('below 16 values draws are scalar, and the spare one of an odd tensor begins the next', () => {
-  // torch.manual_seed(0); torch.randn(12)
+test('tensors of fewer than 16 values are drawn one by one, and the spare value of an odd tensor begins the next one', () => {
+  // These are torch.manual_seed(0); torch.randn(12).
   const randn = [1.541, -0.2934, -2.1788, 0.5684, -1.0845, -1.3986, 0.4033, 0.838, -0.7193, -0.4033, -0.5966, 0.182];
   const config: GptConfig = { ...tiny, vocab_size: 3, context_length: 9, emb_dim: 1, n_heads: 1, n_layers: 1 };
   const tensors = allTensors(config, { seed: 0, scheme: 'torch' });
@@ -159,7 +159,7 @@ test('below 16 values draws are scalar, and the spare one of an odd tensor begin
   expect(drawn.map((value) => value.toFixed(4))).toEqual(randn.map((value) => value.toFixed(4)));
 });
 
-test('when a length is no multiple of 16, the last 16 values are drawn anew', () => {
+test('the last 16 values are drawn anew when the length is no multiple of 16', () => {
   const n = 3 * 7;
   const config: GptConfig = { ...tiny, vocab_size: 3, context_length: 3, emb_dim: 7, n_heads: 1, n_layers: 1 };
   const actual = allTensors(config, { seed: 5, scheme: 'torch' });
@@ -186,7 +186,7 @@ test('when a length is no multiple of 16, the last 16 values are drawn anew', ()
   }
 });
 
-test('tensors come in table order and size, norms as ones and zeros', () => {
+test('tensors come in the order and with the sizes of the table, and norms are ones and zeros', () => {
   for (const config of [tiny, { ...tiny, qkv_bias: true, tie_weights: true }]) {
     const table = tensorTable(config);
     const drawn = [...initialTensors(config, { seed: 1, scheme: 'gpt2' })];

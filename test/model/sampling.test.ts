@@ -1,17 +1,20 @@
-// Sampling against a plain reference that sorts, and the properties a client relies on.
+// Checks sampling against a plain reference that sorts, and the properties on which a client relies.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { sample as sampleRow, type Logprob, type Sample, type SampleOptions } from '../../src/model/sampling.ts';
 
-/** With what the head tells of the row: in double precision here. */
+/**
+ * Samples with the largest logit and the sum of exponentials, which the head's program computes. Here they are in double
+ * precision.
+ */
 function sample(logits: Float32Array, options: SampleOptions): Sample {
   const max = logits.every(Number.isFinite) ? Math.max(...logits) : NaN;
   const logSum = Math.log(logits.reduce((all, logit) => all + Math.exp(logit - max), 0));
   return sampleRow({ logits, max, logSum }, options);
 }
 
-/** The same definition without any shortcut: sorts the vocabulary, filters, renormalizes, walks ids in order. */
+/** Samples by the definition without any shortcut: it sorts the vocabulary, filters, renormalizes, and walks the ids in order. */
 function reference(
   logits: Float32Array,
   options: SampleOptions,
@@ -63,7 +66,7 @@ function reference(
 const logitsOf = (seed: number, V: number): Float32Array =>
   Float32Array.from({ length: V }, (_, id) => 3 * Math.sin(seed * 12.9898 + id * 78.233) + Math.cos(id * id));
 
-/** Many equal logits. */
+/** Returns logits of which many are equal. */
 const coarseLogits = (seed: number, V: number): Float32Array => logitsOf(seed, V).map(Math.round);
 
 const optional = <T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
@@ -87,7 +90,7 @@ const anyOptions = fc
     logprobs: optional(fc.integer({ min: 0, max: 20 })),
     u: fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
   })
-  // One id has to be left in every vocabulary.
+  // One id must be left in every vocabulary.
   .map((options) => ({ ...options, bannedIds: options.bannedIds?.filter((id) => id !== 0) }));
 
 test.each([
@@ -179,11 +182,11 @@ test('greedy takes the first of equal logits and reports its raw log-probability
   expect(actual.logprob).toBeCloseTo(2 - Math.log(Math.exp(1) + 2 * Math.exp(2) + 1), 14);
 });
 
-test('log-probabilities of a whole vocabulary sum to one in double precision', () => {
+test('the probabilities of a whole vocabulary sum to one in double precision', () => {
   const logits = logitsOf(3, 1000);
   let sum = 0;
   for (let id = 0; id < logits.length; id++) {
-    // A greedy pick among logits whose history pushes everything else down is that id, with its raw log-probability.
+    // The history lowers every other logit, so the greedy pick is this id, with its raw log-probability.
     const history = Array.from(logits.keys()).filter((other) => other !== id);
     const shifted = logits.map((logit) => logit - 10);
     const picked = sample(shifted, { temperature: 0, repetitionPenalty: 100, history, u: 0 });
@@ -193,7 +196,7 @@ test('log-probabilities of a whole vocabulary sum to one in double precision', (
   expect(sum).toBeCloseTo(1, 12);
 });
 
-test('top-k keeps exactly k, the lower id on ties', () => {
+test('top-k keeps exactly k ids, the lower ones of equal logits', () => {
   const logits = Float32Array.of(1, 1, 1, 1, 0);
   const ids = Array.from({ length: 100 }, (_, i) => sample(logits, { temperature: 1, topK: 2, u: i / 100 }).id);
   expect(new Set(ids)).toEqual(new Set([0, 1]));
@@ -227,14 +230,14 @@ test('a very low temperature and extreme logits stay finite', () => {
   expect(sample(logits, { temperature: 1e-6, topP: 0.9, u: 0.99 })).toEqual({ id: 2, logprob: 0 });
 });
 
-test('smaller vocabularies are not disturbed by larger ones seen before', () => {
+test('a larger vocabulary changes nothing for smaller ones that come after it', () => {
   const options = { temperature: 1, topK: 3, topP: 0.9, u: 0.7 };
   const before = sample(logitsOf(1, 10), options);
   sample(logitsOf(2, 5000), options);
   expect(sample(logitsOf(1, 10), options)).toEqual(before);
 });
 
-test.each([NaN, Infinity, -Infinity])('a logit of %d fails as the engine, by name', (value) => {
+test.each([NaN, Infinity, -Infinity])('a logit of %d fails as a named fault of the engine', (value) => {
   const logits = new Float32Array(100);
   logits[42] = value;
   expect(() => sample(logits, { temperature: 1, u: 0.5 })).toThrow(

@@ -1,4 +1,4 @@
-// Learning rates at the corners of every schedule.
+// Checks learning rates at the corners of every schedule.
 
 import { expect, test } from 'vitest';
 import { learningRate, SCHEDULES, type Schedule } from '../../src/model/schedule.ts';
@@ -51,13 +51,13 @@ test('wsd stays at the peak and falls evenly over its last steps, by default a f
   expect(learningRate(110, fifth)).toBe(0.1);
 });
 
-// The formulas as other trainers write them, with this file's count of steps: update n, from 1, is their step n.
+// The formulas as other trainers write them. Their step n is the n-th update here, counted from 1.
 const REFERENCES: Readonly<Record<(typeof SCHEDULES)[number], (step: number) => number>> = {
   constant: (step) => (step < 10 ? step / 10 : 1),
   linear: (step) => (step < 10 ? step / 10 : 0.1 + 0.9 * ((110 - step) / (110 - 10))),
-  // nanoGPT: coeff = 0.5 (1 + cos(pi (it - warmup) / (decay - warmup))).
+  // nanoGPT has coeff = 0.5 (1 + cos(pi (it - warmup) / (decay - warmup))).
   cosine: (step) => (step < 10 ? step / 10 : 0.1 + 0.5 * (1 + Math.cos((Math.PI * (step - 10)) / (110 - 10))) * 0.9),
-  // Warm-up, stable, decay over 22 of 110 steps.
+  // The decay takes 22 of 110 steps.
   wsd: (step) => (step < 10 ? step / 10 : step <= 88 ? 1 : 1 - 0.9 * ((step - 88) / 22)),
 };
 

@@ -1,4 +1,4 @@
-// `gptd doctor` on data directories with and without faults: every fault is named, with what to do, and nothing is changed.
+// Runs `gptd doctor` on data directories with and without faults: it names every fault, says what to do, and changes nothing.
 
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -31,7 +31,7 @@ test('finds nothing wrong with an empty directory', async () => {
   expect([report.ok, exitCode]).toEqual([true, EXIT.ok]);
 });
 
-test.each(['', 'x', 'fifteen-letters'])('faults the token %j, which "gptd start" refuses', async (token) => {
+test.each(['', 'x', 'fifteen-letters'])('reports the token %j, which "gptd start" refuses', async (token) => {
   writeFileSync(path.join(dir, 'token'), `${token}\n`, { mode: 0o600 });
   const { report } = await examine();
   expect(faults(report)).toEqual(['token']);

@@ -1,4 +1,4 @@
-// What files say about themselves: those that we write are read back, and damaged ones are refused without a crash.
+// Checks what `gptd inspect` says about files: our own files are read back, and damaged ones are refused without a crash.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -62,7 +62,7 @@ function onnx(): Uint8Array {
   return bytes;
 }
 
-test('a GGUF file tells its metadata and its tensors, outermost dimension first', async () => {
+test('a GGUF file shows its metadata and its tensors, outermost dimension first', async () => {
   const { files, architecture } = await inspectPath(write('m.gguf', await gguf()));
   expect(architecture).toBe('gpt2');
   const [{ format, parameters, tensors, metadata }] = files;
@@ -79,7 +79,7 @@ test('a GGUF file tells its metadata and its tensors, outermost dimension first'
   });
 });
 
-test('an ONNX file tells its inputs, outputs and weights', async () => {
+test('an ONNX file shows its inputs, outputs and weights', async () => {
   const { files, architecture } = await inspectPath(write('m.onnx', onnx()));
   expect(architecture).toBe('a causal language model with a cache');
   expect(files[0].tensors).toContainEqual({ name: 'h.1.mlp.c_fc.weight', dtype: 'F32', shape: [32, 128] });
@@ -90,7 +90,7 @@ test('an ONNX file tells its inputs, outputs and weights', async () => {
   });
 });
 
-test('safetensors tell what an import would make of them', async () => {
+test('a safetensors file shows what an import would make of it', async () => {
   const table = tensorTable(CONFIG).map(({ name, shape }) => ({ name, shape, dtype: 'F32' as const }));
   const bytes = Buffer.concat([safetensorsHeader(table, {}), Buffer.alloc(4 * PARAMETERS)]);
   const { files, architecture } = await inspectPath(write('m.safetensors', bytes));
@@ -139,7 +139,7 @@ test('text becomes the ids that training would see, with and without the header 
   await expect(exportTokens({ ...bytes, files: [latin1] })).rejects.toThrow('UTF-8');
 });
 
-test('what is not there, not known or cut off is refused', async () => {
+test('a file that is missing, unknown or cut off is refused', async () => {
   await expect(inspectPath(path.join(folder, 'none'))).rejects.toThrow('There is no file');
   await expect(inspectPath(write('a.pt', 'PK and the rest'))).rejects.toMatchObject({ code: 'incompatible' });
   const pickled = inspectPath(write('pytorch_model.bin', 'PK and the rest'));
@@ -188,7 +188,7 @@ test('in 4 bits the value farthest from zero is -8 scales, and the others are wi
   const values = Float32Array.from({ length: 64 }, (_, i) => (i < 32 ? (i - 10) / 4 : 0));
   const bytes = toQ4(values);
   expect(bytes).toHaveLength(36);
-  // 5.25 / -8 is no half; 0xb940 is -0.65625, the next one.
+  // The scale is 5.25 / -8 = -0.65625, which is 0xb940 in half precision.
   expect(new DataView(bytes.buffer).getUint16(0, true)).toBe(0xb940);
   const codes = Array.from({ length: 32 }, (_, i) => (bytes[2 + (i % 16)] >> (i < 16 ? 0 : 4)) & 15);
   expect([codes[31], codes[10], codes[0]]).toEqual([0, 8, 12]);

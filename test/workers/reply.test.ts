@@ -1,5 +1,5 @@
-// The envelopes between threads: what has to be said to move, what is transferred of it, and what becomes of an error on its way,
-// which is a structured clone.
+// Checks the messages between threads: which arrays and ports a contract must name, which of them are transferred, and what a
+// structured clone leaves of an error.
 
 import { MessageChannel, type MessagePort } from 'node:worker_threads';
 import Database from 'better-sqlite3';
@@ -21,7 +21,7 @@ const ECHO: ThreadContract<EchoCalls> = {
   replies: { echo: ({ array }) => [array] },
 };
 
-it('a bug keeps its message and its stack between threads, also one that is no error of V8', async () => {
+it('a bug keeps its message and its stack between threads, even when it is no native error', async () => {
   const db = new Database(':memory:');
   const failing = replying<EchoCalls, never>(() => db.prepare('SELECT * FROM absent') as never, ECHO);
   const thrown: unknown = await failing({ type: 'count', shared: new Float32Array(new SharedArrayBuffer(4)) }).catch(
@@ -47,7 +47,7 @@ it('a contract that forgets an array or a port in a request or a reply does not 
   expect([shared, request, chunks, ports, Object.keys(unknown)]).toEqual([{}, {}, {}, {}, ['echo', 'absent']]);
 });
 
-it('a reply hands over the arrays that its contract names, and a refusal none', async () => {
+it('a reply transfers the arrays that its contract names, and a reply without arrays transfers none', async () => {
   const echo = replying<EchoCalls, { array: Float32Array } | { count: number }>(
     (request) => (request.type === 'echo' ? { array: request.array } : { count: request.shared.length }),
     ECHO,
@@ -59,7 +59,7 @@ it('a reply hands over the arrays that its contract names, and a refusal none', 
   expect(counted).toEqual({ ok: true, value: { count: 2 } });
 });
 
-it('distinct buffers and ports are transferred once each; shared memory and the common pool of small Buffers are not', () => {
+it('each buffer and port is transferred once, but shared memory and the common pool of small Buffers are not', () => {
   const { port1, port2 } = new MessageChannel();
   const bytes = new Uint8Array(8);
   const pooled = Buffer.from('small');
@@ -71,7 +71,7 @@ it('distinct buffers and ports are transferred once each; shared memory and the 
   port2.close();
 });
 
-it('the threads hand over the arrays and ports of their messages', () => {
+it('the threads transfer the arrays and ports of their messages', () => {
   const [a, b, c] = [1, 2, 3].map((length) => new Float32Array(length));
   const [lease, micro] = ['lease', { index: 0, step: 1, firstSequence: 0, starts: [0] }];
   const { requests, replies } = STAGE_THREAD;

@@ -20,7 +20,7 @@ import { cachedModelGraph } from '../../model/formats/onnx-export.ts';
 import { safetensorsHeader } from '../../model/formats/safetensors.ts';
 import { tensorTable } from '../../model/tensors.ts';
 import type { ChunkReader } from '../store/reader.ts';
-import { CHUNK_BYTES_MAX } from '../store/messages.ts';
+import { CHUNK_BYTES_MAX, CHUNK_SIZE } from '../store/messages.ts';
 import type { ExportPiece, PreparerCalls } from './messages.ts';
 
 type Request = Omit<PreparerCalls['exportBegin'][0], 'source'>;

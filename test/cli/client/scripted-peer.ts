@@ -1,5 +1,5 @@
-// A peer of the CLI that speaks the wire contract in literal frames and does only what a test tells it to: it drops
-// connections, fails jobs and keeps them running on command. The real daemon is in the end-to-end tests.
+// A peer of the CLI that speaks the wire contract in literal frames and does only what a test tells it to do: it drops
+// connections, fails jobs and keeps jobs running. The end-to-end tests run the real daemon.
 
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
@@ -13,7 +13,7 @@ export interface PeerRequest {
 }
 
 export interface PeerConnection {
-  /** Counts from 0. */
+  /** The number of the connection, from 0. */
   readonly index: number;
   reply(request: PeerRequest, result: unknown): void;
   refuse(
@@ -26,18 +26,18 @@ export interface PeerConnection {
 
 export interface ScriptedPeer {
   readonly url: string;
-  /** Every request of every connection, in order. */
+  /** Holds every request of every connection, in order. */
   readonly requests: readonly PeerRequest[];
-  /** Blobs by digest. */
+  /** Holds the blobs by digest. */
   readonly blobs: Map<string, Buffer>;
-  /** `METHOD path` of every HTTP request. */
+  /** Holds `METHOD path` of every HTTP request. */
   readonly httpRequests: readonly string[];
   close(): Promise<void>;
 }
 
 export const PEER_TOKEN = 'a-token-of-the-test';
 
-/** `answer` gets every JSON-RPC request. */
+/** Starts a peer. `answer` gets every JSON-RPC request. */
 export async function startPeer(
   answer: (connection: PeerConnection, request: PeerRequest) => void,
 ): Promise<ScriptedPeer> {

@@ -1,5 +1,5 @@
-// Connections that break: events neither repeat nor go missing, requests are sent again, and what cannot be answered
-// rejects with its cause. The peer speaks literal frames.
+// Sessions over connections that break: events neither repeat nor go missing, requests are sent again, and a request that cannot
+// be answered rejects with the cause. The peer speaks literal frames.
 
 import { afterEach, describe, expect, it } from 'vitest';
 import { connect } from '../../../src/cli/client/connect.ts';
@@ -40,7 +40,7 @@ const succeeded = (seq: number): Readonly<Record<string, unknown>> => ({
 });
 
 describe('events', () => {
-  it('go on after the last one seen, whatever breaks', async () => {
+  it('go on after the last event that was seen, whatever breaks', async () => {
     const peer = await peerWith((connection, request) => {
       const { after } = request.params as { after: number };
       if (connection.index === 1) {
@@ -62,7 +62,7 @@ describe('events', () => {
     expect(peer.requests.map((request) => request.params['after'])).toEqual([0, 3, 3]);
   });
 
-  it('start after the one that was asked for', async () => {
+  it('start after the event that was asked for', async () => {
     const peer = await peerWith((connection, request) => {
       connection.event(succeeded(5));
       connection.reply(request, { lastSeq: 5 });
@@ -94,7 +94,7 @@ describe('events', () => {
 });
 
 describe('requests', () => {
-  it('are sent again, the same, when the connection dies before the answer', async () => {
+  it('are sent again unchanged when the connection dies before the answer', async () => {
     const peer = await peerWith((connection, request) => {
       if (connection.index === 0) connection.drop();
       else connection.reply(request, { jobId: 'j', state: 'queued' });
@@ -105,7 +105,7 @@ describe('requests', () => {
     expect(peer.requests.map((request) => request.params)).toEqual([params, params]);
   });
 
-  it('that wait all reject when the socket dies', async () => {
+  it('all reject when the socket dies while they wait', async () => {
     const peer = await peerWith((connection, request) => {
       if (request.id === 2) connection.drop();
     });
@@ -130,7 +130,7 @@ describe('requests', () => {
 });
 
 describe('connecting', () => {
-  it('without the token is refused with a word about it', async () => {
+  it('without the token is refused with an error that names the token', async () => {
     const peer = await peerWith(() => undefined);
     await expect(connect({ url: peer.url, token: undefined })).rejects.toMatchObject({
       problem: 'refused',
@@ -139,7 +139,7 @@ describe('connecting', () => {
     await expect(connect({ url: peer.url, token: 'wrong' })).rejects.toThrow('refused the token');
   });
 
-  it('to nobody says that no daemon answers', async () => {
+  it('to a port where nobody listens says that no daemon answers', async () => {
     const peer = await startPeer(() => undefined);
     await peer.close();
     await expect(connect({ url: peer.url, token: PEER_TOKEN })).rejects.toMatchObject({

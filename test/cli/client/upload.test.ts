@@ -1,4 +1,4 @@
-// Files on their way to the daemon: only missing blobs are sent, and it is told how far they are.
+// Uploads of files: only blobs that the daemon lacks are sent, and the upload reports its progress.
 
 import { createHash } from 'node:crypto';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
@@ -36,7 +36,7 @@ it('sends a file once, under the hash of its bytes', async () => {
   expect(peer.httpRequests).toEqual([`HEAD ${blob}`, `PUT ${blob}`, `HEAD ${blob}`]);
 });
 
-it('tells a refused token from a missing daemon', async () => {
+it('distinguishes a refused token from a missing daemon', async () => {
   const path = join(folder, 'small.txt');
   await writeFile(path, 'text');
   const file = await checkSourceFile(path);
@@ -51,7 +51,7 @@ it('tells a refused token from a missing daemon', async () => {
   await expect(nobody).rejects.toMatchObject({ problem: 'no_daemon' });
 });
 
-it('tells how far a large file is, first hashed and then uploaded', async () => {
+it('reports how much of a large file is hashed, and then how much is uploaded', async () => {
   const path = join(folder, 'large.txt');
   const totalBytes = 9 << 20;
   await writeFile(path, Buffer.alloc(totalBytes, 'Some years ago. '));

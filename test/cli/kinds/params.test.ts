@@ -1,4 +1,4 @@
-// What people read of a `params` job.
+// Checks what the command line shows of a `params` job.
 
 import { describe, expect, it } from 'vitest';
 import { formatParams } from '../../../src/cli/kinds/params.ts';

@@ -1,4 +1,4 @@
-// What people read of a `train` job: the progress line within its width, evaluations, the end.
+// Checks what the command line shows of a `train` job: the progress line within its width, evaluations, and the end.
 
 import { describe, expect, it } from 'vitest';
 import { formatEval, formatTrained, formatTrainLine } from '../../../src/cli/kinds/train.ts';
@@ -17,12 +17,12 @@ const STEP = {
 describe('the training line', () => {
   const text = 'step 250/1,000  loss 2.3457  val 2.5000  norm 1.00  lr 4.00e-4  12,346 tokens/s  1m 23s left';
 
-  it('is plain elsewhere than on a terminal', () => {
+  it('is plain where there is no terminal', () => {
     expect(formatTrainLine(STEP, { valLoss: 2.5, columns: Infinity, live: false })).toBe(text);
     expect(formatTrainLine(STEP, { valLoss: null, columns: Infinity, live: false })).not.toContain('val');
   });
 
-  it('has a bar as wide as the terminal allows, and none when it is narrow', () => {
+  it('has a bar as wide as the terminal allows, and none when the terminal is narrow', () => {
     expect(formatTrainLine(STEP, { valLoss: 2.5, columns: 200, live: true })).toBe(
       `[########----------------------] ${text}`,
     );
@@ -32,7 +32,7 @@ describe('the training line', () => {
 });
 
 describe('other lines', () => {
-  it('tell evaluations and the end of a training', () => {
+  it('show evaluations and the end of a training', () => {
     expect(formatEval({ step: 100, trainLoss: 2, valLoss: 3, perplexity: 20.0855 })).toBe(
       'eval at step 100: training loss 2.0000, validation loss 3.0000 (perplexity 20.09)',
     );

@@ -1,4 +1,4 @@
-// Loss curves in a terminal: within its width, with the steps and losses that they are about.
+// Checks that loss curves in a terminal stay within its width and name their steps and losses.
 
 import { describe, expect, it } from 'vitest';
 import { drawLosses } from '../../../src/cli/render/loss-chart.ts';
@@ -8,7 +8,10 @@ const NOTHING = { lr: null, gradNorm: null, tokens: null, tokensPerSecond: null,
 
 const points = (steps: number, height: number): HistoryPoint[] =>
   Array.from({ length: steps }, (_, i) => ({
-    ...{ ...NOTHING, jobId: 'j', step: i + 1, at: 0 },
+    ...NOTHING,
+    jobId: 'j',
+    step: i + 1,
+    at: 0,
     loss: height * Math.exp(-i / steps),
     valLoss: (i + 1) % 50 === 0 ? height : null,
   }));
@@ -23,7 +26,7 @@ describe('a chart of losses', () => {
     expect(lines.join('\n').match(/●/g)?.length).toBeGreaterThan(10);
   });
 
-  it('puts two runs side by side with the same losses at the same height', () => {
+  it('shows two runs side by side with equal losses at the same height', () => {
     const runs = [
       { name: 'm', points: points(100, 8) },
       { name: 'n', points: points(100, 4) },

@@ -1,4 +1,4 @@
-// The progress line on a terminal and elsewhere, with the clock of the test.
+// Checks the progress line on a terminal and elsewhere. The test sets the clock.
 
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { ProgressLine } from '../../../src/cli/render/progress-line.ts';
@@ -21,7 +21,7 @@ class Screen {
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
 
-it('redraws one line on a terminal, never as wide as it', () => {
+it('redraws one line on a terminal, which is always narrower than the terminal', () => {
   const screen = new Screen({ isTTY: true });
   const line = new ProgressLine(screen);
   line.update(() => 'not drawn: a newer one comes first');

@@ -1,4 +1,4 @@
-// What people read: numbers, tables, bars.
+// Checks how numbers, tables and bars are shown to people.
 
 import { describe, expect, it } from 'vitest';
 import {
@@ -42,7 +42,7 @@ describe('tables', () => {
     ).toBe('NAME     STEP\na       1,000\nlonger      5');
   });
 
-  it('show jobs with the model they are about', () => {
+  it('show jobs with their model', () => {
     const job = {
       jobId: 'j1',
       kind: 'train',
@@ -59,7 +59,7 @@ describe('tables', () => {
 });
 
 describe('progress', () => {
-  it('keeps bars within their ends', () => {
+  it('keeps bars within their width', () => {
     expect([-1, 0, 0.5, 1, 2].map((fraction) => formatBar(fraction, 4))).toEqual([
       '[----]',
       '[----]',
@@ -69,7 +69,7 @@ describe('progress', () => {
     ]);
   });
 
-  it('tells phases with what is done of them', () => {
+  it('names a phase and how much of it is done', () => {
     const phase = { phase: 'tokenizing', done: 1 << 20, total: 4 << 20, unit: 'bytes' };
     expect(formatPhaseLine(phase, { columns: Infinity, live: false })).toBe('tokenizing: 25% (1.0 MB of 4.0 MB)');
   });

@@ -1,4 +1,5 @@
-// Which windows an evaluation looks at: every token but the first is predicted exactly once, with as much context as there is.
+// Checks which windows an evaluation reads: every token but the first is predicted exactly once, with as much context as there
+// is.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';

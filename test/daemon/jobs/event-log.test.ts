@@ -1,5 +1,5 @@
-// How events are grouped into transactions: a real store on the calling thread, whose transactions are noted; time stands still
-// unless the test moves it.
+// Checks how events are grouped into transactions. A real store runs on the calling thread, and the test notes its transactions.
+// Time stands still unless the test moves it.
 
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { EventLog } from '../../../src/daemon/jobs/event-log.ts';
@@ -7,7 +7,7 @@ import type { StoreClient } from '../../../src/daemon/threads/store-client.ts';
 import { openedStore } from '../../workers/store/fixture.ts';
 
 let events: EventLog;
-/** The keys of each transaction's events. */
+/** Holds the keys of each transaction's events. */
 let groups: (readonly (string | undefined)[])[];
 const heard: number[] = [];
 
@@ -35,10 +35,10 @@ afterEach(() => {
 const say = (key: string, { mayWait }: { mayWait: boolean }): Promise<unknown> =>
   events.emit('job', { type: 'log', data: { message: key } }, { key, mayWait });
 
-/** Lets everything happen that waits for no time to pass. */
+/** Lets everything happen that does not wait for time to pass. */
 const settle = (): Promise<unknown> => vi.advanceTimersByTimeAsync(0);
 
-test('events that may wait share a transaction, 30 ms after the one before', async () => {
+test('events that may wait share a transaction, 30 ms after the last transaction', async () => {
   for (const key of ['a', 'b', 'c', 'd']) {
     void say(key, { mayWait: true });
     await vi.advanceTimersByTimeAsync(7);
@@ -67,7 +67,7 @@ test('an event that may not wait takes along what waits before it', async () => 
   expect(groups).toHaveLength(2);
 });
 
-test('whoever waits for all that was said does not wait for more to come', async () => {
+test('a flush writes the events that wait, and does not wait for later ones', async () => {
   await say('a', { mayWait: true });
   void say('b', { mayWait: true });
   await settle();

@@ -13,7 +13,7 @@ it('puts the stack of a bug below its line', () => {
   expect(plainLine(JSON.stringify(record))).toBe('12:30:05 error oops\nError: x\n    at y\n');
 });
 
-it('lets no stranger steer the terminal', () => {
+it('replaces control characters, which could steer the terminal', () => {
   const record = { level: 'warn', time, msg: 'refused: Host "\u001b[2J\u009b1m"', path: '/\u0007' };
   expect(plainLine(JSON.stringify(record))).toBe('12:30:05 warn  refused: Host "?[2J?1m" path=/?\n');
 });

@@ -1,4 +1,4 @@
-// The bounds of a generating job's spec: what is refused, what is taken, and what is filled in.
+// Checks the bounds of a generating job's spec: what is refused, what is accepted, and which defaults are filled in.
 
 import { expect, test } from 'vitest';
 import { LIMITS } from '../../../src/daemon/protocol/fields.ts';

@@ -1,4 +1,4 @@
-// The spec of a training: what is read from what clients write.
+// Checks how the spec of a training is read from what clients write.
 
 import { describe, expect, test } from 'vitest';
 import { trainSpec } from '../../../src/daemon/protocol/training.ts';
@@ -19,7 +19,7 @@ describe('the order of windows', () => {
   });
 });
 
-test('a spec that was parsed is read as itself again', () => {
+test('a spec that was parsed stays the same when it is parsed again', () => {
   const spec = trainSpec.parse({ ...LEAST, noShuffle: true, steps: 3 });
   expect(trainSpec.parse(spec)).toEqual(spec);
 });

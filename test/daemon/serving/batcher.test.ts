@@ -1,5 +1,5 @@
-// Who is served when: a real stage on the calling thread, whose steps are noted. Running streams never wait for more than one chunk
-// of other people's prompts, and prompts go in at full chunks, in the order in which they came.
+// Checks which sequences a step serves. A real stage runs on the calling thread, and the test notes its steps. Running streams
+// never wait for more than one chunk of other prompts. Prompts go in by full chunks, in the order in which they came.
 
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { SequenceText } from '../../../src/daemon/serving/sequence-text.ts';
@@ -17,19 +17,25 @@ import type { StageRequest } from '../../../src/workers/stage-messages.ts';
 import { ServeStage } from '../../../src/workers/serving/stage.ts';
 
 const CONFIG: GptConfig = {
-  ...{ vocab_size: 97, context_length: 512, emb_dim: 32, n_heads: 2, n_layers: 1 },
-  ...{ drop_rate: 0, qkv_bias: true, tie_weights: true },
+  vocab_size: 97,
+  context_length: 512,
+  emb_dim: 32,
+  n_heads: 2,
+  n_layers: 1,
+  drop_rate: 0,
+  qkv_bias: true,
+  tie_weights: true,
 };
 const [PLAN] = planStages(CONFIG, 1);
 
 let stage: ServeStage;
-/** What a step took of one sequence. */
+/** What one sequence had in a step. */
 interface Row {
   readonly sequence: string;
   readonly position: number;
   readonly rowCount: number;
   readonly samples: boolean;
-  /** Asked for while the step before it was under way. */
+  /** Whether the stage went on to this step by itself. */
   readonly follows: boolean;
 }
 const steps: (readonly Row[])[] = [];
@@ -49,10 +55,10 @@ beforeAll(async () => {
 });
 afterAll(() => stage.close());
 
-/** What the stage was asked, and what it answered. */
+/** Holds every request to the stage and every reply. */
 const said: object[] = [];
 
-/** The stage without a thread around it: one request after the other. */
+/** Resolves when the stage is free. The stage has no thread around it, and answers one request after the other. */
 let turn: Promise<unknown> = Promise.resolve();
 const caller: StageCaller = {
   isWanted: () => isWanted,
@@ -89,7 +95,7 @@ async function answer(request: StageRequest): Promise<object> {
 const newBatcher = (lease: string, thread = caller): Batcher =>
   new Batcher({ lease, config: CONFIG, stages: [{ thread, plan: PLAN }] }, { sequencesMax: 16, cachedTokensMax: 1e6 });
 
-/** A generation that nobody listens to, and whose texts have no stops. */
+/** Returns a request whose tokens nobody reads and whose text has no stop string. */
 function request(spec: object, { sequence, signal }: { sequence: string; signal: AbortSignal }): GenerationRequest {
   const parsed = generateSpec.parse({ model: 'm', ...spec });
   return {
@@ -106,7 +112,10 @@ function request(spec: object, { sequence, signal }: { sequence: string; signal:
   };
 }
 
-/** `onToken` hears of every token. Prompts of different names share no beginning. */
+/**
+ * Generates from a prompt that depends on `name`: prompts of different names share no beginning. `onToken` is called for every
+ * token.
+ */
 function generate(
   batcher: Batcher,
   {
@@ -128,7 +137,7 @@ function generate(
   });
 }
 
-test('streams are in every step, beside at most one chunk of prompts, which go in in order', async () => {
+test('streams are in every step, beside at most one chunk of prompts, and prompts go in in order', async () => {
   const batcher = newBatcher('batch');
   const prompts = [
     { name: 'k', promptLength: 300 },
@@ -139,7 +148,7 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
   let tokenCount = 0;
   const onToken = (): void => {
     tokenCount += 1;
-    // While three streams run, long prompts come.
+    // Long prompts come while three streams run.
     if (tokenCount === 15) for (const prompt of prompts) later.push(generate(batcher, { ...prompt, maxTokens: 20 }));
   };
   const streams = ['a', 'b', 'c'].map((name) => generate(batcher, { name, promptLength: 9, maxTokens: 200, onToken }));
@@ -158,7 +167,8 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
       ({ sequence, position }) => position < (prompts.find(({ name }) => name === sequence)?.promptLength ?? 0),
     ),
   );
-  // Full chunks from the second step after they came on at the latest, in order of arrival: so many steps until the last prompt's first token.
+  // Prompts go in by full chunks, in order of arrival, from the second step after they came at the latest. This bounds the steps
+  // until the last prompt's first token.
   const rows = chunks.map((shares) => shares.reduce((sum, { rowCount }) => sum + rowCount, 0)).filter((sum) => sum > 0);
   expect(PREFILL_ROWS.shared).toBe(64);
   expect(rows).toEqual([64, 64, 64, 64, 64, 64, 64, 505 - 7 * 64]);
@@ -166,7 +176,7 @@ test('streams are in every step, beside at most one chunk of prompts, which go i
   expect(order).toEqual(order.toSorted());
 });
 
-test('a sequence begins with its first step: its stage is asked for nothing before', async () => {
+test('a sequence begins with its first step, and nothing is asked of its stage before', async () => {
   const calls: string[] = [];
   const noting: StageCaller = {
     ...caller,
@@ -203,7 +213,7 @@ const SPECS = [
   },
 ];
 
-/** Everything that the specs' sequences yield, all at once or one after the other. */
+/** Resolves to everything that the sequences of SPECS yield. They run all at once or one after the other. */
 async function yieldOf(lease: string, { together }: { together: boolean }): Promise<unknown> {
   const batcher = newBatcher(lease);
   const never = new AbortController().signal;
@@ -226,18 +236,21 @@ async function yieldOf(lease: string, { together }: { together: boolean }): Prom
 
 const followed = (): number => steps.filter(([row]) => row.follows).length;
 
-test.each([true, false])('steps that are asked for ahead yield the very same, together: %s', async (together) => {
-  isWanted = true;
-  const expected = await yieldOf(`waiting ${together}`, { together });
-  expect(followed()).toBe(0);
-  steps.length = 0;
-  isWanted = false;
-  expect(await yieldOf(`ahead ${together}`, { together })).toEqual(expected);
-  // But for those behind which there is none, a context that may slide and a prompt that goes in.
-  expect(followed()).toBeGreaterThan(steps.length / 2);
-});
+test.each([true, false])(
+  'a stage that goes on by itself yields the same tokens as single steps, with sequences together: %s',
+  async (together) => {
+    isWanted = true;
+    const expected = await yieldOf(`waiting ${together}`, { together });
+    expect(followed()).toBe(0);
+    steps.length = 0;
+    isWanted = false;
+    expect(await yieldOf(`ahead ${together}`, { together })).toEqual(expected);
+    // A stage does not go on by itself behind a last step, where a context may slide, or while a prompt goes in.
+    expect(followed()).toBeGreaterThan(steps.length / 2);
+  },
+);
 
-test('a stage goes on by itself until it has so many tokens, is interrupted, its time is over or a sequence ends', async () => {
+test('a stage goes on by itself until it has enough tokens, is interrupted, runs out of time or ends a sequence', async () => {
   const [sequence, prompt, lastIndex] = ['follows', [1, 2, 3], 9];
   const begins = [{ sequence, prompt, continued: [], stopIds: [], sampling: { temperature: 0, seed: 1 }, sample: 0 }];
   const sample = { index: 0, lastIndex, drafts: [], draftMax: 0 };
@@ -272,13 +285,13 @@ test('a sequence that is cancelled between two steps leaves no trace in the othe
   const beside = generate(batcher, { name: 'x', promptLength: 20, maxTokens: 40 });
   await expect(gone).rejects.toThrow('cancelled');
   expect((await beside).ids).toEqual(alone.ids);
-  // Those that the stage had gone on with by itself, and those that had begun behind them.
+  // Behind the ten steps, the stage may have gone on by itself, and may have begun to do so once more.
   const stepsMax = 10 + 2 * FOLLOW_TOKENS_MAX;
   expect(steps.flat().filter(({ sequence }) => sequence === 'gone').length).toBeLessThanOrEqual(stepsMax);
 });
 
 test.each(['slides', 'is cancelled'])(
-  'a beginning is not taken from a cache that %s before it was taken',
+  'a prompt takes no beginning from a cache that %s before the beginning is copied',
   async (fate) => {
     const shared = Array.from({ length: 40 }, (_, i) => (i * 31) % 97);
     const filler = Array.from({ length: 400 }, (_, i) => (i * 13 + 5) % 97);
@@ -309,7 +322,8 @@ test.each(['slides', 'is cancelled'])(
         );
       if (beside) {
         const source = { promptIds: [...shared, ...filler], maxTokens: 100, onContextFull: 'slide' };
-        // Long prompts take up the steps' room, and one behind them shares the source's beginning; then the source slides or goes.
+        // Long prompts fill the steps. A prompt behind them shares the source's beginning. Then the source slides or is
+        // cancelled.
         const atToken = CONFIG.context_length - shared.length - filler.length - 4;
         const others: Promise<unknown>[] = [];
         const onToken = (_: Sample, index: number): void => {
@@ -339,7 +353,7 @@ describe('a stop string', () => {
   const PROMPT = [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57];
   const SPEC = { promptIds: PROMPT, maxTokens: 200, temperature: 1, seed: 6, logprobs: 2 };
 
-  /** What a reader of the job's events sees, and how the sequence ends. */
+  /** Resolves to the events that a reader of the job sees, to their text, and to the end of the sequence. */
   async function told(
     batcher: Batcher,
     {
@@ -365,10 +379,10 @@ describe('a stop string', () => {
   }
 
   test.each([true, false])(
-    'that comes while the stage goes on by itself ends the sequence as one step at a time does, with guesses: %s',
+    'that comes while the stage goes on by itself ends the sequence as in single steps, with guesses: %s',
     async (speculate) => {
       const whole = await told(newBatcher(`whole ${speculate}`), { sequence: `whole ${speculate}`, ...SPEC });
-      // It spans two tokens, and its first half is held back.
+      // The stop string spans two tokens, so the first half of it is held back.
       const at = whole.text.length - 150;
       const stop = [whole.text.slice(at, at + 2)];
       const first = whole.text.indexOf(stop[0]);
@@ -395,19 +409,19 @@ describe('a stop string', () => {
       expect(burst.generation).toMatchObject({ reason: 'stop', ids: whole.generation.ids.slice(0, first + 2) });
       const { drafted, accepted } = single.generation;
       expect(burst.generation).toMatchObject({ drafted, accepted });
-      // What was asked for behind the stop ends with the step that it is at.
+      // The stage's last request, which goes on behind the stop, ends with the step that is under way.
       await turn;
       expect(steps.length).toBeLessThanOrEqual(first + 2 + FOLLOW_TOKENS_MAX);
     },
   );
 
-  test('leaves a cache that claims what comes before it, for prompts that go on otherwise', async () => {
+  test('leaves a cache that holds only what comes before it, also for prompts that go on otherwise', async () => {
     const whole = await told(newBatcher('cache whole'), { sequence: 'cache whole', ...SPEC });
     const stop = [whole.text.slice(20, 22)];
     const batcher = newBatcher('cache');
     const { generation } = await told(batcher, { sequence: 'cache stopped', ...SPEC, stop });
     const length = PROMPT.length + generation.ids.length;
-    // As the stage has gone on, and not as it has.
+    // The first prompt goes on as the stage went on behind the stop, the second one goes on otherwise.
     for (const [i, tail] of [whole.generation.ids.slice(generation.ids.length, 60), [7, 8, 9]].entries()) {
       const promptIds = [...PROMPT, ...generation.ids, ...tail];
       const again = { ...SPEC, promptIds, maxTokens: 20 };
@@ -415,12 +429,12 @@ describe('a stop string', () => {
       const fresh = await told(newBatcher(`cache fresh ${i}`), { sequence: `cache fresh ${i}`, ...again });
       expect(forked.events).toEqual(fresh.events);
       expect(fresh.generation.reusedTokens).toBe(0);
-      // The stop's own last token was never computed for this sequence.
+      // The stop string's last token was never computed for this sequence.
       if (i === 0) expect(forked.generation.reusedTokens).toBe(length - 1);
     }
   });
 
-  test('and all text are unknown to a stage: it is told ids and tells ids', async () => {
+  test('is unknown to a stage, like all text: a stage gets ids and returns ids', async () => {
     await told(newBatcher('words'), { sequence: 'words', ...SPEC, stop: ['never comes'] });
     const names = new Set<string>();
     const texts = new Set<unknown>();

@@ -1,11 +1,11 @@
-// What is kept of sequences that have ended.
+// Checks which caches of ended sequences are kept.
 
 import { describe, expect, test } from 'vitest';
 import { Retained, RETAINED_CONTEXTS, RETAINED_MAX } from '../../../src/daemon/serving/retained.ts';
 
 const CONTEXT = 65_536;
 
-/** Sequences of `length` ids. */
+/** Returns the retained caches of `count` sequences of `length` ids. */
 function retained(count: number, length: number): Retained {
   const all = new Retained(CONTEXT);
   for (let i = 0; i < count; i++)

@@ -1,4 +1,5 @@
-// What each token of a sequence shows: whole characters, nothing that a stop string takes back, and the rest with the last one.
+// Checks what each token of a sequence shows: whole characters, nothing that a stop string takes back, and the rest with the last
+// token.
 
 import { expect, test } from 'vitest';
 import { SequenceText } from '../../../src/daemon/serving/sequence-text.ts';
@@ -12,14 +13,14 @@ const idsOf = (text: string): number[] => [...byte.encode(text)];
 const textWith = (stop: string[], continued: number[] = []): SequenceText =>
   new SequenceText(byte, { spec: { stop }, continued });
 
-test('bytes wait for their character, and what is left of one comes with the last token', () => {
+test('bytes wait until their character is whole, and what is left of a character comes with the last token', () => {
   const text = textWith([]);
   const [a, b, c] = idsOf('€');
   expect([a, b, c, a].map((id) => text.next(id, GOES_ON).text)).toEqual(['', '', '€', '']);
   expect(text.next(b, LAST)).toEqual({ text: '\ufffd', stopped: false });
 });
 
-test('what may become a stop string waits, and comes when it does not', () => {
+test('text that may become a stop string waits, and is shown when it does not become one', () => {
   const text = textWith(['stop']);
   expect(idsOf('a stock').map((id) => text.next(id, GOES_ON).text)).toEqual(['a', ' ', '', '', '', 'stoc', 'k']);
   const held = textWith(['stop']);
@@ -35,17 +36,17 @@ test('a stop string ends the sequence, and neither it nor anything after it is s
     ...['a', ' ', 's', 't', ''].map((shown) => ({ text: shown, stopped: false })),
     { text: '', stopped: true },
   ]);
-  // One that only comes of the bytes that the last token leaves.
+  // This stop string only appears when the last token leaves an incomplete character.
   expect(textWith(['\ufffd']).next(0xe2, LAST)).toEqual({ text: '', stopped: true });
 });
 
-test("a stop id's own text is not shown, what was held back before it is", () => {
+test("a stop id's own text is not shown, but the text that was held back before it is", () => {
   const text = textWith(['stop']);
   expect(idsOf('st').map((id) => text.next(id, GOES_ON).text)).toEqual(['', '']);
   expect(text.next(idsOf('o')[0], STOP_ID)).toEqual({ text: 'st', stopped: false });
 });
 
-test('ids of before an interruption are behind it: their text is shown, unless it is still held back', () => {
+test('after an interruption, text of earlier ids is not shown again unless it was still held back', () => {
   const [a, b, c] = idsOf('€');
   const text = textWith(['€x'], [...idsOf('ab'), a, b]);
   expect(text.isStopped).toBe(false);

@@ -1,4 +1,4 @@
-// One sequence without a stage: what it takes of a step that has guessed beyond its end.
+// Checks what a sequence takes of a step that has guessed beyond the sequence's end. There is no stage.
 
 import { expect, test } from 'vitest';
 import { Sequence, type Generation } from '../../../src/daemon/serving/sequence.ts';

@@ -1,4 +1,5 @@
-// Estimates of memory: exact where they count parameters, growing with everything that costs memory, and told when too large.
+// Checks the estimates of memory: they are exact where they count parameters, they grow with everything that costs memory, and a
+// job that needs too much is refused with the figures.
 
 import { execFile } from 'node:child_process';
 import path from 'node:path';
@@ -26,12 +27,12 @@ test('124M has 652 MB of weights and twice that in moments', () => {
   expect(optimizerBytes(config)).toBe(2 * 163_009_536 * 4);
 });
 
-test('moments and gradients are those of the trained tensors', () => {
+test('moments and gradients count for the trained tensors only', () => {
   const isTrained = (name: string): boolean => name.startsWith('h.3.mlp.c_fc.');
   const trained = (64 * 256 + 256) * 4;
   expect(optimizerBytes(BASE, { isTrained })).toBe(2 * trained);
   const untrained = weightsBytes(BASE) - trained;
-  // Gradient, two moments, and what a snapshot may set aside of these.
+  // An untrained tensor has no gradient and no two moments, and a snapshot sets aside no copies of its moments.
   expect(trainingBytes(BASE, SHAPE) - trainingBytes(BASE, SHAPE, { isTrained })).toBe(5 * untrained);
 });
 
@@ -66,7 +67,7 @@ describe('training needs more memory', () => {
   });
 });
 
-test('what fits to the byte is admitted, one byte more is refused with both figures', () => {
+test('a job that fits to the byte is admitted, and one byte more is refused with both figures', () => {
   expect(() => admit({ bytes: 4e9, what: 'Training m' }, 4e9)).not.toThrow();
   expect(() => admit({ bytes: 4e9 + 1, what: 'Training m' }, 4e9)).toThrow(
     expect.objectContaining({
@@ -99,7 +100,7 @@ describe('a training that does not fit', () => {
     expect(refusal(bytesOf(6) - 1)).toMatchObject({ message: expect.stringContaining('that fits is 4:') as string });
   });
 
-  test('with any micro-batch is told so', () => {
+  test('even with the smallest micro-batch is told so', () => {
     expect(refusal(bytesOf(1) - 1)).toMatchObject({
       message: expect.stringContaining('Not even micro-batches of one sequence of 64 tokens fit') as string,
     });

@@ -1,4 +1,4 @@
-// Which worker owns which blocks: the balance for the models that people have, and what holds for every model.
+// Checks which worker owns which blocks: the balance for the models that people have, and the properties of every plan.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -11,7 +11,7 @@ const GPT2_124M = resolveConfig('GPT_CONFIG_124M');
 const ranges = (config: GptConfig, workers: number): [number, number][] =>
   planStages(config, workers).map(({ firstBlock, endBlock }) => [firstBlock, endBlock]);
 
-test('124M on two workers is nine blocks, and three with the head, which costs as much as 5.4 blocks', () => {
+test('two workers share 124M as nine blocks, and three with the head, which costs as much as 5.4 blocks', () => {
   expect(planStages(GPT2_124M, 2)).toMatchObject([
     { worker: 0, firstBlock: 0, endBlock: 9, embeds: true, head: false },
     { worker: 1, firstBlock: 9, endBlock: 12, embeds: false, head: true },
@@ -35,7 +35,7 @@ test('tied embeddings live with the head', () => {
   ]);
 });
 
-test('no workers are refused with a sentence', () => {
+test('a plan for no workers is refused with a sentence', () => {
   expect(() => planStages(GPT2_124M, 0)).toThrow(
     expect.objectContaining({
       code: 'invalid_spec',
@@ -44,7 +44,7 @@ test('no workers are refused with a sentence', () => {
   );
 });
 
-test('every plan covers every block and parameter once, in order, and none has a smaller largest stage', () => {
+test('every plan covers every block and parameter once, in order, and no other plan has a smaller largest stage', () => {
   const config = fc.record({
     layers: fc.integer({ min: 1, max: 9 }),
     workers: fc.integer({ min: 1, max: 12 }),
@@ -77,12 +77,15 @@ test('every plan covers every block and parameter once, in order, and none has a
 
 const blocks = (first: number, end: number): number[] => Array.from({ length: end - first }, (_, i) => first + i);
 
-/** Multiply-adds of a row in the costliest stage. */
+/** Returns the multiply-adds of a row in the costliest stage. */
 function largestCost(blockCounts: readonly number[], { emb_dim: D, vocab_size: V }: GptConfig): number {
   return Math.max(...blockCounts.map((count, i) => count * 12 * D * D + (i === blockCounts.length - 1 ? V * D : 0)));
 }
 
-/** By trying every number of blocks beside the head: the others share the rest as evenly as whole blocks can be shared. */
+/**
+ * Tries every number of blocks beside the head. The other stages share the remaining blocks as evenly as whole blocks can be
+ * shared.
+ */
 function smallestLargestCost(model: GptConfig, stageCount: number): number {
   const layers = model.n_layers;
   if (stageCount === 1) return largestCost([layers], model);

@@ -1,5 +1,6 @@
-// Loads a model of 33 M weights for serving in a format, as a stage's thread does when nothing is stored of it, and prints by how
-// many bytes the process's largest resident size grew. Takes the folder of the built program.
+// Loads a model of 33 M weights for serving in a format, as a stage's thread does when no quantized weights are stored, and
+// prints by how many bytes the process's largest resident size grew. The arguments are the folder of the built program, the
+// format and the configuration.
 
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
@@ -22,13 +23,13 @@ async function serve(settings) {
   return { stage, made: weights.made() };
 }
 
-/** In bytes. Linux counts the parent's resident size at the fork in a process's `maxRSS`. */
+/** Returns the largest resident size in bytes. `maxRSS` will not do on Linux, where it counts the parent's size at the fork. */
 function peak() {
   if (!existsSync('/proc/self/status')) return 1024 * process.resourceUsage().maxRSS;
   return 1024 * Number(/VmHWM:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))[1]);
 }
 
-// What the engine itself takes is there before.
+// This small model makes the engine take its own memory before the measurement.
 const held = [await serve({ ...config, vocab_size: 64, emb_dim: 64 })];
 const before = peak();
 held.push(await serve(config));

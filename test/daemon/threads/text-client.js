@@ -1,5 +1,5 @@
-// Reads and writes text with more tokenizers than the text thread keeps, in the built program, and prints what came of it. Takes the
-// folder of the built program.
+// Reads and writes text in the built program with more tokenizers than the text thread keeps, and prints the results. The
+// argument is the folder of the built program.
 
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -22,7 +22,7 @@ const codeOf = (promise) =>
   );
 
 const round = async () => {
-  // All at once: each is opened, used, and closed to make room.
+  // All of them are used at once. The thread opens each one, uses it, and closes it to make room.
   const results = await Promise.all(
     models.map(async (text, n) => {
       const [ids, decoding] = await Promise.all([texts.encode(text, letters(n).repeat(2)), texts.decoding(text)]);

@@ -1,4 +1,4 @@
-// The order in which one thread gets its requests: what every bit-exact sum of the pipeline rests on.
+// Checks the order in which a thread gets its requests. Every bit-exact sum of the pipeline depends on that order.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -9,12 +9,12 @@ import type { ThreadContract } from '../../../src/workers/reply.ts';
 
 const SRC = path.resolve(import.meta.dirname, '../../../src');
 
-/** Notes each request; the first one holds the thread until its gate opens, so that the others queue up behind it. */
+/** Notes each request. The first request holds the thread until a gate opens, so that the others queue up behind it. */
 const RECORDER = `
 const { nativeRuns } = require('node:worker_threads').workerData;
 const names = [];
 module.exports = ({ type, name, gate, data }) => {
-  // As if it ran natively, until the gate opens.
+  // This acts as a native run until the gate opens.
   if (type === 'run') {
     Atomics.add(nativeRuns, 0, 2);
     Atomics.store(new Int32Array(gate), 1, 1);
@@ -65,7 +65,7 @@ function recorder(): WorkerThread<RecorderCalls> {
   return thread;
 }
 
-test('requests run the more urgent first, equals in the order in which they were sent', async () => {
+test('more urgent requests run first, and equally urgent ones in the order in which they were sent', async () => {
   const thread = recorder();
   const gate = new SharedArrayBuffer(4);
   const held = thread.call('hold', { gate });
@@ -87,7 +87,7 @@ test('requests run the more urgent first, equals in the order in which they were
   expect(order).toEqual(['i', 'b', 'f', 'w'].flatMap((kind) => rounds.map((i) => `${kind}${i}`)));
 });
 
-test('one by one without awaiting, requests of one kind keep their order', async () => {
+test('requests of one kind that are sent without waiting keep their order', async () => {
   const thread = recorder();
   const names = Array.from({ length: 200 }, (_, i) => `n${i}`);
   const replies = await Promise.all(names.map((name) => thread.call('note', { name })));
@@ -95,7 +95,7 @@ test('one by one without awaiting, requests of one kind keep their order', async
   expect(replies.map((reply) => reply.names.length)).toEqual(names.map((_, i) => i + 1));
 });
 
-test('an abort drops requests that wait, and leaves the one under way and those of others alone', async () => {
+test('an abort drops requests that wait, and leaves the running one and the requests of others alone', async () => {
   const thread = recorder();
   const gate = new SharedArrayBuffer(4);
   const stop = new AbortController();
@@ -139,7 +139,7 @@ test('a refusal keeps its code, a bug its kind, and the thread lives on', async 
   expect((await thread.call('note', { name: 'still here' })).names).toEqual(['still here']);
 });
 
-test('closing rejects what waits and what comes later, and may be done twice', async () => {
+test('closing rejects requests that wait or come later, and may be done twice', async () => {
   const thread = recorder();
   const waiting = [thread.call('hold', { gate: new SharedArrayBuffer(4) }), thread.call('note', { name: 'waits' })];
   const settled = Promise.allSettled(waiting);
@@ -149,7 +149,7 @@ test('closing rejects what waits and what comes later, and may be done twice', a
   await expect(thread.call('note', { name: 'late' })).rejects.toMatchObject({ code: 'shutting_down' });
 });
 
-test('a thread that runs natively is ended when it has done so, and not before', async () => {
+test('a thread in a native run is ended when the run ends, and not before', async () => {
   const thread = recorder();
   const gate = new Int32Array(new SharedArrayBuffer(8));
   const running = thread.call('run', { gate: gate.buffer });
@@ -158,7 +158,7 @@ test('a thread that runs natively is ended when it has done so, and not before',
   const order: string[] = [];
   const closed = thread.close().then(() => order.push('closed'));
   await rejected;
-  // Meanwhile another thread ends from beginning to end.
+  // Meanwhile another thread starts, works and closes.
   const witness = recorder();
   await witness.call('note', { name: 'idle' });
   await witness.close();
@@ -170,7 +170,7 @@ test('a thread that runs natively is ended when it has done so, and not before',
 });
 
 describe('a thread that dies', () => {
-  test('rejects what was under way and what waited, says why, and is replaced', async () => {
+  test('rejects the running request and those that waited, says why, and is replaced', async () => {
     const thread = recorder();
     const causes: unknown[] = [];
     const heard = new Promise<void>((resolve) =>
@@ -191,7 +191,7 @@ describe('a thread that dies', () => {
     }
     await heard;
     expect(String(causes)).toContain('exited with code');
-    // What it held is gone: whoever counts on it is told so, everybody else meets a new thread.
+    // What the thread held is gone. A caller bound to that thread is told so, and every other caller gets a new thread.
     await expect(bound.call('note', { name: 'late' })).rejects.toBeInstanceOf(WorkerDied);
     expect((await thread.call('note', { name: 'new' })).names).toEqual(['new']);
     expect((await thread.bound().call('note', { name: 'newer' })).names).toEqual(['new', 'newer']);
@@ -200,7 +200,7 @@ describe('a thread that dies', () => {
 
   test('while it starts is replaced too, as often as it takes', async () => {
     const directory = mkdtempSync(path.join(tmpdir(), 'gptd-thread-'));
-    // Dies on its way up until it has died twice.
+    // This thread dies while it starts, the first two times.
     const script = `
 const { appendFileSync, readFileSync } = require('node:fs');
 const log = ${JSON.stringify(path.join(directory, 'starts'))};

@@ -1,5 +1,5 @@
-// One optimizer update over two real stages on the calling thread, whose requests are noted: in what order, and that a stage is
-// ready as soon as its own tensors are.
+// Checks one optimizer update over two real stages on the calling thread. The test notes the order of the requests to them. A
+// stage is ready as soon as its own tensors are updated.
 
 import { afterEach, beforeAll, expect, test } from 'vitest';
 import { ModelUpdate, Room } from '../../../src/daemon/training/model-update.ts';
@@ -13,7 +13,7 @@ import type { StageCalls } from '../../../src/workers/stage-messages.ts';
 import { TrainStage } from '../../../src/workers/training/stage.ts';
 
 const T = 8;
-/** Of two stages, the first one with three blocks. */
+/** A model whose first stage of two has three blocks. */
 const CONFIG: GptConfig = {
   vocab_size: 40,
   context_length: T,
@@ -44,11 +44,11 @@ afterEach(async () => {
 interface Two {
   readonly stages: readonly TrainStage[];
   readonly callers: { thread: StageCaller; plan: (typeof PLANS)[number] }[];
-  /** Number of the stage and what it was asked for. */
+  /** Holds the number of the stage and the unit of each request, in order. */
   readonly asked: string[];
 }
 
-/** Two stages that are through their backward passes. */
+/** Resolves to two stages that have finished their backward passes. */
 async function twoStages(): Promise<Two> {
   const tokens = new SharedArrayBuffer(4 * (T + 1));
   new Uint16Array(tokens).forEach((_, i, ids) => (ids[i] = (i * 7) % CONFIG.vocab_size));
@@ -122,7 +122,7 @@ test('a stage is ready before others are, and waits for a snapshot that has no r
   await update.all();
 });
 
-test('whoever needs a stage meets the failure of its update', async () => {
+test('waiting for a stage rejects when its update has failed', async () => {
   const two = await twoStages();
   two.stages[1].reset();
   const update = begin(two);

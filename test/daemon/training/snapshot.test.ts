@@ -1,4 +1,5 @@
-// In which order a snapshot is read: everything once, weights as their digest wants them, groups no larger than they may be.
+// Checks the order in which a snapshot is read: everything is read once, weights come in the order of their digest, and no group
+// is larger than the limit.
 
 import { expect, test } from 'vitest';
 import { PRESETS, resolveConfig } from '../../../src/model/config.ts';
@@ -30,7 +31,7 @@ test.each([1, 2, 4])('with %i stages every element is read once, weights in tabl
   }
 });
 
-test('only trained tensors have moments to be read', () => {
+test('only trained tensors have moments that are read', () => {
   const config = resolveConfig('GPT_CONFIG_124M');
   const isTrained = (name: string): boolean => name.includes('.ln_2.');
   const groups = snapshotGroups(config, planStages(config, 2), { isTrained });
@@ -43,7 +44,7 @@ test('only trained tensors have moments to be read', () => {
   for (const part of ['m', 'v']) expect(tensors(part)).toEqual(new Set(names.filter(isTrained)));
 });
 
-test('groups come in order through a few buffers, which are used again as they come back', async () => {
+test('groups come in order through a few buffers, each of which is used again when it is given back', async () => {
   const config = resolveConfig('GPT_CONFIG_124M');
   const groups = snapshotGroups(config, planStages(config, 2));
   const buffers = new GroupBuffers(groups);
@@ -69,13 +70,13 @@ test('groups come in order through a few buffers, which are used again as they c
   expect(new Set(reads).size).toBeLessThanOrEqual(6);
 });
 
-test('whoever waits for a buffer gets the next one, and all come back at once when nobody needs them', async () => {
+test('a caller that waits gets the next buffer that is given back, and a reclaim gives all of them back at once', async () => {
   const config = resolveConfig('GPT_CONFIG_124M');
   const buffers = new GroupBuffers(snapshotGroups(config, planStages(config, 2)));
   const taken = new Set<SharedArrayBuffer>();
   const take = async (): Promise<SharedArrayBuffer | null> =>
     await Promise.race([buffers.take(), new Promise<null>((resolve) => setImmediate(resolve, null))]);
-  // The last of these waits, in vain at first.
+  // The last of these requests finds no buffer and waits.
   for (let next = await take(); next !== null; next = await take()) taken.add(next);
   const [first] = taken;
   const waiting = buffers.take();
@@ -86,7 +87,7 @@ test('whoever waits for a buffer gets the next one, and all come back at once wh
   expect(new Set(again)).toEqual(taken);
 });
 
-test('the buffers of a small model are no larger than its groups, and no more', async () => {
+test('the buffers of a small model are no larger and no more than its groups', async () => {
   const config = {
     ...resolveConfig('GPT_CONFIG_124M'),
     vocab_size: 64,

@@ -1,4 +1,4 @@
-// Which windows of the data a step trains on.
+// Checks which windows of the data a step trains on.
 
 import { describe, expect, test } from 'vitest';
 import { planWindows } from '../../../src/daemon/training/windows.ts';
@@ -34,7 +34,7 @@ describe('in order', () => {
   test('an incomplete last batch is dropped, and a last window needs its target', () => {
     const spec = { ...DEFAULTS, shuffle: false };
     const count = (tokenCount: number): number => planWindows(spec, { tokenCount, contextLength: T }).trainWindows;
-    // Nine windows of T tokens need one more token as the last target.
+    // Nine windows of T tokens need one more token, the last target.
     expect([count(9 * T), count(9 * T + 1)]).toEqual([8, 9]);
     expect(planWindows(spec, { tokenCount: 11 * T + 1, contextLength: T }).stepsPerEpoch).toBe(2);
   });

@@ -1,4 +1,5 @@
-// Half precision: every half survives the way there and back, and what lies between two is rounded as IEEE 754 says.
+// Checks half precision: every half stays the same when it is widened and rounded, and a value between two halves is rounded as
+// IEEE 754 says.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';

@@ -1,4 +1,5 @@
-// Imports of GPT-2 checkpoints: whose configuration, which tensors, and what exactly is wrong when they do not fit.
+// Checks imports of GPT-2 checkpoints: where the configuration comes from, which tensors are taken, and what the error says when
+// they do not fit.
 
 import { expect, test } from 'vitest';
 import { PRESETS, type GptConfig } from '../../../src/model/config.ts';
@@ -38,7 +39,7 @@ const withoutQkvBias = tensors.filter(({ name }) => !name.endsWith('c_attn.bias'
 const incompatible = (words: string): Error =>
   expect.objectContaining({ code: 'incompatible', message: expect.stringContaining(words) as string }) as Error;
 
-test("OpenAI's GPT-2 with its prefix and its mask buffers is the preset gpt2", () => {
+test("OpenAI's GPT-2, which has a prefix and mask buffers, is the preset gpt2", () => {
   const config = {
     ...huggingFace,
     n_ctx: 1024,
@@ -64,7 +65,7 @@ test('our own names are read, and qkv_bias follows from the tensors', () => {
   expect(config).toEqual({ ...ours, qkv_bias: false, tie_weights: false });
 });
 
-test('rename maps every tensor of the table, in its order', () => {
+test('rename maps every tensor of the table, in the order of the table', () => {
   const { config, rename } = configFromHuggingFace({ json: ours, tensors: [...tensors, head].reverse() });
   expect([...rename.keys()]).toEqual(tensorTable(config).map(({ name }) => name));
 });
@@ -142,7 +143,7 @@ test.each<[string, unknown, NamedShape[], string]>([
   expect(() => configFromHuggingFace({ json, tensors: file })).toThrow(incompatible(words));
 });
 
-test('without a configuration the counts are read off the shapes, the heads are given', () => {
+test('without a configuration the counts come from the shapes, and the user gives the heads', () => {
   const { config } = configFromHuggingFace({ json: null, tensors: [...tensors, head], headCount: 4 });
   expect(config).toEqual({ ...openai, n_heads: 4, drop_rate: 0, tie_weights: false });
   expect(configFromHuggingFace({ json: null, tensors: withoutQkvBias, headCount: 1 }).config).toMatchObject({

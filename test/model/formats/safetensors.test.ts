@@ -1,4 +1,4 @@
-// The safetensors parser on what its writer makes, on literal bytes, and on headers made by an adversary.
+// Runs the safetensors parser on the writer's output, on literal bytes, and on the headers of an adversary.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -11,7 +11,7 @@ import {
   toFloat32,
 } from '../../../src/model/formats/safetensors.ts';
 
-/** A file's first bytes: the length of `json`, then `json`. */
+/** Returns a file's first bytes: the length of `json`, then `json`. */
 function prefixOf(json: string): Uint8Array {
   const bytes = new TextEncoder().encode(json);
   const out = new Uint8Array(8 + bytes.length);
@@ -107,7 +107,7 @@ test('too many tensors are refused', () => {
   expect(() => parse(many(SAFETENSORS_TENSORS_MAX + 1), { dataBytes: 0 })).toThrow(corrupt('8193 tensors'));
 });
 
-/** Whatever the bytes, the parser either refuses them as corrupt or returns ranges that tile the data. */
+/** Expects that the parser either refuses the bytes as corrupt or returns ranges that tile the data. */
 function survives(prefix: Uint8Array, fileBytes: number): void {
   try {
     const { tensors, dataStart } = parseSafetensorsHeader(prefix, { fileBytes });
@@ -124,7 +124,7 @@ function survives(prefix: Uint8Array, fileBytes: number): void {
   }
 }
 
-test('random bytes, random JSON and damaged headers never do anything else', () => {
+test('random bytes, random JSON and damaged headers are refused as corrupt or tile the data', () => {
   const number = fc.oneof(fc.nat(16), fc.integer(), fc.double(), fc.constantFrom(2 ** 53, 2 ** 53 - 1, -0, 1e308));
   const entry = fc.record(
     {
@@ -197,7 +197,7 @@ test('F16 and BF16 widen exactly, with subnormals, infinities and NaN', () => {
   expect([...toFloat32(new Uint8Array(brain.buffer), 'BF16')]).toEqual([1, -3, 2 ** -133, Infinity]);
 });
 
-test('other types, and parts of values, are refused', () => {
+test('other types, and incomplete values, are refused', () => {
   expect(() => toFloat32(new Uint8Array(8), 'I64')).toThrow(corrupt('I64'));
   expect(() => toFloat32(new Uint8Array(7), 'F32')).toThrow(corrupt('7 bytes'));
 });

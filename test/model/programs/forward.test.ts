@@ -1,5 +1,5 @@
-// The one description of a block and the head against the one table of tensors: whoever emits the forward pass takes every
-// tensor of the table, each once and in the table's order.
+// Checks the one description of a block and the head against the one table of tensors: every program with a forward pass takes
+// every tensor of the table, each once and in the table's order.
 
 import { describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../../src/model/config.ts';
@@ -26,7 +26,7 @@ const CONFIGS = [true, false].flatMap((qkv_bias) =>
 
 const sorted = (names: Iterable<string>): string[] => [...names].sort();
 
-/** The tensors that `emit` asks for, in order. */
+/** Returns the tensors that `emit` asks for, in order. */
 function asked(config: GptConfig, emit: (weights: { get(name: string): Float32Array }) => Graph): string[] {
   const sizes = new Map(tensorTable(config).map(({ name, size }) => [name, size]));
   const names: string[] = [];

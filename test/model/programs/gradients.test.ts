@@ -1,6 +1,6 @@
-// Every backward pass against central finite differences of its forward pass. Programs compute in float32, so the loss is a
-// sum in double precision of outputs times fixed weights, the step is large (2^-7) and the comparison is of directional
-// derivatives along random directions: their error stays near 1e-3 of the gradient's length, wrong formulas are off by 1e-1.
+// Checks every backward pass against central finite differences of its forward pass. Programs compute in float32. So the loss is
+// a sum in double precision of outputs times fixed weights, the step is large (2^-7), and the tests compare directional
+// derivatives along random directions. Their error stays near 1e-3 of the gradient's length; a wrong formula is off by 1e-1.
 
 import { describe, expect, test } from 'vitest';
 import {
@@ -37,7 +37,7 @@ import { onnxEngine } from '../../../src/workers/engines/onnx.ts';
 const STEP = 2 ** -7;
 const TOLERANCE = 4e-3;
 
-/** Values in [-1, 1), the same for the same seed. */
+/** Returns values in [-1, 1), the same for the same seed. */
 function noise(length: number, seed: number): Float32Array {
   const [input, out, values] = [new Uint32Array(6), new Uint32Array(4), new Float32Array(length)];
   for (let i = 0; i < length; i++) {
@@ -74,7 +74,7 @@ async function runGraph(graph: Graph, inputs: Record<string, Tensor>): Promise<R
 
 const [N, D] = [5, 12];
 
-/** One small layer: `forward` and `backward` emit nodes over x, dy and w, all named inputs. */
+/** Checks one small layer: `forward` and `backward` emit nodes over the named inputs x (N, D), dy (N, D) and w (D). */
 async function checkLayer(
   what: string,
   layer: {
@@ -288,7 +288,7 @@ test('the head: gradients of its input and its tensors', async () => {
     target,
     ...Object.fromEntries(Object.entries(values).map(([name, data]) => [name, tensor(data, dims[name])])),
   });
-  // The mean over 7 rows, of which these are 5.
+  // The loss is a mean over 7 rows, and the program has 5 of them.
   const loss = async (values: Record<string, Float32Array>): Promise<number> =>
     (await runGraph(headLossProgram(config, N), inputs(values)))['loss'].reduce((sum, row) => sum + row, 0) / 7;
   const outputs = await runGraph(headTrainProgram(config, { rowCount: N, tokenCount: 7 }), inputs(start));

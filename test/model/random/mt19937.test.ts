@@ -1,4 +1,4 @@
-// The generator against figures that others published: mt19937ar.out, the C++ standard and PyTorch.
+// Checks the generator against published figures: mt19937ar.out, the C++ standard and PyTorch.
 
 import { expect, test } from 'vitest';
 import { createMt19937 } from '../../../src/model/random/mt19937.ts';
@@ -8,7 +8,7 @@ test('seed 5489 gives the reference sequence', () => {
   expect([generator.next(), generator.next(), generator.next()]).toEqual([3499211612, 581869302, 3890346734]);
 });
 
-test('the 10000th draw is the one the C++ standard requires of mt19937', () => {
+test('the 10000th draw is the number that the C++ standard requires of mt19937', () => {
   const draws = new Uint32Array(10_000);
   createMt19937(5489).fill(draws);
   expect(draws[9999]).toBe(4123659995);
@@ -21,7 +21,7 @@ test('torch.manual_seed(0); torch.rand(2) is 0.4963, 0.7682', () => {
   expect(uniform()).toBeCloseTo(0.7682, 4);
 });
 
-test('any chunking gives the same stream', () => {
+test('chunks of any length give the same stream', () => {
   const whole = new Uint32Array(5000);
   createMt19937(7).fill(whole);
   const generator = createMt19937(7);
@@ -35,7 +35,7 @@ test('any chunking gives the same stream', () => {
   expect(pieces).toEqual([...whole.subarray(0, pieces.length)]);
 });
 
-test('a seed counts by its low 32 bits', () => {
+test('only the low 32 bits of a seed count', () => {
   expect(createMt19937(2 ** 40 + 123).next()).toBe(createMt19937(123).next());
   expect(createMt19937(124).next()).not.toBe(createMt19937(123).next());
 });

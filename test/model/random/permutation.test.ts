@@ -1,4 +1,4 @@
-// The permutation is a bijection for every length, differs by epoch and seed, and sends an index anywhere.
+// Checks that the permutation is a bijection for every length, differs by epoch and seed, and sends an index anywhere.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -36,7 +36,7 @@ test('over many epochs an index lands everywhere about equally often', () => {
   for (let epoch = 0; epoch < epochs; epoch++) counts[permute(7, { n, seed: 5, epoch })]++;
   const expected = epochs / n;
   const chiSquare = counts.reduce((sum, count) => sum + (count - expected) ** 2 / expected, 0);
-  // The 99.9th percentile for 19 degrees of freedom.
+  // This bound is the 99.9th percentile for 19 degrees of freedom.
   expect(chiSquare).toBeLessThan(43.8);
 });
 

@@ -1,4 +1,4 @@
-// Philox4x32-10 against the known answers of Random123 (kat_vectors), and the properties that repeatability rests on.
+// Checks Philox4x32-10 against the known answers of Random123 (kat_vectors), and the properties on which repeatability depends.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -105,11 +105,11 @@ test('a lane keeps its element from round(rate * 65536) on', () => {
   expect([...mask]).toEqual(lanes.map((lane) => (lane >= Math.round(rate * 65536) ? 1 : 0)));
 });
 
-test.each([0, 0.1, 0.5, 0.9])('rate %d drops that share', (rate) => {
+test.each([0, 0.1, 0.5, 0.9])('rate %d drops that share of the elements', (rate) => {
   const n = 200_000;
   const mask = new Uint8Array(n);
   dropoutMask(mask, { ...dropout, index: 5, rate });
   const kept = mask.reduce((sum, keep) => sum + keep, 0);
-  // Five standard deviations.
+  // The bound is five standard deviations.
   expect(Math.abs(kept / n - (1 - rate))).toBeLessThanOrEqual(5 * Math.sqrt((rate * (1 - rate)) / n));
 });

@@ -1,5 +1,5 @@
-// Vocabularies that come as files: GPT-2's is recognized, another one encodes as its merges say, and what is not imitated
-// is refused.
+// Checks vocabularies that come as files: GPT-2's is recognized, another one encodes as its merges say, and a tokenizer that gptd
+// cannot imitate is refused.
 
 import { expect, test } from 'vitest';
 import { BYTE_CHARACTERS } from '../../../src/model/text/bpe.ts';
@@ -8,7 +8,7 @@ import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
 
 const gpt2 = await gpt2Vocabulary();
 
-/** The bytes, then some merges whose order is not that of the ids that they make. */
+/** Merges whose order is not the order of the ids that they make. */
 const MERGES = ['b c', 'a b', 'a bc', 'Ġ a', 'Ġa b', 'Ã ©'];
 const VOCAB: Readonly<Record<string, number>> = Object.fromEntries(
   [...BYTE_CHARACTERS, 'bc', 'ab', 'abc', 'Ġa', 'Ġab', 'Ã©', '<|endoftext|>'].map((token, id) => [token, id]),
@@ -22,7 +22,7 @@ const TOKENIZER = {
 
 test("GPT-2's merges follow from its ranks", () => {
   expect(gpt2.merges).toHaveLength(50_000);
-  // The first lines of its merges.txt, and its last.
+  // These are the first lines of its merges.txt and the last line.
   expect(gpt2.merges.slice(0, 6)).toEqual(['Ġ t', 'Ġ a', 'h e', 'i n', 'r e', 'o n']);
   expect(gpt2.merges.at(-1)).toBe('Ġg azed');
   expect(gpt2.tokens[50256]).toBe('<|endoftext|>');
@@ -51,7 +51,7 @@ test('another vocabulary merges in the order of its merges, not of its ids', asy
   ).toEqual(spec);
   const tokenizer = await createTokenizer({ type: 'bpe', ...spec });
   expect([...tokenizer.encode('abc')]).toEqual([VOCAB['abc']]);
-  // `a b` goes before `Ġ a`, which makes `Ġa b` a merge that never happens.
+  // `a b` comes before `Ġ a`, so the merge `Ġa b` never happens.
   expect([...tokenizer.encode(' ab')]).toEqual([VOCAB['Ġ'], VOCAB['ab']]);
   expect([...tokenizer.encode(' ax')]).toEqual([VOCAB['Ġa'], VOCAB['x']]);
   expect([...tokenizer.encode('é')]).toEqual([VOCAB['Ã©']]);

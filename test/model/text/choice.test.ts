@@ -1,4 +1,4 @@
-// Which tokenizer a model gets, and which one reads its data.
+// Checks which tokenizer a model gets, and which tokenizer reads its data.
 
 import { describe, expect, test } from 'vitest';
 import {
@@ -25,7 +25,7 @@ test.each([
   expect(newTokenizer(vocabSize).type).toBe(name);
 });
 
-test('a named tokenizer needs as many ids as it has', () => {
+test('a named tokenizer needs a vocabulary with room for all of its ids', () => {
   expect(newTokenizer(50257, 'byte')).toEqual({ type: 'byte' });
   expect(newTokenizer(3, 'char')).toEqual(WAITING);
   expect(() => newTokenizer(50256, 'gpt2')).toThrow(
@@ -37,12 +37,12 @@ test('a named tokenizer needs as many ids as it has', () => {
 describe('an import', () => {
   const unnamed = { vocabSize: 50257, named: undefined, found: null, isNoted: false };
 
-  test('takes the named tokenizer, whatever the files tell', () => {
+  test('takes the named tokenizer, whatever the files say', () => {
     expect(importedTokenizer({ ...unnamed, named: 'byte', found: BPE })).toEqual({ type: 'byte' });
     expect(() => importedTokenizer({ ...unnamed, vocabSize: 61, named: 'byte' })).toThrow('take --vocab-size 256');
   });
 
-  test("takes what the files tell, and GPT-2's where they tell nothing and the vocabulary has its size", () => {
+  test("takes the files' tokenizer, or GPT-2's where they have none and the vocabulary has its size", () => {
     expect(importedTokenizer({ ...unnamed, found: BPE })).toBe(BPE);
     expect(importedTokenizer(unnamed)).toEqual({ type: 'gpt2' });
     expect(importedTokenizer({ ...unnamed, vocabSize: 50304 })).toBeNull();
@@ -50,7 +50,7 @@ describe('an import', () => {
   });
 });
 
-test('a model whose alphabet is not known yet cannot encode, and takes over that of its first text', () => {
+test('a model whose alphabet is not known yet cannot encode, and takes the alphabet of its first text', () => {
   expect([WAITING, CHAR, BPE, null].map(completeTokenizer)).toEqual([null, CHAR, BPE, null]);
   expect([WAITING, CHAR, BPE, null].map(tokenizerName)).toEqual(['char', 'char', 'bpe', null]);
   expect(adoptedTokenizer(WAITING, CHAR)).toBe(CHAR);

@@ -1,4 +1,5 @@
-// What a reader of a stream sees: whole characters, nothing that is taken back, and nothing held back without a reason.
+// Checks what a reader of a stream sees: whole characters, nothing that is taken back, and nothing that is held back without a
+// reason.
 
 import fc from 'fast-check';
 import { beforeAll, describe, expect, test } from 'vitest';
@@ -6,19 +7,19 @@ import { stopFilter } from '../../../src/model/text/stop.ts';
 import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
 import type { Tokenizer } from '../../../src/model/text/tokenizer.ts';
 
-/** Stop texts and texts of few letters meet often; some of the letters take two, three and four bytes. */
+/** Texts of few letters often contain a stop text. Some of these letters take two, three and four bytes. */
 const letter = fc.constantFrom('a', 'b', '\n', '\u00e9', '\u20ac', '\u{1f600}', '\u{1f601}');
 const word = (minLength: number, maxLength: number): fc.Arbitrary<string> =>
   fc.array(letter, { minLength, maxLength }).map((letters) => letters.join(''));
 const stopTexts = fc.array(word(1, 4), { maxLength: 4 });
 
 interface Shown {
-  /** What was shown after each piece. */
+  /** Holds all text that was shown after each piece. */
   readonly texts: readonly string[];
   readonly stopped: boolean;
 }
 
-/** Shows pieces as a stream does: until a stop, or to the end. */
+/** Shows the pieces as a stream does, up to a stop text or to the end. */
 function show(pieces: readonly string[], stops: readonly string[]): Shown {
   const filter = stopFilter(stops);
   const texts: string[] = [];
@@ -32,7 +33,10 @@ function show(pieces: readonly string[], stops: readonly string[]): Shown {
   return { texts, stopped: false };
 }
 
-/** The definition: after the first piece with which the text has a stop text in it, everything before the first of them. */
+/**
+ * Returns what the definition shows: when a piece completes a stop text, everything before the first stop text, and else
+ * everything.
+ */
 function reference(pieces: readonly string[], stops: readonly string[]): { text: string; pieceCount: number } {
   let whole = '';
   for (const [i, piece] of pieces.entries()) {
@@ -64,14 +68,14 @@ function expectHonest(pieces: readonly string[], stops: readonly string[]): void
   }
 }
 
-test('pieces of any length are shown as the definition says, at once and for good', () => {
+test('pieces of any length are shown as the definition says, at once, and never taken back', () => {
   fc.assert(
     fc.property(fc.array(word(0, 4), { maxLength: 12 }), stopTexts, (pieces, stops) => expectHonest(pieces, stops)),
     { numRuns: 3000, seed: 1 },
   );
 });
 
-test('a stop text that spans pieces is found, one that fails to come is shown', () => {
+test('a stop text that spans pieces is found, and text that only begins as one is shown', () => {
   expect(show(['one st', 'o', 'p two'], ['stop'])).toEqual({ texts: ['one ', 'one ', 'one '], stopped: true });
   expect(show(['one st', 'o', 'ck'], ['stop']).texts).toEqual(['one ', 'one ', 'one stock', 'one stock']);
   expect(show(['one st'], ['stop']).texts).toEqual(['one ', 'one st']);
@@ -99,7 +103,7 @@ describe.each(['byte', 'gpt2'] as const)('with the %s tokenizer', (type) => {
     );
   });
 
-  test('tokens of chance are shown as their bytes decode, whole characters all the while', () => {
+  test('random tokens are shown as their bytes decode, in whole characters', () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 0, max: tokenizer.vocabSize - 1 }), { maxLength: 30 }), (ids) => {
         const pieces = piecesOf(ids);

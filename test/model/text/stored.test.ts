@@ -1,4 +1,4 @@
-// Tokenizers as rows have them.
+// Checks how tokenizers are read from the rows of the database.
 
 import { describe, expect, test } from 'vitest';
 import { completeTokenizer, readStoredTokenizer } from '../../../src/model/text/stored.ts';
@@ -21,7 +21,7 @@ test('fields that are not there have defaults', () => {
   expect(readStoredTokenizer({ type: 'bpe', tokens: ['a'], merges: [] })).toMatchObject({ special: [] });
 });
 
-describe('is corrupt', () => {
+describe('a stored tokenizer is corrupt when it is', () => {
   test.each([
     ['gpt2', 'it is no object'],
     [{}, 'its type is undefined'],

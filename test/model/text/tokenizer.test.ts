@@ -1,4 +1,4 @@
-// The tokenizers. Ids of GPT-2 texts are those of tiktoken 0.14 with the r50k_base vocabulary.
+// Checks the tokenizers. The ids of GPT-2 texts come from tiktoken 0.14 with the r50k_base vocabulary.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -22,7 +22,7 @@ test.each([
   ['<|endoftext|>', [27, 91, 437, 1659, 5239, 91, 29]],
   ['日本語 👩‍👩‍👧', [33768, 98, 17312, 105, 45739, 252, 50169, 102, 447, 235, 41840, 102, 447, 235, 41840, 100]],
   ['naïve café', [2616, 38776, 40304]],
-  // The byte order mark is no space, U+0085 is one: JavaScript's \s has both the other way round.
+  // The byte order mark is no space, and U+0085 is a space: JavaScript's \s has both the other way round.
   ['\ufeffHi', [171, 119, 123, 17250]],
   ['a\u0085b', [64, 126, 227, 65]],
   ['', []],
@@ -31,7 +31,7 @@ test.each([
   expect(gpt2.decode(ids)).toBe(input);
 });
 
-test('sizes and the end of text', () => {
+test('every tokenizer has its size and its end of text', () => {
   expect([gpt2.vocabSize, byte.vocabSize, char.vocabSize]).toEqual([50257, 256, new Set(text).size]);
   expect([gpt2.endOfText, byte.endOfText, char.endOfText]).toEqual([50256, null, null]);
   expect(gpt2.decode([50256])).toBe('<|endoftext|>');
@@ -62,7 +62,7 @@ test.each(all)('%s streams the text it decodes, never half a character', (_name,
   for (const part of parts) expect(part).not.toMatch(/\ufffd|\p{Surrogate}/u);
 });
 
-test('bytes that never become a character come out of flush as U+FFFD', () => {
+test('flush returns U+FFFD for bytes that never become a character', () => {
   const decoder = byte.stream();
   const euro = [...byte.encode('€')];
   expect(euro.map((id) => decoder.push(id))).toEqual(['', '', '€']);
@@ -78,7 +78,7 @@ test.each(all)('%s decodes ids it does not know to nothing', (_name, tokenizer) 
   expect(tokenizer.stream().push(999_999)).toBe('');
 });
 
-test('an alphabet is the sorted set of characters, its order the ids', async () => {
+test("an alphabet is the sorted set of characters, and a character's place is its id", async () => {
   const alphabet = charAlphabet('banana 😀');
   expect(alphabet).toBe(' abn😀');
   const tokenizer = await createTokenizer({ type: 'char', alphabet });
@@ -99,15 +99,15 @@ test.each(['', 'ba', 'aa'])('alphabet %j is refused', async (alphabet) => {
   await expect(createTokenizer({ type: 'char', alphabet })).rejects.toMatchObject({ code: 'invalid_spec' });
 });
 
-test('a run without a break costs little more than its length', () => {
-  // "a" * 400 is 100 times "aaaa"; so is a run of any length. A quadratic merge would need minutes here.
+test('the time for a text without a break is about linear in its length', () => {
+  // 400 times "a" is 100 times the token "aaaa", and so on for any length. A quadratic merge would take minutes here.
   const ids = gpt2.encode('a'.repeat(400_000));
   expect(ids).toHaveLength(100_000);
   expect(ids.every((id) => id === 24794)).toBe(true);
   expect(gpt2.encode(' '.repeat(200_000))).toHaveLength(200_000);
 });
 
-test('a long text encodes as its parts do where they meet at a word', () => {
+test('a long text that is cut at words encodes as its parts do', () => {
   const sentence = " The quick brown fox's tail wasn't 12 cm long.";
   const once = [...gpt2.encode(sentence)];
   const many = gpt2.encode(sentence.repeat(20_000));

@@ -1,4 +1,4 @@
-// Validation windows that occur in the training part, against a search that looks everywhere.
+// Checks the count of validation windows that occur in the training part against a search that looks everywhere.
 
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
@@ -19,7 +19,7 @@ function countSlowly(tokens: readonly number[], { from, length, stride }: Window
   return count;
 }
 
-test('any tokens, any windows: the same count as a search for each', () => {
+test('the count is that of a search for each window, for any tokens and windows', () => {
   const cases = fc.record({
     tokens: fc.array(fc.nat(2), { maxLength: 80 }),
     from: fc.nat(60),
@@ -36,7 +36,7 @@ test('any tokens, any windows: the same count as a search for each', () => {
   );
 });
 
-test('equal windows of the validation part count each, and wide ids are told apart', () => {
+test('each of several equal validation windows counts, and wide ids are distinguished', () => {
   const tokens = [1, 2, 3, 9, 1, 2, 3, 1, 2, 3, 1, 2, 4];
   expect(countDuplicateWindows(Uint16Array.from(tokens), { from: 4, length: 3, stride: 3 })).toBe(2);
   const wide = Uint32Array.from(tokens, (token) => token + 65536);

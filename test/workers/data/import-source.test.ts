@@ -1,5 +1,5 @@
-// Imports at the level of blobs: every form in which GPT-2 weights travel gives the same numbers, and what does not fit is
-// refused by the name of its tensor.
+// Checks imports at the level of blobs: every form in which GPT-2 weights travel gives the same numbers, and weights that do not
+// fit are refused by the name of their tensor.
 
 import { createHash } from 'node:crypto';
 import { onTestFinished, describe, expect, test } from 'vitest';
@@ -48,7 +48,7 @@ const hfConfig = (config: GptConfig): Record<string, unknown> => ({
   tie_word_embeddings: config.tie_weights,
 });
 
-/** Uploads the files, opens them as an import, and reads it to its end. */
+/** Uploads the files, opens them as an import, and reads the import to its end. */
 async function imported(
   files: Readonly<Record<string, Uint8Array | object | string>>,
   headCount: number | null = null,
@@ -143,7 +143,7 @@ describe('the same numbers come out of', () => {
     await expect(imported({ ...files, 'model.safetensors.index.json': {} })).rejects.toThrow('no weight_map');
   });
 
-  test('no configuration: counts from shapes, heads as given', async () => {
+  test('no configuration, with counts from the shapes and heads from the user', async () => {
     const found = await imported({ 'model.safetensors': fileOf(withPrefix(tied)) }, 2);
     expect(found.config).toEqual({ ...TIED, drop_rate: 0 });
     expect(found.digest).toBe(digestOf(tied));
@@ -159,10 +159,10 @@ describe('the same numbers come out of', () => {
     const found = await imported({ 'model.safetensors': fileOf(filled), 'config.json': json });
     expect(found.config.qkv_bias).toBe(false);
     expect(found.digest).toBe(digestOf(bare));
-    // Somebody trained them elsewhere: they are weights now.
+    // After training elsewhere the biases are not zero, so they are weights.
     const trained = await imported({ 'model.safetensors': fileOf(untied), 'config.json': json });
     expect(trained.config.qkv_bias).toBe(true);
-    // Nobody said that they stand for nothing.
+    // This configuration does not say that the zeros stand for missing biases.
     const plain = await imported({ 'model.safetensors': fileOf(filled), 'config.json': hfConfig(TINY) });
     expect(plain.config.qkv_bias).toBe(true);
   });

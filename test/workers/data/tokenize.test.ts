@@ -1,4 +1,4 @@
-// From stored files to token ids, piece by piece: the ids are those of the whole text, whatever the pieces.
+// Checks how stored files become token ids, piece by piece: the ids are those of the whole text, whatever the pieces.
 
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { createTokenizer } from '../../../src/model/text/create-tokenizer.ts';
@@ -36,7 +36,9 @@ async function tokenized(
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 const text = (content: string) => ({ bytes: utf8(content), format: 'text' }) as const;
 
-/** Words, runs of white space of every kind, contractions, digits and characters of one to four bytes, over many pieces. */
+/**
+ * A text of many pieces with words, runs of white space of every kind, contractions, digits and characters of one to four bytes.
+ */
 const LONG = Array.from(
   { length: 90_000 },
   (_, i) => `wo${i % 911}rd's ${'  \n\t\u00a0'.slice(0, i % 6)}né ${i}…😀 \u2003x${'\n'.repeat(i % 3)}`,
@@ -73,7 +75,7 @@ describe('a text of several pieces', () => {
   });
 });
 
-test('lines of .jsonl are documents, parted by the end of text where there is one', async () => {
+test('lines of .jsonl are documents, separated by the end of text when the tokenizer has one', async () => {
   const lines = '{"text":"one two"}\n\n{"text":"thr\\u0065e","id":3}\n';
   const files = [{ bytes: utf8(lines), format: 'jsonl' as const }, text('four')];
   const { ids } = await tokenized(files, { tokenizer: { type: 'gpt2' }, vocabSize: 50257 });

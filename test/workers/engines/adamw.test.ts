@@ -1,4 +1,5 @@
-// AdamW's program against the textbook's formula in double precision, and where its folded step size could go wrong.
+// Checks AdamW's program against the textbook's formula in double precision, and for step sizes where the program's folding could
+// go wrong.
 
 import { expect, test } from 'vitest';
 import { adamwProgram, adamwScalars, type AdamwStep } from '../../../src/model/programs/adamw.ts';
@@ -6,7 +7,7 @@ import type { Tensor, Tensors } from '../../../src/workers/engines/engine.ts';
 import { loadEngine } from '../../../src/workers/engines/choice.ts';
 
 const STEP: AdamwStep = { step: 3, lr: 4e-4, weightDecay: 0.1, gradScale: 0.5, beta1: 0.9, beta2: 0.999, eps: 1e-8 };
-/** The last two have never had a gradient; the last one is zero. */
+/** Parameters of which the last two have never had a gradient. The last one is zero. */
 const PARAMETERS = {
   w: Float32Array.of(0.5, -0.25, 1e-3, 2, 0),
   g: Float32Array.of(0.1, -3, 1e-6, 0, 0),

@@ -1,5 +1,5 @@
-// Every program of the model on both engines with the same random inputs, and the backward passes written by hand beside
-// what TensorFlow.js derives from the forward programs by itself.
+// Runs every program of the model on both engines with the same random inputs, and compares the backward passes, which are
+// written by hand, with the derivatives that TensorFlow.js computes from the forward programs.
 
 import { readdirSync } from 'node:fs';
 import path from 'node:path';
@@ -40,7 +40,10 @@ import { loadEngine } from '../../../src/workers/engines/choice.ts';
 import { interpret, operatorTable, upload } from '../../../src/workers/engines/tensorflow/interpreter.ts';
 import { difference, noise, randomInputs, type InputSettings } from './random-inputs.ts';
 
-/** Of the largest number in the output. Sums run in another order, and exponentials come from other libraries. */
+/**
+ * The tolerance, relative to the largest number in the output. Sums run in another order, and exponentials come from other
+ * libraries.
+ */
 const TOLERANCE = 1e-5;
 
 const onnx = await loadEngine('onnx');
@@ -62,7 +65,10 @@ const rowCount = batch.B * batch.T;
 const head = { rowCount, tokenCount: 20 };
 const weights = new Map(tensorTable(config).map(({ name, size }, i) => [name, noise(size, 500 + i)]));
 
-/** ONNX Runtime rounds the rows that quantized weights are multiplied with to 8 bits; TensorFlow.js does not. */
+/**
+ * The tolerance for quantized weights. ONNX Runtime rounds the rows to 8 bits that it multiplies with them, and TensorFlow.js
+ * does not.
+ */
 const ROUNDED_TOLERANCE = 0.03;
 
 interface Case extends Omit<InputSettings, 'seed'> {
@@ -72,7 +78,7 @@ interface Case extends Omit<InputSettings, 'seed'> {
 
 const maskOf = (value: number): number => (value > 0 ? 0 : -Infinity);
 
-/** Serving programs with their weights in f32, in 8 and in 4 bits. */
+/** Returns the cases of a serving program with its weights in f32, in 8 and in 4 bits. */
 const inEachPrecision = (M: number, emit: (quantization: Quantization | null) => Graph): Case[] =>
   [null, ...QUANTIZATIONS].map((quantization) => ({
     graph: emit(quantization),
@@ -82,7 +88,7 @@ const inEachPrecision = (M: number, emit: (quantization: Quantization | null) =>
     tolerance: quantization === null ? TOLERANCE : ROUNDED_TOLERANCE,
   }));
 
-/** Each row's keys and values have places of their own: those of row m are at position m. */
+/** Returns inputs that give each row's keys and values places of their own: row m has position m. */
 function passShape({ emb_dim: D, n_heads: H }: GptConfig): InputSettings['shape'] {
   const indexIn = (place: number, lengths: readonly number[]): number[] =>
     lengths.map(
@@ -102,10 +108,10 @@ function passShape({ emb_dim: D, n_heads: H }: GptConfig): InputSettings['shape'
   };
 }
 
-/** By the name of the function that emits the program. */
+/** The cases, by the name of the function that emits the program. */
 const CASES: Readonly<Record<string, readonly Case[]>> = {
   adamwProgram: [
-    // Second moments are not negative.
+    // Second moments must not be negative.
     {
       graph: adamwProgram(),
       sizes: { n: 300 },
@@ -159,7 +165,7 @@ const CASES: Readonly<Record<string, readonly Case[]>> = {
     inEachPrecision(
       5,
       (quantization) => passProgram(config, weights, { firstBlock: 0, endBlock: 2, head, quantization }),
-      // Both blocks round.
+      // Both blocks round, so the tolerance is twice as large.
     ).map((each) => ({ ...each, tolerance: 2 * each.tolerance!, shape: { ...each.shape, ...passShape(config) } })),
   ),
   logitsProgram: [config, tied].flatMap((settings) =>
@@ -203,7 +209,9 @@ describe.each(Object.keys(CASES))('%s', (name) => {
   });
 });
 
-/** The gradients of sum(output * dy) over `graph` with respect to the named inputs, by TensorFlow.js's own differentiation. */
+/**
+ * Returns the gradients of sum(output * dy) over `graph` with respect to the named inputs, as TensorFlow.js itself derives them.
+ */
 function derivedGradients(
   graph: Graph,
   inputs: Record<string, Tensor>,

@@ -1,4 +1,5 @@
-// One loop of WebAssembly against the engine that runs the same graph node by node: the same bits, wherever the arrays lie.
+// Checks one loop of WebAssembly against the engine that runs the same graph node by node: both give the same bits, wherever the
+// arrays lie.
 
 import { afterAll, describe, expect, test } from 'vitest';
 import { adamwProgram, adamwScalars } from '../../../src/model/programs/adamw.ts';
@@ -10,7 +11,13 @@ import { noise } from './random-inputs.ts';
 
 const NAMES = ['w', 'g', 'm', 'v'] as const;
 const SCALARS = adamwScalars({
-  ...{ step: 7, lr: 3e-3, weightDecay: 0.1, gradScale: 0.3, beta1: 0.9, beta2: 0.999, eps: 1e-8 },
+  step: 7,
+  lr: 3e-3,
+  weightDecay: 0.1,
+  gradScale: 0.3,
+  beta1: 0.9,
+  beta2: 0.999,
+  eps: 1e-8,
 });
 const engine = await loadEngine('onnx');
 const reference = await engine.compile(adamwProgram());
@@ -18,7 +25,7 @@ afterAll(() => reference.release());
 
 type Parameters = Record<(typeof NAMES)[number], Float32Array>;
 
-/** Numbers of all sizes, zeros among them; second moments are not negative. */
+/** Returns numbers of all sizes, some of them zero. Second moments are not negative. */
 function parameters(length: number): Parameters {
   const [w, g, m, v] = NAMES.map((_, i) => noise(length, 40 + i).map((x, at) => (at % 11 === 0 ? 0 : x ** 5)));
   return { w, g, m, v: v.map(Math.abs) };
@@ -28,7 +35,10 @@ async function expected({ w, g, m, v }: Parameters): Promise<Float32Array[]> {
   const vector = (data: Float32Array): Tensor => ({ data, dims: [data.length] });
   const scalars = Object.entries(SCALARS).map(([name, value]) => [name, { data: Float32Array.of(value), dims: [] }]);
   const found = await reference.run({
-    ...{ w: vector(w), g: vector(g), m: vector(m), v: vector(v) },
+    w: vector(w),
+    g: vector(g),
+    m: vector(m),
+    v: vector(v),
     ...(Object.fromEntries(scalars) as Record<string, Tensor>),
   });
   return ['wNext', 'mNext', 'vNext'].map((name) => found[name]);
@@ -37,7 +47,7 @@ async function expected({ w, g, m, v }: Parameters): Promise<Float32Array[]> {
 const update = (program: FusedProgram, { w, g, m, v }: Parameters): void =>
   program.run({ inputs: { w, g, m, v }, into: { wNext: w, mNext: m, vNext: v }, scalars: SCALARS });
 
-/** The program's arrays of a tensor. */
+/** Writes a tensor's first values into the program's arrays. */
 function fill([w, m, v]: readonly Float32Array[], initial: Parameters): void {
   w.set(initial.w);
   m.set(initial.m);
@@ -52,7 +62,7 @@ function expectBits(found: readonly Float32Array[], wanted: readonly Float32Arra
 }
 
 describe.each([1, 3, 4, 1000, 32768, 70001])('AdamW over %i elements', (length) => {
-  test('in memory of the program, with gradients from elsewhere', async () => {
+  test('has the same bits in memory of the program, with gradients from elsewhere', async () => {
     const program = new FusedProgram(adamwProgram());
     const [[w, m, v]] = program.allocate([[length, length, length]]);
     const initial = parameters(length);
@@ -61,7 +71,7 @@ describe.each([1, 3, 4, 1000, 32768, 70001])('AdamW over %i elements', (length) 
     expectBits([w, m, v], await expected(initial));
   });
 
-  test('in any memory', async () => {
+  test('has the same bits in any memory', async () => {
     const own = parameters(length);
     const wanted = await expected(own);
     update(new FusedProgram(adamwProgram()), own);
@@ -84,7 +94,7 @@ test('a part of an array leaves its neighbours alone', async () => {
   }
 });
 
-test('what does not fit into one memory lies in several, and what fits into none in arrays of its own', async () => {
+test('groups that do not fit into one memory lie in several, and a group that fits into none has arrays of its own', async () => {
   const program = new FusedProgram(adamwProgram());
   const gibibyte = 2 ** 28;
   const groups = program.allocate([

@@ -1,5 +1,5 @@
-// What training relies on: a run that is given all of its outputs writes them in place, also over its own inputs, and makes
-// no copy of them; and how many threads compute does not show in the bits.
+// Checks what training relies on. A run that is given all of its outputs writes them in place, also over its own inputs, and
+// makes no copy of them. The number of threads does not change the bits.
 
 import { expect, test } from 'vitest';
 import { blockForwardProgram } from '../../../src/model/programs/block.ts';
@@ -9,7 +9,7 @@ import { randomInputs } from './random-inputs.ts';
 
 const SIZE = 1 << 22;
 
-/** y = x + x and z = x * x. */
+/** Returns a graph with y = x + x and z = x * x. */
 function twoOutputs(): Graph {
   const g = new GraphBuilder('two outputs');
   const x = g.input('x', [SIZE]);
@@ -44,7 +44,7 @@ test('outputs that are not given are returned', async () => {
   await program.release();
 });
 
-test('a sum goes on in the array that it began in', async () => {
+test('a sum is accumulated in place in its own array', async () => {
   const g = new GraphBuilder('accumulate');
   const [a, b, soFar] = [g.input('a', [40, 30]), g.input('b', [40, 20]), g.input('soFar', [30, 20])];
   g.output('sum', g.node('Gemm', [a, b, soFar], { transA: 1 }));
@@ -59,7 +59,7 @@ test('a sum goes on in the array that it began in', async () => {
   await program.release();
 });
 
-test('a fault of a run is not taken for its end', async () => {
+test('a run that fails rejects, although its outputs are given', async () => {
   const program = await onnxEngine.compile(twoOutputs());
   const [x, y, z] = [3, 0, 0].map((value) => new Float32Array(SIZE).fill(value));
   const wrong = { data: x.subarray(1), dims: [SIZE - 1] };
@@ -79,7 +79,7 @@ test('large constants may be written over once the program is compiled', async (
   await program.release();
 });
 
-test('an output in the memory of an input is that input with some of it written over, and what reads it sees that', async () => {
+test('an output in the memory of an input overwrites only some of it, and the nodes behind read the new values', async () => {
   const g = new GraphBuilder('put');
   const put = g.node('ScatterND', [g.input('cache', [SIZE]), g.input('at', [2, 1], 'int64'), g.input('entries', [2])]);
   g.output('written', put);
@@ -103,8 +103,14 @@ test.each([
   'from width 256 on, as training relies on: width %i, %i heads, %i x %i tokens forward on two threads have the bits of one',
   async (D, heads, B, T) => {
     const config = {
-      ...{ vocab_size: 10, context_length: T, emb_dim: D, n_heads: heads, n_layers: 1 },
-      ...{ drop_rate: 0, qkv_bias: true, tie_weights: false },
+      vocab_size: 10,
+      context_length: T,
+      emb_dim: D,
+      n_heads: heads,
+      n_layers: 1,
+      drop_rate: 0,
+      qkv_bias: true,
+      tie_weights: false,
     };
     const graph = blockForwardProgram(config, { B, T }, { save: true });
     const inputs = randomInputs(graph, { seed: 5 });

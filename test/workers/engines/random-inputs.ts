@@ -1,4 +1,4 @@
-// Inputs for any program, the same for the same seed: numbers in [-1, 1), masks of 0 and 1, indices below a limit.
+// Makes inputs for any program, the same for the same seed: numbers in [-1, 1), masks of 0 and 1, and indices below a limit.
 
 import type { Graph, GraphInput } from '../../../src/model/programs/graph.ts';
 import { philox } from '../../../src/model/random/philox.ts';
@@ -6,11 +6,11 @@ import type { Tensor } from '../../../src/workers/engines/engine.ts';
 
 export interface InputSettings {
   readonly seed: number;
-  /** Lengths of the symbolic dimensions. */
+  /** The lengths of the symbolic dimensions. */
   readonly sizes?: Readonly<Record<string, number>>;
-  /** int64 inputs are below it, but for those that `shape` makes. */
+  /** The values of int64 inputs are below this limit, unless `shape` makes them. */
   readonly indexLimit?: number;
-  /** Makes an input's values from noise in [-1, 1) and their places. */
+  /** Makes each value of a named input from noise in [-1, 1) and from the value's place. */
   readonly shape?: Readonly<Record<string, (noise: number, place: number) => number>>;
 }
 
@@ -55,12 +55,12 @@ export const randomInputs = (graph: Graph, settings: InputSettings): Record<stri
     graph.inputs.map((input, i) => [input.name, randomInput(input, settings.seed * 1000 + i, settings)]),
   );
 
-/** Largest difference of two arrays beside the largest number in the second one. */
+/** Returns the largest difference of two arrays, relative to the largest number in the second one. */
 export function difference(values: Float32Array, reference: Float32Array): number {
   if (values.length !== reference.length) return Infinity;
   let [most, scale] = [0, 1e-30];
   for (const [i, value] of reference.entries()) {
-    // Equal infinities are no difference; anything else that is no number is.
+    // Equal infinities are no difference. Any other value that is no number makes the difference infinite.
     const apart = values[i] === value ? 0 : Math.abs(values[i] - value);
     most = Math.max(most, Number.isNaN(apart) ? Infinity : apart);
     scale = Math.max(scale, Math.abs(value));

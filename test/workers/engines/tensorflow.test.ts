@@ -1,5 +1,5 @@
-// The TensorFlow.js engine on its own: what it refuses and how it says so, operators that no program uses in every form
-// beside ONNX Runtime, and that a thousand training steps leave no tensor behind.
+// Checks the TensorFlow.js engine on its own: its refusals and their errors, the forms of operators that no program uses, against
+// ONNX Runtime, and that a thousand training steps leave no tensor behind.
 
 import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, test } from 'vitest';

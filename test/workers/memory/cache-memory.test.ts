@@ -1,4 +1,5 @@
-// Memory that one sequence has left is the next one's, whatever its size, and no more is kept than is in use.
+// Checks that the memory that a sequence gives back serves the next sequence, whatever its size, and that no more is kept free
+// than is in use.
 
 import { expect, test } from 'vitest';
 import { CacheMemory } from '../../../src/workers/memory/cache-memory.ts';
@@ -18,14 +19,14 @@ test('the first range that is long enough is taken, in the first segment that ha
   expect(memory.length).toBe(200);
 });
 
-test('ranges that touch are one again when both are free', () => {
+test('neighbouring ranges join when both are free', () => {
   const memory = new CacheMemory(100);
   const ranges = [30, 30, 40].map((length) => memory.take(length));
   for (const i of [0, 2, 1]) memory.give(ranges[i]);
   expect(memory.take(100).buffer).toBe(ranges[0].buffer);
 });
 
-test('what is longer than a segment has one of its own, which goes when more would be free than in use', () => {
+test('a range that is longer than a segment has a segment of its own, which goes when more would be free than in use', () => {
   const memory = new CacheMemory(100);
   const [small, long] = [memory.take(60), memory.take(500)];
   expect(long).toHaveLength(500);
@@ -36,7 +37,7 @@ test('what is longer than a segment has one of its own, which goes when more wou
   expect(memory.take(100).buffer).toBe(small.buffer);
 });
 
-test('a range is given back once', () => {
+test('a range can be given back only once', () => {
   const memory = new CacheMemory(100);
   const range = memory.take(10);
   memory.give(range);

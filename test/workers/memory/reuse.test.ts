@@ -1,4 +1,4 @@
-// Arrays that are written over step by step.
+// Checks arrays that every step overwrites.
 
 import { expect, test } from 'vitest';
 import { Scratch } from '../../../src/workers/memory/reuse.ts';

@@ -1,4 +1,4 @@
-// Which rows attend in one product: sequences in seats beside each other, and pieces of a prompt by themselves.
+// Checks which rows attend in one product: sequences in neighbouring seats do so together, and each piece of a prompt by itself.
 
 import { describe, expect, test } from 'vitest';
 import { attendGroups, passage, rowsOf, type RowSpan } from '../../../src/workers/serving/attend-groups.ts';
@@ -14,7 +14,7 @@ function caches(room: CacheRoom, lengths: readonly number[]): KvCache[] {
   });
 }
 
-/** Consecutive rows of a step, `count` for each cache, from position 10 on. */
+/** Returns consecutive rows of a step: each cache has its number of `counts`, from position 10 on. */
 const spansOf = (all: readonly KvCache[], counts: readonly number[]): RowSpan[] =>
   all.map((cache, i) => {
     const first = counts.slice(0, i).reduce((sum, count) => sum + count, 0);
@@ -25,7 +25,7 @@ const shapes = (spans: readonly RowSpan[], { wide = false } = {}): (readonly num
   attendGroups(spans, { wide }).map(({ mask }) => mask.dims);
 
 describe('groups of attention', () => {
-  test('eight sequences of one capacity are one, a ninth and one with a larger cache others', () => {
+  test('a group holds at most eight sequences, all of one capacity', () => {
     const all = caches(new CacheRoom(SHAPE), [64, 1, 30, 64, 64, 64, 64, 64, 64, 65]);
     expect(
       shapes(
@@ -41,7 +41,7 @@ describe('groups of attention', () => {
     ]);
   });
 
-  test('a seat whose sequence rests divides them, and the next cache takes the seat that is left', () => {
+  test('a seat whose sequence has no row divides a group, and the next cache takes a seat that was left', () => {
     const room = new CacheRoom(SHAPE);
     const all = caches(room, [20, 20, 20, 20]);
     const awake = all.filter((_, i) => i !== 1);
@@ -52,7 +52,7 @@ describe('groups of attention', () => {
     expect(shapes(spansOf([...awake, next], [1, 1, 1, 1]))).toEqual([[4, 1, 2, 64]]);
   });
 
-  test('guesses make the rows of a group the most that one has; pieces of sixteen rows are alone', () => {
+  test('a group gives each sequence as many rows as the one with the most, and pieces of sixteen rows are alone', () => {
     const all = caches(new CacheRoom(SHAPE), [64, 64, 64]);
     const spans = spansOf(all, [40, 1, 3]);
     expect(shapes(spans)).toEqual([
@@ -66,13 +66,13 @@ describe('groups of attention', () => {
     expect([...passage(rows, groups).attended.data].slice(31)).toEqual(
       [31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 48, 49, 50].map(BigInt),
     );
-    // Those of the prompt's pieces that no row passes are left out.
+    // The piece of the prompt that has no passing row is left out.
     const passing = passage([20, 39, 40, 43], groups);
     expect(passing.groups).toEqual(groups.slice(1));
     expect([...passing.attended.data]).toEqual([4, 23, 24, 34].map(BigInt));
   });
 
-  test('long pieces of prompts are wide, come first and look at what they need; what is left of them attends like the others', () => {
+  test('long pieces of prompts are wide, come first and look at what they need, and their remaining rows attend like the others', () => {
     const all = caches(new CacheRoom(SHAPE), [64, 400, 64]);
     const spans = spansOf(all, [1, 300, 20]);
     expect(shapes(spans, { wide: true })).toEqual([
@@ -85,11 +85,12 @@ describe('groups of attention', () => {
     ]);
     const groups = attendGroups(spans, { wide: true });
     const { attended } = passage([0, 1, 300, 301, 320], groups);
-    // Behind the one wide group that is needed: the lone row with three twins, then four rows and twice sixteen.
+    // The one wide group that is needed comes first. Behind it are the lone row with three copies, four rows of the third cache,
+    // and two pieces of sixteen rows.
     expect([...attended.data]).toEqual([128, 0, 167, 132, 151].map(BigInt));
   });
 
-  test('rows see the positions up to their own, and a row that is missing sees what the last one sees', () => {
+  test('rows see the positions up to their own, and missing rows see what the last row sees', () => {
     const all = caches(new CacheRoom(SHAPE), [64, 64]);
     const [{ mask }] = attendGroups(spansOf(all, [1, 3]), { wide: false });
     const seen = Array.from({ length: 6 }, (_, row) =>
@@ -98,7 +99,7 @@ describe('groups of attention', () => {
     expect(seen).toEqual([11, 11, 11, 11, 12, 13]);
   });
 
-  test('a lone sequence has a slab of its own size, and moves beside others with what it holds when they come', () => {
+  test('a lone sequence has a slab of its own size, and moves with its contents beside others when they come', () => {
     const room = new CacheRoom(SHAPE);
     room.expect(1);
     const [alone] = caches(room, [64]);
@@ -118,7 +119,7 @@ describe('groups of attention', () => {
     expect([...slab.seats(0, { first: index, count: 1 }).values]).toEqual(held);
   });
 
-  test('a seat that another sequence has left is zeros behind what the next one is to write', () => {
+  test('a seat that another sequence has left holds zeros behind what the next sequence writes', () => {
     const room = new CacheRoom(SHAPE);
     const [kept, left] = caches(room, [64, 64]);
     left.write(0, new Float32Array(64 * 12).fill(NaN), { first: 0, count: 64, position: 0 });
@@ -130,7 +131,7 @@ describe('groups of attention', () => {
     expect([...keys, ...values].every((value) => value === 0)).toBe(true);
   });
 
-  test('memory that other sequences have left is zeros wherever the next cache holds nothing', () => {
+  test('memory that other sequences have left holds zeros wherever the next cache holds nothing', () => {
     const room = new CacheRoom(SHAPE);
     const rows = Float32Array.from({ length: 12 }, (_, i) => i + 1);
     const [before] = caches(room, [256]);
@@ -150,7 +151,7 @@ describe('groups of attention', () => {
     expect(held).toEqual([...rows.subarray(4)]);
   });
 
-  test('those whose neighbours have grown stay where they are as long as half of all memory is in use', () => {
+  test('sequences whose neighbours have grown keep their seats as long as half of all memory is in use', () => {
     const room = new CacheRoom(SHAPE);
     const all = caches(room, [64, 64, 64, 64, 64, 64, 64, 64]);
     for (const grown of all.slice(0, 5)) grown.reserve(128);
@@ -159,7 +160,7 @@ describe('groups of attention', () => {
     expect(all.slice(5).map(({ seat }) => seat)).toEqual([5, 6, 7].map((index) => ({ slab, index })));
   });
 
-  test('a slab that most have left is given back, and those who stayed sit together with what they hold', () => {
+  test('a slab that most sequences have left is given back, and the others move together with their contents', () => {
     const room = new CacheRoom(SHAPE);
     const all = caches(room, [64, 64, 64, 64, 64, 64, 64]);
     all[5].write(

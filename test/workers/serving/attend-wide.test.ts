@@ -1,4 +1,4 @@
-// Many query rows at once attend to the very bits that sixteen at a time do, for every width of a head that allows it.
+// Checks that many query rows at once attend with the same bits as sixteen at a time, for every width of a head that allows it.
 
 import { expect, test } from 'vitest';
 import { ATTEND_ROWS_MAX, attendProgram, attendsWide, wideAttendProgram } from '../../../src/model/programs/serving.ts';
@@ -10,8 +10,14 @@ const onnx = await loadEngine('onnx');
 const H = 3;
 
 const configOf = (W: number): GptConfig => ({
-  ...{ vocab_size: 61, context_length: 2048, emb_dim: H * W, n_heads: H, n_layers: 1 },
-  ...{ drop_rate: 0, qkv_bias: false, tie_weights: false },
+  vocab_size: 61,
+  context_length: 2048,
+  emb_dim: H * W,
+  n_heads: H,
+  n_layers: 1,
+  drop_rate: 0,
+  qkv_bias: false,
+  tie_weights: false,
 });
 
 const bytes = ({ data }: Tensor): Buffer => Buffer.from((data as Float32Array).slice().buffer);
@@ -21,7 +27,7 @@ function values(seed: number, dims: readonly number[]): Tensor {
   return { data: Float32Array.from({ length }, (_, i) => Math.sin(seed + 1.7 * i) + Math.cos(0.013 * i * i)), dims };
 }
 
-/** Rows of the last positions of a cache. */
+/** Returns the mask of rows at the last R of P positions. */
 function causal(R: number, P: number): Float32Array {
   const mask = new Float32Array(R * P);
   for (let row = 0; row < R; row++) mask.fill(-Infinity, row * P + P - R + row + 1, (row + 1) * P);
@@ -32,7 +38,7 @@ test.each([
   ...[16, 32, 48, 64, 80, 128].map((W) => ({ W, P: 512, R: 96 })),
   ...[64, 192, 320, 640, 1024, 1600].map((P) => ({ W: 64, P, R: 48 })),
   ...[17, 19, 33, 64, 127, 128].map((R) => ({ W: 64, P: 384, R })),
-])('$R rows of heads of $W over $P positions', async ({ W, P, R }) => {
+])('$R rows of heads of width $W over $P positions have the same bits', async ({ W, P, R }) => {
   const config = configOf(W);
   expect(attendsWide(config)).toBe(true);
   const D = config.emb_dim;
@@ -45,12 +51,13 @@ test.each([
     try {
       const outputs = await wide.run({ q, ...caches, mask: { data: mask, dims: [1, 1, R, P] } });
       for (let first = 0; first < R; first += ATTEND_ROWS_MAX) {
-        // A single row is not what attendProgram takes.
+        // attendProgram takes no single row.
         const from = Math.min(first, R - 2);
         const count = Math.min(ATTEND_ROWS_MAX, R - from);
         const piece = await narrow.run({
           q_0: { data: (q.data as Float32Array).slice(from * D, (from + count) * D), dims: [1, count, D] },
-          ...{ keys_0: caches.keys, values_0: caches.values },
+          keys_0: caches.keys,
+          values_0: caches.values,
           mask_0: { data: mask.slice(from * P, (from + count) * P), dims: [1, 1, count, P] },
         });
         const expected = { data: piece.context_0, dims: [count, D] };
@@ -89,6 +96,6 @@ test.each([
   }
 });
 
-test('heads whose width would cut the sums elsewhere do not', () => {
+test('heads whose width would cut the sums elsewhere do not attend wide', () => {
   expect([8, 24, 40, 144, 256].map((W) => attendsWide(configOf(W)))).toEqual([false, false, false, false, false]);
 });

@@ -1,11 +1,11 @@
-// How many ids are guessed follows how many of the guesses before were right.
+// Checks that the number of guessed ids follows how many of the earlier guesses were right.
 
 import { expect, test } from 'vitest';
 import { PURPOSE, uniform } from '../../../src/model/random/philox.ts';
 import { GuessLength } from '../../../src/workers/serving/guess-length.ts';
 import { SequenceOutput } from '../../../src/workers/serving/sequence-output.ts';
 
-/** Counts of `steps` steps in which a guess is right while `isRight` says so. */
+/** Returns the number of guesses in each of `steps` steps. A guess is right when `isRight` says so. */
 function countsOf(length: GuessLength, steps: number, isRight: (guess: number) => boolean): number[] {
   return Array.from({ length: steps }, () => {
     const drafted = Math.min(15, length.count);
@@ -25,7 +25,7 @@ test.each([
   [0.4, 3],
   [0.6, 5],
   [0.95, 15],
-])('where %f of the guesses are right it comes to about %i', (rate, wanted) => {
+])('where %f of the guesses are right, about %i ids are guessed', (rate, wanted) => {
   let index = 0;
   const isRight = (): boolean => uniform({ seed: 1, purpose: PURPOSE.sampling, step: 0, index: index++ }) < rate;
   const counts = countsOf(new GuessLength(), 400, isRight).slice(50);
@@ -33,7 +33,7 @@ test.each([
   expect(Math.abs(mean - wanted) / wanted).toBeLessThan(0.35);
 });
 
-test('pauses where none is right, tries again, and finds text that has begun to repeat itself', () => {
+test('pauses where no guess is right, tries again, and finds text that has begun to repeat itself', () => {
   const length = new GuessLength();
   const counts = countsOf(length, 300, () => false);
   expect(counts.filter((count) => count === 0).length).toBeGreaterThan(150);
@@ -46,15 +46,18 @@ test.each([
   [[9, 7, 7, 7], 5, [7, 7, 7, 7, 7]],
   [[1, 2, 3, 4, 5, 6, 7, 8, 1, 2], 3, [3, 4, 5]],
   [[1, 2, 3, 4], 5, []],
-])('what followed %j is guessed, over and over where it ends there', (ids, max, guessed) => {
-  const begin = {
-    sequence: 's',
-    prompt: ids,
-    continued: [],
-    stopIds: [],
-    sampling: { temperature: 0, seed: 1 },
-    sample: 0,
-  };
-  const output = new SequenceOutput(begin);
-  expect(output.draft(max)).toEqual(guessed);
-});
+])(
+  'ids that follow the earlier end of %j are guessed, again and again where they reach its end',
+  (ids, max, guessed) => {
+    const begin = {
+      sequence: 's',
+      prompt: ids,
+      continued: [],
+      stopIds: [],
+      sampling: { temperature: 0, seed: 1 },
+      sample: 0,
+    };
+    const output = new SequenceOutput(begin);
+    expect(output.draft(max)).toEqual(guessed);
+  },
+);

@@ -1,5 +1,5 @@
-// What an engine tells of rows of logits as long as GPT-2's vocabulary: right, the same bits whatever is beside a row, and loud
-// where a logit is not a number.
+// Checks what an engine reports of rows of logits as long as GPT-2's vocabulary: the numbers are right, have the same bits
+// whatever is beside a row, and show where a logit is not a number.
 
 import { describe, expect, test } from 'vitest';
 import { GraphBuilder } from '../../../src/model/programs/graph.ts';
@@ -29,7 +29,7 @@ describe.each([
     return logitRows(outputs);
   }
 
-  test('the largest logit and the sum of exponentials are those of a double-precision sum, to 1e-6', async () => {
+  test('the largest logit and the sum of exponentials are those of a double-precision sum, to 1e-5', async () => {
     const rows = [1, 2, 3].map(rowOf);
     for (const [i, { logits, max, logSum }] of (await told(rows)).entries()) {
       expect(logits).toEqual(rows[i]);
@@ -47,7 +47,7 @@ describe.each([
   });
 
   test.each([NaN, Infinity, -Infinity])(
-    'a logit of %d makes its own row, and no other, one without a largest',
+    'a logit of %d leaves its own row, and no other, without a largest logit',
     async (bad) => {
       const rows = [1, 2, 3].map(rowOf);
       rows[1][40_000] = bad;

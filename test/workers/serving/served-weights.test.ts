@@ -1,5 +1,5 @@
-// Quantized matrices are made once: kept with the checkpoint that they were made of, checked when they are read, made again one
-// by one where they are damaged, and gone with the checkpoint.
+// Checks that quantized matrices are made once. They are kept with the checkpoint of their weights, checked when they are read,
+// made again one by one where they are damaged, and deleted with the checkpoint.
 
 import path from 'node:path';
 import Database from 'better-sqlite3';
@@ -11,7 +11,7 @@ import { servedWeights, type ServedWeights } from '../../../src/workers/serving/
 import type { Store } from '../../../src/workers/store/thread.ts';
 import { countRows, numbers, openedStore, TINY, writeCheckpoint } from '../store/fixture.ts';
 
-/** Four in each block, and the head. */
+/** The matrices that are quantized: four in each block, and the head. */
 const MATRICES = tensorTable(TINY).filter(({ matrix, place }) => matrix && place !== 'embedding');
 
 interface Opened {
@@ -32,7 +32,7 @@ function openedModel(): Opened {
 const shapeOf = ({ shape: [rows, columns], place }: (typeof MATRICES)[number]): { K: number; N: number } =>
   place === 'head' ? { K: columns, N: rows } : { K: rows, N: columns };
 
-/** The bytes of every matrix, in table order. */
+/** Returns the bytes of every matrix, in table order. */
 const ask = (weights: ServedWeights, quantization: Quantization): Uint8Array[] =>
   MATRICES.map(
     (spec) =>
@@ -41,7 +41,7 @@ const ask = (weights: ServedWeights, quantization: Quantization): Uint8Array[] =
 
 const chunkCount = ({ dataDir }: Opened): number => countRows(dataDir, 'SELECT count(*) FROM chunks');
 
-test.each(QUANTIZATIONS)('%s matrices are made once, and are the same from then on', (quantization) => {
+test.each(QUANTIZATIONS)('%s matrices are made once, and stay the same', (quantization) => {
   const model = openedModel();
   const first = model.open();
   const bytes = ask(first, quantization);
@@ -60,7 +60,7 @@ test.each(QUANTIZATIONS)('%s matrices are made once, and are the same from then 
   expect(second.made()).toEqual([]);
 });
 
-test('what is damaged or missing is made again, and nothing else', () => {
+test('a matrix that is damaged or missing is made again, and no other', () => {
   const model = openedModel();
   const { store, dataDir, checkpointId } = model;
   const before = model.open();
@@ -93,7 +93,7 @@ test('what is damaged or missing is made again, and nothing else', () => {
   expect(chunkCount(model)).toBe(count);
 });
 
-test('they go with their checkpoint, and none is kept for one that is gone', () => {
+test('matrices are deleted with their checkpoint, and none is kept for a deleted checkpoint', () => {
   const model = openedModel();
   const [weights, late] = [model.open(), model.open()];
   for (const quantization of QUANTIZATIONS) ask(weights, quantization);

@@ -1,5 +1,5 @@
-// A model that generates on the calling thread: tokens and logprobs depend neither on how the rows got into the cache nor on
-// whose rows were beside them.
+// Checks a model that generates on the calling thread: tokens and logprobs depend neither on how the rows got into the cache nor
+// on the rows beside them.
 
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../../src/model/config.ts';
@@ -43,13 +43,13 @@ async function loadStages(
   return await Promise.all(ranges.map((stage) => ServeStage.load(engine, { config, stage, quantization }, tensors)));
 }
 
-/** One sequence as its batch sees it. */
+/** A sequence as its batch sees it. */
 class Stream {
   readonly name = `${Math.random()}`;
   readonly tokens: Sample[] = [];
   readonly ids: number[];
   position = 0;
-  /** For its first step. */
+  /** Holds the beginning of the sequence until its first step. */
   begins: SequenceBegin[];
   readonly #lastIndex: number;
 
@@ -89,7 +89,9 @@ class Stream {
   }
 }
 
-/** One step of several streams; what they sampled is added to them. Returns the guesses at what follows. */
+/**
+ * Runs one step of several streams, and adds the sampled tokens to them. Resolves to each stream's guesses of the next tokens.
+ */
 async function step(
   stages: readonly ServeStage[],
   steps: readonly { stream: Stream; share: ServeShare }[],
@@ -116,7 +118,7 @@ async function step(
   throw new Error('no stage has the head');
 }
 
-/** Feeds the prompt in chunks of the given lengths, then one token at a time. */
+/** Feeds the prompt in chunks of the given lengths, then generates one token at a time. Resolves to the tokens. */
 async function generate(
   stages: readonly ServeStage[],
   { chunks, ...options }: { chunks: readonly number[] } & ConstructorParameters<typeof Stream>[0],
@@ -172,7 +174,7 @@ describe.each(
     });
     for (let turn = 0; streams.some(({ done }) => !done); turn++) {
       const steps = streams.flatMap((stream, i) => {
-        // Stream i joins at turn i; prompts come in chunks of different lengths.
+        // Stream i joins at turn i, and prompts come in chunks of different lengths.
         if (stream.done || turn < i) return [];
         const rest = stream.ids.length - stream.position;
         return [{ stream, share: stream.share(Math.min(rest, 7 + 10 * i)) }];
@@ -200,7 +202,7 @@ describe.each(
     }
   });
 
-  test('caches side by side, with other numbers of guesses and after others have left their seats, change no bit', async () => {
+  test('caches side by side, with different numbers of guesses and in seats that others have left, change no bit', async () => {
     const streams = [80, 12, 80, 30, 80].map((count) => new Stream({ count }));
     for (let turn = 0; streams.some(({ done }) => !done); turn++) {
       const steps = streams.flatMap((stream, i) => {
@@ -233,7 +235,7 @@ describe.each(
     }
   });
 
-  test('a sampled sequence repeats with its seed and differs with another, and from the next sample', async () => {
+  test('a sampled sequence repeats with its seed, and differs with another seed and from the next sample', async () => {
     const sampling = { temperature: 1, topK: 20, seed: 3 };
     const sampled = await generate(stages, { chunks: [70], count: 30, sampling });
     expect(await generate(stages, { chunks: [64, 6], count: 30, sampling })).toEqual(sampled);
@@ -250,7 +252,7 @@ describe.each(
   });
 });
 
-describe.each(MODELS)('a model that passes at once: %s', (_, flags, quantization) => {
+describe.each(MODELS)('a model whose blocks are one program: %s', (_, flags, quantization) => {
   const config: GptConfig = { ...CONFIG, ...flags };
   const runs: string[] = [];
   const counting: typeof onnx = {
@@ -270,7 +272,7 @@ describe.each(MODELS)('a model that passes at once: %s', (_, flags, quantization
     const byBlock = await loadStages(config, ONE, { quantization, engine: { ...counting, writesInPlace: false } });
     const told: Sample[][] = [];
     for (const stages of [byBlock, passing]) {
-      // Side by side with rows of their own number, then one alone, over the end of a cache.
+      // The streams run side by side with different numbers of rows. At last one is alone, and grows beyond the end of its cache.
       const streams = [64, 30, 12].map((count) => new Stream({ count, sampling: { ...GREEDY, logprobs: 3 } }));
       for (const stream of streams) await step(stages, [{ stream, share: stream.share(70) }]);
       runs.splice(0);
@@ -309,20 +311,21 @@ test('two programs with the same weights ask for each of them once', async () =>
   };
   const setup = { config: CONFIG, stage: ONE[0], quantization: 'int8' } as const;
   const stage = await ServeStage.load(onnx, setup, weights);
-  // Four matrices a block and the head's; two norms a block and the last one, three biases a block; two embeddings.
+  // Each of three blocks has four matrices, two norms of two tensors and three biases. The head has a matrix and a norm of two
+  // tensors. There are two embeddings.
   expect(asked).toHaveLength(3 * 4 + 1 + 3 * 4 + 2 + 3 * 3 + 2);
   expect(new Set(asked).size).toBe(asked.length);
   await stage.close();
 });
 
-test('what repeats is guessed from where it was last', async () => {
+test('repeated ids are guessed from their last occurrence', async () => {
   const stages = await loadStages(CONFIG, ONE);
   const prompt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3];
   const stream = new Stream({ prompt, count: 1, sampling: { ...GREEDY } });
   const [draft] = await step(stages, [{ stream, share: stream.share(prompt.length) }]);
   const [{ id }] = stream.tokens;
   const all = [...prompt, id];
-  // The newest three ids, or two, are looked for among the earlier ones.
+  // The newest three ids are searched among the earlier ones, and then the newest two.
   const last = [3, 2].map((length) => {
     const tail = all.slice(-length).join();
     const ends = all.map((_, end) => end).filter((end) => all.slice(end - length, end).join() === tail);
@@ -351,7 +354,7 @@ test.each([null, 'int8', 'int4'] as const)('three stages give the bits of one: %
   for (const stage of [...whole, ...parts]) await stage.close();
 });
 
-test('a quantized model says nearly what the model says', async () => {
+test('a quantized model gives nearly the same logprobs as the model', async () => {
   const logprobs = async (quantization: Quantization | null): Promise<number[]> => {
     const stages = await loadStages(CONFIG, ONE, { quantization });
     const tokens = await generate(stages, { chunks: [70], count: 1, sampling: GREEDY });

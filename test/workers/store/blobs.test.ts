@@ -10,7 +10,7 @@ const code = (name: string): Error => expect.objectContaining({ code: name }) as
 const hexDigest = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
 const NOWHERE = '0'.repeat(64);
 
-/** Uploads `bytes` in pieces of the given sizes, the last size repeated. */
+/** Uploads `bytes` in pieces of the given sizes; the last size repeats. */
 function upload(
   store: Store,
   bytes: Uint8Array,
@@ -122,7 +122,7 @@ describe('blobs', () => {
 });
 
 describe('datasets', () => {
-  it('remember a blob under a key, the last one given', () => {
+  it('keep the newest blob under a key', () => {
     const { store } = openedStore();
     const [first, second] = [upload(store, randomBytes(9)), upload(store, randomBytes(9))];
     expect(store.getDataset({ key: 'k' })).toEqual({ dataset: null });

@@ -11,7 +11,7 @@ const code = (name: string): Error => expect.objectContaining({ code: name }) as
 const steps = (store: Store, model = 'm'): number[] =>
   store.listCheckpoints({ model }).checkpoints.map((checkpoint) => checkpoint.step);
 const CHUNKS = 'SELECT count(*) FROM chunks';
-/** Chunks that no row names, and rows that name no chunk. */
+/** Counts the chunks that no row names and the rows that name no chunk. */
 const ORPHANS = `SELECT count(*) FROM chunks WHERE hash NOT IN
   (SELECT hash FROM checkpoint_chunks UNION SELECT hash FROM blob_chunks)`;
 
@@ -56,11 +56,11 @@ describe('a committed checkpoint', () => {
     writeCheckpoint(store, { step: 1, seedOf: () => 7 });
     expect(countRows(dataDir, CHUNKS)).toBe(before);
     writeCheckpoint(store, { step: 2, seedOf: (name) => (name === 'wpe.weight' ? 8 : 7) });
-    // wpe has 8 x 8 numbers: one chunk of 256 bytes.
+    // wpe has 8 x 8 numbers, which are one chunk of 256 bytes.
     expect(countRows(dataDir, CHUNKS)).toBe(before + 1);
   });
 
-  it('replaces one of the same model and step', () => {
+  it('replaces a checkpoint of the same model and step', () => {
     const { store, dataDir } = openedStore();
     const first = writeCheckpoint(store, { step: 1, create: true, seedOf: () => 1 });
     const second = writeCheckpoint(store, { step: 1, seedOf: () => 2 });
@@ -125,7 +125,7 @@ describe('a checkpoint that is not committed', () => {
 });
 
 describe('models', () => {
-  it('keep their name to themselves', () => {
+  it('have names that are unique', () => {
     const { store } = openedStore();
     writeCheckpoint(store, { step: 0, create: true });
     expect(() => writeCheckpoint(store, { step: 1, create: true })).toThrow(code('conflict'));
@@ -171,7 +171,7 @@ describe('keepLast', () => {
       writeCheckpoint(store, { step: i + 1, valLoss, keepLast: 2 });
       expect(countRows(dataDir, ORPHANS)).toBe(0);
     });
-    // Step 0 belongs to another job, step 2 is the best one.
+    // Step 0 belongs to another job, and step 2 is the best one.
     expect(steps(store)).toEqual([0, 2, 4, 5]);
     expect(countRows(dataDir, 'SELECT count(*) FROM checkpoints')).toBe(4);
     const distinct = 'SELECT count(DISTINCT hash) FROM checkpoint_chunks';

@@ -1,4 +1,4 @@
-// A data directory as the first version of the schema left it: a training job with its curve, and chunks.
+// Writes a data directory as the first version of the schema left it, with a training job, its curve, and chunks.
 
 import { mkdirSync } from 'node:fs';
 import Database from 'better-sqlite3';
@@ -26,7 +26,7 @@ export function writeFirstVersion(
   db.close();
 }
 
-/** The version that a whole database says it has; throws when it is not whole. */
+/** Returns the version of the schema that a database names. Throws when the database is not whole. */
 export function schemaOf(file: string): number {
   const db = new Database(file, { readonly: true });
   try {

@@ -1,4 +1,5 @@
-// What the store's tests share: a store in a directory of its own, a tiny model, and checkpoints of it with chosen numbers.
+// Holds what the store's tests share: a store in a directory of its own, a tiny model, and checkpoints of that model with chosen
+// numbers.
 
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,7 +22,7 @@ export const TINY: GptConfig = {
   tie_weights: false,
 };
 
-/** What is known of a dataset of so many token ids. */
+/** Returns the description of a dataset with that many token ids. */
 export const datasetMeta = (tokenCount: number): DatasetMeta => ({
   wideTokens: false,
   tokenCount,
@@ -40,21 +41,21 @@ export function damage(dataDir: string, sql: string): void {
   }
 }
 
-/** A fresh directory, removed after the test. */
+/** Makes a new directory, which is removed after the test. */
 export function temporaryDirectory(): string {
   const directory = mkdtempSync(path.join(tmpdir(), 'gptd-store-'));
   onTestFinished(() => rmSync(directory, { recursive: true, force: true }));
   return directory;
 }
 
-/** A store that is closed after the test. */
+/** Opens a store, which is closed after the test. */
 export function openedStore(dataDir = temporaryDirectory()): { readonly store: Store; readonly dataDir: string } {
   const store = openStore(dataDir);
   onTestFinished(() => store.close());
   return { store, dataDir };
 }
 
-/** The single number that a query gives, read through a connection of its own. */
+/** Returns the single number that a query gives, over a connection of its own. */
 export function countRows(dataDir: string, sql: string): number {
   const db = new Database(path.join(dataDir, 'gptd.db'), { readonly: true });
   try {
@@ -64,13 +65,13 @@ export function countRows(dataDir: string, sql: string): number {
   }
 }
 
-/** Numbers that depend on every argument, so that no two tensors of two seeds are equal. */
+/** Returns numbers that depend on every argument, so that no two tensors of two seeds are equal. */
 export function numbers(size: number, { seed, name }: { readonly seed: number; readonly name: string }): Float32Array {
   const salt = Array.from(name).reduce((sum, character) => (sum * 31 + character.charCodeAt(0)) % 9973, seed);
   return Float32Array.from({ length: size }, (_, i) => Math.sin(1 + salt * 0.37 + i * 0.11));
 }
 
-/** `array` in chunks of at most `chunkBytes`, each with a buffer of its own. */
+/** Returns `array` in chunks of at most `chunkBytes`, each with a buffer of its own. */
 export function chunksOf(
   array: Float32Array,
   {
@@ -89,7 +90,7 @@ export function chunksOf(
   }));
 }
 
-/** Chunks of all of TINY's tensors under one seed. `seedOf` may give a tensor a seed of its own. */
+/** Returns the chunks of all of TINY's tensors. `seedOf` returns the seed of each tensor. */
 export function tinyChunks(part: TensorPart, seedOf: (name: string) => number): TensorChunk[] {
   return tensorTable(TINY).flatMap(({ name, size }) =>
     chunksOf(numbers(size, { seed: seedOf(name), name: part + name }), { tensor: name, part }),

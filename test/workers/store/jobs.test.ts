@@ -37,7 +37,7 @@ describe('submitJob', () => {
     expect(store.readEvents({ jobId: 'a', after: 0, limit: 10 })).toEqual({ events: [event], lastSeq: 1 });
   });
 
-  it('answers the same key with the same job, also when the queue is full', () => {
+  it('returns the same job for the same key, also when the queue is full', () => {
     const { store } = openedStore();
     store.submitJob(job('a', { key: 'k', queueLimit: 1 }));
     const again = store.submitJob(job('b', { key: 'k', queueLimit: 1, spec: { steps: 3, model: 'm' } }));
@@ -53,7 +53,7 @@ describe('submitJob', () => {
     expect(() => store.submitJob(job('b', { key: 'k', kind: 'generate' }))).toThrow(conflict);
   });
 
-  it('refuses a job beyond the limit of queued ones and takes it when one has started', () => {
+  it('refuses a job beyond the limit of queued jobs, and accepts it when one of them has started', () => {
     const { store } = openedStore();
     store.submitJob(job('a', { queueLimit: 1 }));
     expect(() => store.submitJob(job('b', { queueLimit: 1 }))).toThrow(
@@ -73,7 +73,7 @@ describe('appendEvents', () => {
     store.appendEvents({ items: [{ jobId: 'a', type: 'started', data: {}, state: 'running' }, token(0)] });
     const before = logBytes();
     store.appendEvents({ items: [token(1)] });
-    // A page of 32 KiB, and its header.
+    // A page in the log has 32 KiB and a header of 24 bytes.
     expect(logBytes() - before).toBe(3 * (32768 + 24));
     expect(store.getJob({ jobId: 'a' })).toMatchObject({ lastSeq: 4, state: 'running' });
   });
@@ -93,7 +93,7 @@ describe('appendEvents', () => {
     expect(lastSeq).toBe(4);
   });
 
-  it('drops whatever follows the end of a job, in the same call and later', () => {
+  it('drops events that follow the end of a job, in the same call and later', () => {
     const { store } = openedStore();
     store.submitJob(job('a'));
     const end: NewEvent = { jobId: 'a', type: 'succeeded', data: { result: { step: 3 } }, state: 'succeeded' };
@@ -165,7 +165,7 @@ describe('reading jobs', () => {
     expect(list({ state: 'cancelled' })).toEqual(['b']);
   });
 
-  it('lists as many as fit, one at least, and goes on before the last of them', () => {
+  it('lists as many jobs as fit, at least one, and the next page goes on behind the last of them', () => {
     const { store } = openedStore();
     const spec = { prompt: 'ü'.repeat(500) };
     for (const jobId of ['a', 'b', 'c', 'd']) store.submitJob(job(jobId, { spec }));
@@ -186,7 +186,7 @@ describe('reading jobs', () => {
     expect(() => list({ before: 'nobody' })).toThrow('There is no job nobody.');
   });
 
-  it('queues again what was running when the process ended, and tells what it was, oldest first', () => {
+  it('queues jobs again that were running when the process ended, and returns them, the oldest first', () => {
     const dataDir = temporaryDirectory();
     const { store } = openedStore(dataDir);
     for (const [i, jobId] of ['a', 'b', 'c'].entries()) store.submitJob(job(jobId, { priority: 10 * i }));

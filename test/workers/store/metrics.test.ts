@@ -1,4 +1,5 @@
-// A model's history: what led to its newest weights, read in pages, and kept when its jobs are not.
+// Checks a model's history: the points that led to its newest weights, which are read in pages and kept when the jobs are
+// deleted.
 
 import { expect, test } from 'vitest';
 import type { HistoryCursor, MetricsPoint } from '../../../src/workers/store/messages.ts';
@@ -12,7 +13,9 @@ function train(
   store.submitJob({ jobId, kind: 'train', spec: { model }, key: undefined, queueLimit: 10, priority: 0 });
   const items = [
     ...steps.map((step) => ({
-      ...{ jobId, type: 'step', key: `step:${step}` },
+      jobId,
+      type: 'step',
+      key: `step:${step}`,
       data: { step, loss: 10 - step / 10, lr: 0.1, gradNorm: 1 / 3, tokens: step * 8, tokensPerSecond: 100 },
     })),
     ...evals.map((step) => ({ jobId, type: 'eval', data: { step, trainLoss: 1, valLoss: 2 + step, perplexity: 9 } })),
@@ -34,7 +37,7 @@ function history(store: Store, limit = 1000): MetricsPoint[] {
 
 const stepsOf = (points: readonly MetricsPoint[]): string[] => points.map(({ jobId, step }) => `${jobId}${step}`);
 
-test('steps and evaluations share a point, to the last bit; one before the first step has its own', () => {
+test('a step and its evaluation share a point, to the last bit, and an evaluation before the first step has its own', () => {
   const { store } = openedStore();
   train(store, { jobId: 'a', steps: [1, 2], evals: [0, 2] });
   const points = history(store);
@@ -45,7 +48,7 @@ test('steps and evaluations share a point, to the last bit; one before the first
   ]);
 });
 
-test('a later job replaces what came after the step that it began at', () => {
+test('a later job replaces the points behind the step at which it began', () => {
   const { store } = openedStore();
   train(store, { jobId: 'a', steps: [1, 2, 3, 4, 5] });
   train(store, { jobId: 'b', steps: [6, 7, 8], evals: [5] });
@@ -56,7 +59,7 @@ test('a later job replaces what came after the step that it began at', () => {
   for (const limit of [1, 2, 3, 5]) expect(stepsOf(history(store, limit))).toEqual(expected);
 });
 
-test('it is empty for a model that was never trained', () => {
+test('a model that was never trained has an empty history', () => {
   const { store } = openedStore();
   expect(history(store)).toEqual([]);
 });

@@ -1,5 +1,5 @@
-// From the first schema to today's: nothing is lost, the database as it was stays beside the new one, and a process that is
-// killed on the way leaves a database that the next start can use.
+// Checks the migration from the first schema to the newest: nothing is lost, a copy of the old database stays beside the new one,
+// and a process that is killed on the way leaves a database that the next start can use.
 
 import { spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
@@ -38,14 +38,14 @@ it('keeps jobs, events and curves, and copies the database as it was', () => {
   expect(schemaOf(backup)).toBe(1);
   expect(schemaOf(databasePath(dataDir))).toBe(SCHEMA_VERSION);
 
-  // The copy is a database that an older program, and this one, can start from.
+  // The copy is a database from which an older program, and this one, can start.
   const restored = path.join(temporaryDirectory(), 'restored');
   mkdirSync(restored);
   writeFileSync(databasePath(restored), readFileSync(backup));
   expect(openedStore(restored).store.getJob({ jobId: 'old' })).toMatchObject({ state: 'queued' });
 });
 
-it('numbers the jobs that have ended in the order of their ends', () => {
+it('numbers the ended jobs in the order in which they ended', () => {
   const dataDir = firstVersion();
   const db = new Database(databasePath(dataDir));
   db.exec(`INSERT INTO jobs (job_id, kind, spec, state, created_at, ended_at, last_seq)
@@ -82,7 +82,7 @@ it('drops quantized matrices whose scales stood for fewer weights, and nothing e
   expect(countRows(dataDir, chunks)).toBe(before);
 });
 
-it('copies nothing when it starts from nothing or from today', () => {
+it('copies nothing when there is no database or its schema is the newest', () => {
   const dataDir = temporaryDirectory();
   openStore(dataDir).close();
   openStore(dataDir).close();
@@ -117,7 +117,7 @@ it('leaves either version whole when the process is killed at any moment of the 
     await exited;
     if (!said.includes('opened')) killedBefore += 1;
     expect([1, SCHEMA_VERSION]).toContain(schemaOf(databasePath(dataDir)));
-    // A copy that has its name is whole, however early the process ended.
+    // A copy under its final name is whole, however early the process ended.
     if (existsSync(migrationBackupPath(dataDir, 1))) expect(schemaOf(migrationBackupPath(dataDir, 1))).toBe(1);
     const { store } = openedStore(dataDir);
     expect(store.getJob({ jobId: 'old' })).toMatchObject({ state: 'queued', lastSeq: 3 });

@@ -17,11 +17,11 @@ import { openedStore, temporaryDirectory } from './fixture.ts';
 
 const code = (name: string): Error => expect.objectContaining({ code: name }) as Error;
 
-it('sets what durability and distrust need', () => {
+it('sets the pragmas that durability and distrust need', () => {
   const db = openDatabase(temporaryDirectory());
   const pragma = (name: string): unknown => db.pragma(name, { simple: true });
   expect(pragma('journal_mode')).toBe('wal');
-  // 2 is FULL: every commit reaches the disk before it is acknowledged.
+  // The value 2 is FULL: every commit reaches the disk before it is acknowledged.
   expect(pragma('synchronous')).toBe(2);
   expect(pragma('foreign_keys')).toBe(1);
   expect(pragma('trusted_schema')).toBe(0);
@@ -32,10 +32,10 @@ it('sets what durability and distrust need', () => {
   db.close();
 });
 
-it('waits for the disk again behind a transaction that did not, whatever became of it', () => {
+it('waits for the disk again after a transaction that did not, whether that transaction succeeds or fails', () => {
   const db = openDatabase(temporaryDirectory());
   const level = (): unknown => db.pragma('synchronous', { simple: true });
-  // 1 is NORMAL: a commit goes to the write-ahead log, which nobody waits for.
+  // The value 1 is NORMAL: a commit goes to the write-ahead log and does not wait for the disk.
   expect(withoutSync(db, level)).toBe(1);
   expect(level()).toBe(2);
   const broken = db.transaction(() => db.exec('INSERT INTO nowhere VALUES (1)'));
@@ -75,7 +75,7 @@ it('keeps a file that is no database, and says so', async () => {
   expect(readFileSync(file).equals(before)).toBe(true);
 });
 
-/** A four-byte field of the database's header: https://sqlite.org/fileformat.html#the_database_header. */
+/** Overwrites a four-byte field of the database's header: https://sqlite.org/fileformat.html#the_database_header. */
 const headerField =
   (at: number, value: number) =>
   (file: string): void => {
@@ -112,7 +112,7 @@ it.each([
   expect(readFileSync(file).equals(before)).toBe(true);
 });
 
-it('keeps the directory to its owner', () => {
+it('lets only its owner read the directory', () => {
   const dataDir = path.join(temporaryDirectory(), 'new', 'data');
   openedStore(dataDir);
   expect(statSync(dataDir).mode & 0o777).toBe(0o700);
@@ -138,7 +138,7 @@ it('lets one daemon at a time have the directory', () => {
   lock.release();
 });
 
-it('refuses a directory that another process holds, and has it when that process is killed', async () => {
+it('refuses a directory that another process holds, and opens it when that process is killed', async () => {
   const dataDir = temporaryDirectory();
   openStore(dataDir).close();
   const script = `

@@ -1,4 +1,4 @@
-// The built store behind real threads and processes: what the client keeps across the thread, and what survives SIGKILL.
+// Checks the built store behind real threads and processes: what a request keeps across the thread, and what survives SIGKILL.
 
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -16,7 +16,7 @@ import { countRows, openedStore, temporaryDirectory, TINY, tinyChunks } from './
 const ROOT = path.resolve(import.meta.dirname, '../../..');
 const built = (file: string): string => pathToFileURL(path.join(ROOT, 'dist', file)).href;
 
-// A child process and a worker thread run JavaScript: the build is incremental and quick when nothing changed.
+// A child process and a worker thread run JavaScript. The build is incremental, and quick when nothing has changed.
 beforeAll(() => {
   spawnSync(process.execPath, [path.join(ROOT, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.build.json'], {
     cwd: ROOT,
@@ -86,7 +86,7 @@ describe('StoreClient', () => {
       return { ...chunk, bytes: whole.subarray(offset - chunk.bytes.length, offset) };
     });
     await client.call('putChunks', { checkpointId, chunks: views });
-    // Shared memory stays, any other has left this thread.
+    // Shared memory stays, and any other memory has left this thread.
     expect(whole.buffer.byteLength).toBe(shared ? whole.length : 0);
     const { checkpoint } = await client.call('commitCheckpoint', {
       checkpointId,
@@ -99,7 +99,10 @@ describe('StoreClient', () => {
   });
 });
 
-/** Trains without a model: per step an event, every few steps a checkpoint with optimizer state; prints what was acknowledged. */
+/**
+ * Writes an event a step, and every few steps a checkpoint with optimizer state, as a training does. Prints what was
+ * acknowledged.
+ */
 const CHILD = `
   import { randomFillSync } from 'node:crypto';
   import { writeSync } from 'node:fs';
@@ -135,7 +138,7 @@ interface Acknowledgement {
   readonly digest?: string;
 }
 
-/** Runs the child until it has printed `lineCount` lines, kills it, and returns every line it got out. */
+/** Runs the child until it has printed `lineCount` lines, and kills it. Resolves to every line that it has printed. */
 async function killAfter(lineCount: number, dataDir: string): Promise<Acknowledgement[]> {
   const config = JSON.stringify({ ...TINY, vocab_size: 5000, emb_dim: 32 });
   const child = spawn(process.execPath, ['--input-type=module', '-e', CHILD, dataDir, config], {
@@ -155,7 +158,7 @@ async function killAfter(lineCount: number, dataDir: string): Promise<Acknowledg
 it('keeps every acknowledged event and checkpoint through SIGKILL in mid-checkpoint', async () => {
   const dataDir = temporaryDirectory();
   let seqMax = 0;
-  // Kills after an event, between the parts of a checkpoint, and around commits.
+  // The kills come after an event, between the parts of a checkpoint, and around commits.
   for (const lineCount of [13, 4, 8, 1, 10]) {
     const lines = await killAfter(lineCount, dataDir);
     const committed = lines.filter(({ digest }) => digest !== undefined).at(-1);

@@ -1,4 +1,5 @@
-// What the store keeps and what it gives back: held checkpoints, blobs that something refers to, the pages of the file.
+// Checks what the store keeps and what it gives back: held checkpoints, blobs to which something refers, and the pages of the
+// file.
 
 import { randomBytes } from 'node:crypto';
 import { statSync } from 'node:fs';
@@ -38,7 +39,7 @@ describe('a checkpoint that a job holds', () => {
     for (const step of [2, 3]) writeCheckpoint(store, { step, keepLast: 1 });
     expect(steps(store)).toEqual([3]);
     expect(store.getModel({ name: 'm' }).checkpoint.step).toBe(3);
-    // The job gets the same one again, whatever is the newest by now.
+    // The job gets the same checkpoint again, although a newer one exists.
     expect(store.holdCheckpoint({ jobId: 'g', model: 'm', which: 'latest' }).checkpoint).toEqual(held);
     const reader = openReader(dataDir);
     const read = (): unknown =>
@@ -52,7 +53,7 @@ describe('a checkpoint that a job holds', () => {
     expect(countRows(dataDir, ORPHANS)).toBe(0);
   });
 
-  it('is held through a restart, and let go when its job has ended meanwhile', () => {
+  it('is held through a restart, and released when its job has ended meanwhile', () => {
     const dataDir = temporaryDirectory();
     const { store } = openedStore(dataDir);
     writeCheckpoint(store, { step: 1, create: true, keepLast: 1 });
@@ -84,10 +85,10 @@ describe('ended jobs', () => {
     return calls;
   };
 
-  it('go with their events, the oldest first, but for the last ones, those that wrote a checkpoint, and what has not ended', () => {
+  it('go with their events, the oldest first, except the last ones, those that wrote a checkpoint, and those that have not ended', () => {
     const { store, dataDir } = openedStore();
     submit(store, 'waits', { model: 'm' });
-    // `writeCheckpoint` names it as the job that wrote it.
+    // `writeCheckpoint` names this job as the writer of the checkpoint.
     submit(store, 'job', { model: 'm' });
     writeCheckpoint(store, { step: 1, create: true });
     end(store, 'job');
@@ -109,7 +110,7 @@ describe('ended jobs', () => {
   it('go in the order in which they ended, whatever the clock said then', () => {
     const { store } = openedStore();
     const names = ['first', 'second', 'third', 'fourth'];
-    // They are submitted in another order.
+    // The jobs are submitted in another order than they end.
     for (const name of [...names].reverse()) submit(store, name, { model: 'm' });
     vi.useFakeTimers({ toFake: ['Date'] });
     onTestFinished(() => void vi.useRealTimers());
@@ -121,7 +122,7 @@ describe('ended jobs', () => {
     expect(listed(store)).toEqual(['third', 'fourth']);
   });
 
-  it('go in small pieces, and nobody reads a log without its beginning', () => {
+  it('go in small steps, and a log without its beginning cannot be read', () => {
     const { store, dataDir } = openedStore();
     const key = 'once';
     const submission = { kind: 'train', spec: { model: 'm' }, key, priority: 0, queueLimit: 100 };
@@ -141,14 +142,14 @@ describe('ended jobs', () => {
     expect(tidy(store, 1)).toBe(2);
     expect(() => read(4990)).toThrow('There is no job long.');
     expect(countRows(dataDir, 'SELECT count(*) FROM events')).toBe(2);
-    // Its key is free; the curve that it drew is its model's.
+    // The job's key is free. The curve belongs to the model and stays.
     expect(store.submitJob({ jobId: 'again', ...submission }).created).toBe(true);
     expect(store.readHistory({ model: 'm', after: null, limit: 9000 }).points).toHaveLength(5000);
   });
 });
 
 describe('what nothing refers to', () => {
-  it('goes with the model that it was for; what another model or a waiting job needs stays', () => {
+  it('goes with its model, except what another model or a waiting job needs', () => {
     const { store, dataDir } = openedStore();
     const blobs = Array.from({ length: 4 }, () => randomBytes(1000));
     const [ofM, ofBoth, ofJob, unnamed] = blobs.map((bytes) => upload(store, bytes));
@@ -165,13 +166,13 @@ describe('what nothing refers to', () => {
     expect(kept()).toEqual([true, true, true, true, true]);
     store.deleteModel({ name: 'm' });
     store.tidy({ thorough: true, keepJobs: 10 });
-    // The one that no job has named yet may be about to be.
+    // A job may still name the blob that none has named yet.
     expect(kept()).toEqual([false, true, true, true, false]);
     expect(store.getDataset({ key: 'k' })).toEqual({ dataset: null });
     expect(countRows(dataDir, ORPHANS)).toBe(0);
   });
 
-  it('is awaited for a day that really passes, whatever the clock is set to', () => {
+  it('is kept for a day that really passes, whatever the clock is set to', () => {
     const dayMs = 24 * 3600 * 1000;
     vi.useFakeTimers({ toFake: ['Date'] });
     onTestFinished(() => void vi.useRealTimers());
@@ -186,7 +187,7 @@ describe('what nothing refers to', () => {
     expect(openedStore(dataDir).store.hasBlob({ hash }).sizeBytes).toBe(null);
   });
 
-  it('is awaited anew when it is uploaded again', () => {
+  it('is kept for another day when it is uploaded again', () => {
     const { store, dataDir } = openedStore();
     const bytes = randomBytes(100);
     const hash = upload(store, bytes);
@@ -198,11 +199,11 @@ describe('what nothing refers to', () => {
     expect(store.hasBlob({ hash }).sizeBytes).toBe(100);
   });
 
-  it('gives its space back to the file system in small pieces', () => {
+  it('gives its space back to the file system in small steps', () => {
     const { store, dataDir } = openedStore();
     writeCheckpoint(store, { step: 1, create: true });
     const file = path.join(dataDir, 'gptd.db');
-    // Space is given back in the file itself once the log has been copied into it.
+    // The file itself becomes smaller only when the log has been copied into it, so this counts pages.
     const sizeBytes = (): number =>
       countRows(dataDir, 'SELECT page_count * page_size FROM pragma_page_count, pragma_page_size');
     const before = sizeBytes();

@@ -1,5 +1,5 @@
-// Rows that an older version wrote, and rows that are damaged: what is wrong is said with the name of the row, and whoever does not
-// need that row does not notice.
+// Checks rows that an older version wrote, and rows that are damaged: the error names the row, and requests that do not need the
+// row succeed.
 
 import { describe, expect, it } from 'vitest';
 import type { NewJob, StoredJob } from '../../../src/workers/store/messages.ts';
@@ -39,7 +39,7 @@ describe('a damaged job', () => {
     expect(next.recoverJobs({}).jobs).toHaveLength(2);
   });
 
-  it('is listed with the others, whatever is damaged, and keeps an end that it had', () => {
+  it('is listed with the others, whatever is damaged, and keeps its end if it had one', () => {
     const { store, dataDir } = openedStore();
     for (const jobId of ['good', 'bad']) store.submitJob(submission(jobId));
     store.appendEvents({ items: [{ jobId: 'bad', type: 'succeeded', data: { result: { loss: 1 } } }] });
@@ -61,7 +61,7 @@ describe('a damaged job', () => {
     expect(() => store.submitJob(submission('again', { key: 'k' }))).toThrow(corrupt('The stored spec of the job bad'));
   });
 
-  it('does not keep the store from opening, nor a damaged dataset', () => {
+  it('does not keep the store from opening, and neither does a damaged dataset', () => {
     const { store, dataDir } = openedStore();
     const { uploadId } = store.beginBlob({});
     store.putBlobChunk({ uploadId, bytes: new Uint8Array(10) });
@@ -85,7 +85,7 @@ describe('a job of another version', () => {
     expect(store.recoverJobs({}).jobs).toEqual([job]);
   });
 
-  it('has an error with a code that is known', () => {
+  it('has an error whose code this version knows', () => {
     const { store, dataDir } = openedStore();
     store.submitJob(submission('a'));
     const error = { code: 'cancelled', message: 'Stopped.' };
@@ -112,7 +112,7 @@ describe('a damaged model', () => {
   });
 });
 
-describe('what is told of a checkpoint', () => {
+describe('the description of a checkpoint', () => {
   const setMeta = (dataDir: string, meta: string): void => damage(dataDir, `UPDATE checkpoints SET meta = '${meta}'`);
 
   it('has defaults for what older versions did not write', () => {

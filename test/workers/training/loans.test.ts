@@ -1,4 +1,4 @@
-// Arrays that move between two stages under a name.
+// Checks arrays that move between two stages under a name.
 
 import { MessageChannel } from 'node:worker_threads';
 import { afterEach, expect, test } from 'vitest';
@@ -25,7 +25,7 @@ const loan = (...values: number[]): GradientLoan => ({
   gradients: [{ name: 'attn.c_attn.weight', bytes: Float32Array.from(values), sumOfSquares: null }],
 });
 
-test('what was sent is there at once, and gone where it came from', () => {
+test('sent arrays are there at once, and have left the sender', () => {
   const [a, b] = two();
   const sent = loan(1, 2);
   a.send(1, 'x', sent);
@@ -35,7 +35,7 @@ test('what was sent is there at once, and gone where it came from', () => {
   expect(a.take(1, 'x')).toEqual(loan(3));
 });
 
-test('what an abandoned step has left behind is passed over', () => {
+test('arrays that an abandoned step has left behind are skipped', () => {
   const [a, b] = two();
   a.send(1, 'old', loan(1));
   a.send(1, 'new', loan(2));

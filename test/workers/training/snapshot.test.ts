@@ -1,4 +1,4 @@
-// A snapshot of a training stage stays what it was while the optimizer goes on, however little room it has.
+// Checks that a snapshot of a training stage keeps its values while the optimizer goes on, however little room it has.
 
 import { expect, test } from 'vitest';
 import { initialTensors } from '../../../src/model/init.ts';
@@ -14,10 +14,10 @@ const ADAMW = { lr: 0.1, weightDecay: 0.1, gradScale: 1, beta1: 0.9, beta2: 0.99
 const RANGE = { firstBlock: 0, endBlock: TINY.n_layers, embeds: true, head: true };
 const PARTS: readonly TensorPart[] = ['w', 'm', 'v'];
 
-/** With tensors of two chunks. */
+/** A model with tensors of two chunks. */
 const TALL = { ...TINY, vocab_size: CHUNK_SIZE / TINY.emb_dim + 5 };
 
-/** TINY, or TALL, on one stage, with everything that a step needs. */
+/** TINY or TALL on one stage, with everything that a step needs. */
 class TinyRun {
   readonly stage: TrainStage;
   #step = 0;
@@ -46,7 +46,7 @@ class TinyRun {
     );
   }
 
-  /** A step up to its update. */
+  /** Runs a step up to its update. */
   async gradients(): Promise<void> {
     this.#step += 1;
     const micro = { index: 0, step: this.#step, firstSequence: 0, starts: [this.#step, 3 * this.#step] };
@@ -57,7 +57,7 @@ class TinyRun {
     this.stage.finish();
   }
 
-  /** Unit by unit; goes on where it was told to wait. */
+  /** Updates unit by unit. Returns false when it must wait for the reader; the next call goes on there. */
   update(): boolean {
     const request = { step: { ...ADAMW, step: this.#step }, decayAll: false };
     for (const unit of updateUnits(RANGE)) {
@@ -94,7 +94,7 @@ class TinyRun {
   }
 }
 
-test('what is read after two more updates is what was there when the snapshot began', async () => {
+test('a snapshot that is read after two more updates has the values with which it began', async () => {
   const run = new TinyRun();
   await run.gradients();
   expect(run.update()).toBe(true);
@@ -121,7 +121,7 @@ test('without room the update waits for the reader, tensor by tensor, and ends w
     calls += 1;
     if (tight.update()) break;
   }
-  // The second moment of the last tensor is the last to be read.
+  // The second moment of the last tensor is read last.
   expect(calls).toBe(tight.addresses().length + 1);
   expect(chunks).toEqual(before);
   tight.stage.optimizer.endSnapshot();
@@ -141,7 +141,7 @@ test('a tensor of several chunks is updated chunk by chunk as they are read, wit
   tight.stage.optimizer.beginSnapshot({ keptBytesMax: 0 });
   const first = addresses.filter(({ start }) => start === 0);
   const chunks = new Map(first.map((address) => [address, tight.read([address])[0]]));
-  // Up to the first tensor's second chunk.
+  // The update gets up to the first tensor's second chunk.
   expect(tight.update()).toBe(false);
   for (const address of later) chunks.set(address, tight.read([address])[0]);
   expect(tight.update()).toBe(true);
@@ -151,7 +151,7 @@ test('a tensor of several chunks is updated chunk by chunk as they are read, wit
   expect(bits(tight.state()).equals(bits(free.state()))).toBe(true);
 });
 
-test('a snapshot that nobody reads to its end holds nothing up once it is over', async () => {
+test('a snapshot that was not read to its end blocks no update once it has ended', async () => {
   const run = new TinyRun();
   await run.gradients();
   run.stage.optimizer.beginSnapshot({ keptBytesMax: 0 });
@@ -160,7 +160,7 @@ test('a snapshot that nobody reads to its end holds nothing up once it is over',
   expect(run.update()).toBe(true);
 });
 
-test('half set aside by the update and half read before it are what they were', async () => {
+test('a snapshot is whole when half of it is read before the update, which sets the other half aside', async () => {
   const run = new TinyRun();
   const addresses = run.addresses();
   await run.gradients();
@@ -172,7 +172,7 @@ test('half set aside by the update and half read before it are what they were', 
   expect([...run.read(addresses.slice(0, half)), ...early]).toEqual(before);
 });
 
-test('copies into the memory of chunks that have been read', () => {
+test('a snapshot copies into the memory of chunks that have been read', () => {
   const arrays = new ArrayPool();
   const snapshot = new Snapshot({ keptBytesMax: 16, arrays });
   const address: ChunkAddress = { tensor: 't', part: 'w', start: 0, count: 2 };
@@ -184,7 +184,7 @@ test('copies into the memory of chunks that have been read', () => {
   expect(arrays.take(2)).toBe(free);
 });
 
-test('sets aside no more bytes than it may, and makes room as chunks are read', () => {
+test('a snapshot sets aside no more bytes than it may, and makes room as chunks are read', () => {
   const snapshot = new Snapshot({ keptBytesMax: 16, arrays: new ArrayPool() });
   const live = Float32Array.of(1, 2, 3, 4, 5, 6);
   const address = (start: number): ChunkAddress => ({ tensor: 't', part: 'w', start, count: 2 });
@@ -202,6 +202,6 @@ test('sets aside no more bytes than it may, and makes room as chunks are read', 
     [3, 4],
     [5, 6],
   ]);
-  // Read before it is overwritten: nothing to set aside.
+  // This chunk was read before it is overwritten, so nothing is set aside.
   expect(snapshot.release(address(0), live)).toBe(true);
 });

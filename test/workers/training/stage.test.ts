@@ -1,4 +1,4 @@
-// A whole model in training on the calling thread, against PyTorch's numbers, and against itself in other layouts.
+// Trains a whole model on the calling thread, and checks it against PyTorch's numbers and against itself in other layouts.
 
 import { describe, expect, test } from 'vitest';
 import type { GptConfig } from '../../../src/model/config.ts';
@@ -22,11 +22,11 @@ import { flatTokens, golden, GOLDEN_NAMES, l2, relative, type Golden } from '../
 interface RunOptions {
   readonly engine: Engine;
   readonly microBatchSize: number;
-  /** Where each stage ends; one stage by default. */
+  /** The block at which each stage ends; there is one stage by default. */
   readonly ends?: readonly number[];
   readonly config?: Partial<GptConfig>;
   readonly steps?: number;
-  /** Weight gradients of each stage's blocks are computed by the next stage. */
+  /** Whether the next stage computes the weight gradients of each stage's blocks. */
   readonly lends?: boolean;
 }
 
@@ -44,7 +44,7 @@ function stageRanges(config: GptConfig, ends: readonly number[]): StageRange[] {
   });
 }
 
-/** As it arrives on another thread: this side's arrays are gone. */
+/** Returns the loan as it arrives on another thread. The arrays leave this side. */
 const moved = (loan: GradientLoan): GradientLoan => structuredClone(loan, { transfer: transferList(loanArrays(loan)) });
 
 async function train(reference: Golden, options: RunOptions): Promise<Run> {
@@ -237,7 +237,7 @@ test('evaluation leaves the memory of the moments alone', async () => {
   const micro: MicroBatch = { index: 0, step: 0, firstSequence: 0, starts: [0] };
   await stage.evaluate(micro, stage.embed(micro, { train: false }));
   const weightsBytes = [...stage.parameters.values()].reduce((sum, { w }) => sum + w.byteLength, 0);
-  // The head's programs make copies of a part of them.
+  // The head's programs copy some of the weights.
   expect(process.memoryUsage.rss() - before).toBeLessThan(2 * weightsBytes);
   await stage.close();
 });

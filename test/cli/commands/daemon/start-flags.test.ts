@@ -1,4 +1,4 @@
-// What a daemon in the background is started with.
+// Checks the flags with which `gptd start` starts a daemon in the background.
 
 import { describe, expect, it } from 'vitest';
 import { startArguments } from '../../../../src/cli/commands/daemon/start-flags.ts';

@@ -1,4 +1,4 @@
-// From the flags of a command that reads data files to the spec of its job.
+// Checks how the flags of a command that reads data files become the spec of its job.
 
 import { describe, expect, it } from 'vitest';
 import { dataSpecOf } from '../../../../src/cli/commands/jobs/data-jobs.ts';

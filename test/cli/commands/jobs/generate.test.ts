@@ -1,10 +1,10 @@
-// From the flags of generate to the spec of its job.
+// Checks how the flags of `generate` become the spec of its job.
 
 import { describe, expect, it } from 'vitest';
 import { generateSpecOf } from '../../../../src/cli/commands/jobs/generate.ts';
 
 describe('specs', () => {
-  it('want one prompt', () => {
+  it('need exactly one prompt', () => {
     expect(generateSpecOf('tiny@best', { prompt: '', maxTokens: 3, stop: ['\n'] })).toEqual({
       model: 'tiny@best',
       prompt: '',

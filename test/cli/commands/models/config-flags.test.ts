@@ -1,4 +1,4 @@
-// From the flags of a shape to a configuration, and to the specs of the jobs that take one.
+// Checks how the flags of a model's shape become a configuration, and the specs of the jobs that take a configuration.
 
 import { describe, expect, it } from 'vitest';
 import { configOf } from '../../../../src/cli/commands/models/config-flags.ts';
@@ -11,7 +11,7 @@ describe('a configuration', () => {
     expect(configOf({})).toEqual(PRESETS.GPT_CONFIG_124M);
   });
 
-  it('takes single fields over those of the preset', () => {
+  it('takes a field from its flag rather than from the preset', () => {
     expect(configOf({ config: 'gpt2-medium', contextLength: 256, dropRate: 0, tieWeights: false })).toEqual({
       ...PRESETS['gpt2-medium'],
       context_length: 256,

@@ -1,4 +1,4 @@
-// Which files of a directory an import takes, and what it says when the weights are not there.
+// Checks which files of a directory an import takes, and what the command says when there are no weights.
 
 import { mkdtemp, mkdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -12,7 +12,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true }));
 
-it('finds the weights of an import and what is beside them', async () => {
+it('finds the weights of an import and the files beside them', async () => {
   const source = join(folder, 'weights');
   await mkdir(source);
   await writeFile(join(source, 'model.safetensors'), 'w');

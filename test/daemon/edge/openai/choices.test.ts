@@ -1,4 +1,5 @@
-// From the events of a job with several samples to OpenAI's choices: pieces in any mix make whole choices under their indices.
+// Checks how the events of a job with several samples become OpenAI's choices: pieces in any order of samples join to whole
+// choices under their indices.
 
 import { expect, test } from 'vitest';
 import { joinPieces, JobChoices } from '../../../../src/daemon/edge/openai/choices.ts';
@@ -20,7 +21,7 @@ const joined = (pieces: readonly CompletionChoice[]): CompletionChoice[] =>
     .sort((a, b) => a - b)
     .map((index) => joinPieces(pieces.filter((piece) => piece.index === index)));
 
-test('samples keep apart, behind the samples of earlier prompts, each with its prompt and its reason', () => {
+test('each sample has an index behind those of earlier prompts, its own prompt and its own reason', () => {
   const choices = new JobChoices({ firstIndex: 6, sampleCount: 3, prefix: 'Once ', logprobs: false });
   const pieces = [token(0, 0, 'a'), token(1, 0, ''), token(0, 1, 'b'), token(1, 1, 'c')].map((data) =>
     choices.token(data),
@@ -30,12 +31,12 @@ test('samples keep apart, behind the samples of earlier prompts, each with its p
   expect(whole).toEqual([
     { index: 6, text: 'Once ab', logprobs: null, finish_reason: 'stop' },
     { index: 7, text: 'Once c', logprobs: null, finish_reason: 'length' },
-    // It ended with no token at all.
+    // This sample ended without any token.
     { index: 8, text: 'Once ', logprobs: null, finish_reason: 'length' },
   ]);
 });
 
-test('a token without a text of its own is named by its id, and offsets count what was shown', () => {
+test('a token without a text of its own is named by its id, and offsets count the text that was shown', () => {
   const choices = new JobChoices({ firstIndex: 0, sampleCount: 1, prefix: '', logprobs: true });
   const top = [
     { id: 7, text: 'x', logprob: -0.5 },

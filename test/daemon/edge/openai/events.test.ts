@@ -1,4 +1,4 @@
-// Events of a generating job as they come from the store.
+// Checks how the events of a generating job are read as they come from the store.
 
 import { expect, test } from 'vitest';
 import { readFailure, readGenerated, readToken } from '../../../../src/daemon/edge/openai/events.ts';
@@ -11,7 +11,7 @@ const corrupt = (type: string): Error =>
     message: `The stored event 7 of the job j cannot be read as one of type ${type}.`,
   }) as Error;
 
-test('tokens, results and failures are read; a code of another version is a fault of the engine', () => {
+test('tokens, results and failures are read, and an error code of another version counts as a fault of the engine', () => {
   const token = { id: 3, text: 'a', logprob: -0.5, index: 0, sample: 1 };
   expect(readToken(event('token', token))).toBe(token);
   const result = {
