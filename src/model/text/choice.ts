@@ -39,13 +39,13 @@ export interface ImportedTokenizer {
   readonly named: TokenizerName | undefined;
   /** The tokenizer in the files; null when there is none, or one that is not known here. */
   readonly found: TokenizerSpec | null;
-  /** Whether the user is told something about the files' tokenizer, such as why it was not taken. */
+  /** Whether there are notes for the user about the files, such as why their tokenizer was not taken. */
   readonly isNoted: boolean;
 }
 
 /**
- * Returns the named tokenizer, or else the tokenizer of the files. When neither is there, a vocabulary of GPT-2's size suggests
- * GPT-2's tokenizer.
+ * Returns the named tokenizer, or else the tokenizer of the files. When there is neither and nothing was noted about the files, a
+ * vocabulary of GPT-2's size suggests GPT-2's tokenizer.
  */
 export function importedTokenizer({ vocabSize, named, found, isNoted }: ImportedTokenizer): StoredTokenizer {
   if (named !== undefined) return newTokenizer(vocabSize, named);
