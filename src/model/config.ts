@@ -56,7 +56,7 @@ export const CONFIG_MAX = {
   n_layers: 2 ** 10,
 } as const;
 
-/** Some of the fields. An undefined field counts as absent. */
+/** Some of the fields of a configuration. An undefined field counts as absent. */
 export type ConfigFields = { readonly [K in keyof GptConfig]?: GptConfig[K] | undefined };
 
 /** Returns the configuration, or throws `invalid_spec` with one sentence about the first impossible field. */

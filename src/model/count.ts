@@ -51,7 +51,7 @@ export function countParameters(config: GptConfig): ParameterCount {
   };
 }
 
-/** The number of elements of the matrices that rows are multiplied with. A row takes as many multiply-adds. */
+/** The elements of the matrices that rows are multiplied with. Each element is one multiply-add of a row. */
 interface MatrixCount {
   /** The elements of one block's matrices. */
   readonly block: number;

@@ -73,7 +73,7 @@ let adjusted = new Float64Array(0);
 let ids = new Uint32Array(0);
 let exponents = new Float64Array(0);
 let weights = new Float64Array(0);
-/** Candidates in the order that a selection needs. */
+/** Holds ids or candidates in the order that a selection needs. */
 let order = new Uint32Array(0);
 const counts = new Map<number, number>();
 
@@ -282,7 +282,7 @@ function largestIds(scores: Scores, k: number): number[] {
 
 // ---- The likeliest with a given mass -----------------------------------------------------------------------------------
 
-/** Candidates are counted in buckets by their exponents, which all have the same width, so that only one bucket is searched. */
+/** The candidates' weights are summed in buckets of exponents, all equally wide, so that only one bucket must be searched. */
 const BUCKETS_PER_UNIT = 64;
 const BUCKET_COUNT = 32 * BUCKETS_PER_UNIT;
 const bucketMass = new Float64Array(BUCKET_COUNT);

@@ -26,7 +26,7 @@ export class ByteCursor {
   bytes(length: number): Uint8Array {
     const [from, to] = [this.at, this.at + length];
     if (to > this.fileBytes) {
-      throw new GptdError('corrupt', `The file ends at byte ${this.fileBytes}, where ${to} were announced.`);
+      throw new GptdError('corrupt', `The file ends at byte ${this.fileBytes}, but ${to} bytes were announced.`);
     }
     if (from < this.#start || to > this.#start + this.#window.length) {
       this.#start = from;
@@ -56,7 +56,7 @@ export class ByteCursor {
 
   text(length: number): string {
     if (length > STRING_BYTES_MAX) {
-      throw new GptdError('corrupt', `A string has ${length} bytes: it may have ${STRING_BYTES_MAX}.`);
+      throw new GptdError('corrupt', `A string has ${length} bytes: it may have at most ${STRING_BYTES_MAX}.`);
     }
     return new TextDecoder().decode(this.bytes(length));
   }

@@ -70,7 +70,7 @@ export function parseSafetensorsHeader(
   const view = new DataView(prefix.buffer, prefix.byteOffset, prefix.byteLength);
   const headerBytes = view.getUint32(4, true) * 2 ** 32 + view.getUint32(0, true);
   if (headerBytes > SAFETENSORS_HEADER_BYTES_MAX) {
-    throw corrupt(`The header has ${headerBytes} bytes: it may have ${SAFETENSORS_HEADER_BYTES_MAX}.`);
+    throw corrupt(`The header has ${headerBytes} bytes: it may have at most ${SAFETENSORS_HEADER_BYTES_MAX}.`);
   }
   const dataStart = LENGTH_BYTES + headerBytes;
   if (dataStart > fileBytes || dataStart > prefix.length) {
@@ -88,7 +88,7 @@ export function parseSafetensorsHeader(
   }
   const names = Object.keys(entries);
   if (names.length > SAFETENSORS_TENSORS_MAX) {
-    throw corrupt(`The file has ${names.length} tensors: it may have ${SAFETENSORS_TENSORS_MAX}.`);
+    throw corrupt(`The file has ${names.length} tensors: it may have at most ${SAFETENSORS_TENSORS_MAX}.`);
   }
 
   // 3. Check each tensor by itself, then that all tensors together cover the data.

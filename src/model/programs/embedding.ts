@@ -5,9 +5,9 @@
 import type { BatchShape } from './block.ts';
 
 interface EmbeddingTables {
-  /** (V, D) */
+  /** The token embedding (V, D). */
   readonly wte: Float32Array;
-  /** (C, D) */
+  /** The position embedding (C, D). */
   readonly wpe: Float32Array;
   readonly D: number;
 }

@@ -323,7 +323,7 @@ export function attendProgram(config: GptConfig, groups: number): Graph {
   return g.build();
 }
 
-/** What one group attends with. */
+/** The inputs of one group's attention. */
 interface AttentionInputs {
   readonly q: Value;
   readonly keys: Value;

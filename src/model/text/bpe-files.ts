@@ -92,14 +92,15 @@ function vocabulary({
 }): BpeVocabulary {
   const specials = new Set(special.map(([, id]) => id));
   const all = [...ids, ...special];
-  if (merges.length > BPE_TOKENS_MAX) throw corrupt(`There are ${merges.length} merges: at most ${BPE_TOKENS_MAX}.`);
+  if (merges.length > BPE_TOKENS_MAX)
+    throw corrupt(`There are ${merges.length} merges: there may be at most ${BPE_TOKENS_MAX}.`);
   const tokens = new Array<string | null>(1 + all.reduce((max, [, id]) => Math.max(max, id), -1)).fill(null);
   for (const [token, id] of all) {
     if (tokens[id] !== null && tokens[id] !== token) {
       throw corrupt(`Tokens ${shown(tokens[id])} and ${shown(token)} have the same id ${id}.`);
     }
     if (!specials.has(id) && bytesOfPrintable(token) === undefined) {
-      throw incompatible(`The token ${shown(token)} is not of a byte-level vocabulary.`);
+      throw incompatible(`The token ${shown(token)} does not belong to a byte-level vocabulary.`);
     }
     tokens[id] = token;
   }
@@ -107,7 +108,7 @@ function vocabulary({
   for (const merge of merges) {
     const halves = merge.split(' ');
     if (halves.length !== 2 || !known.has(halves.join('')) || !halves.every((half) => known.has(half))) {
-      throw corrupt(`The merge ${shown(merge)} is not of two tokens that make a third.`);
+      throw corrupt(`The merge ${shown(merge)} does not join two tokens into a third.`);
     }
   }
   return { tokens, merges, special: [...specials].sort((a, b) => a - b) };

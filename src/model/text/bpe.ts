@@ -167,9 +167,9 @@ function binaryString(bytes: Uint8Array): string {
 }
 
 interface MergeRules {
-  /** No merge makes a longer token. */
+  /** The bytes of the longest token. No merge makes a longer one. */
   readonly lengthMax: number;
-  /** The rank of merging two neighbours, each a binary string; undefined when they do not merge. */
+  /** Returns the rank of merging two neighbours, each a binary string, or undefined when they do not merge. */
   readonly rankOf: (left: string, right: string) => number | undefined;
   readonly idOf: (text: string) => number | undefined;
 }

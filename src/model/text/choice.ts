@@ -60,7 +60,7 @@ export async function vocabularyTokenizer(vocabulary: BpeVocabulary, vocabSize: 
   if (vocabulary.tokens.length > vocabSize) {
     throw new GptdError(
       'incompatible',
-      `The vocabulary has ${vocabulary.tokens.length} ids and the model ${vocabSize}.`,
+      `The vocabulary has ${vocabulary.tokens.length} ids, but the model has only ${vocabSize}.`,
     );
   }
   return isSameBpe(vocabulary, await gpt2Vocabulary()) ? { type: 'gpt2' } : { type: 'bpe', ...vocabulary };

@@ -25,7 +25,7 @@ export type TokenizerSpec =
 export interface StreamDecoder {
   /** Returns the text that `id` completes. Bytes that may still become a character are held back. Unknown ids add nothing. */
   push(id: number): string;
-  /** Returns bytes that were held back as U+FFFD. The decoder can then begin another sequence. */
+  /** Returns U+FFFD for bytes that were held back. The decoder can then begin another sequence. */
   flush(): string;
 }
 
@@ -33,7 +33,7 @@ export interface StreamDecoder {
 export interface TokenDecoding {
   /** Returns the bytes that an id stands for, or undefined when there is no such id. */
   readonly bytesOf: (id: number) => Uint8Array | undefined;
-  /** Unknown ids decode to nothing, broken UTF-8 to U+FFFD. */
+  /** Returns the text of the ids. Unknown ids decode to nothing, and broken UTF-8 decodes to U+FFFD. */
   decode(ids: Iterable<number>): string;
   /** Returns what `decode` gives for one id alone. */
   decodeOne(id: number): string;
@@ -44,7 +44,9 @@ export interface Tokenizer extends TokenDecoding {
   readonly vocabSize: number;
   /** The id of `<|endoftext|>`; null where the vocabulary has none. */
   readonly endOfText: number | null;
-  /** Never yields special tokens: `<|endoftext|>` in a text is text. Lone surrogates are read as U+FFFD. */
+  /**
+   * Returns the ids of a text, which are never special: `<|endoftext|>` in a text is text. Lone surrogates are read as U+FFFD.
+   */
   encode(text: string): Uint32Array;
 }
 
