@@ -1,4 +1,4 @@
-// How a command comes to its daemon: where flags, environment and data directory say that it is, and a session with it for as
+// How a command reaches its daemon: flags, environment and data directory say where the daemon is, and a session is open for as
 // long as the command has something to ask.
 
 import { homedir } from 'node:os';
@@ -12,7 +12,7 @@ import { usageError } from './exit-codes.ts';
 import type { ConnectionFlags } from './flags.ts';
 import { ProgressLine } from './render/progress-line.ts';
 
-/** What a command does with an open session; `progress` is where it may tell about it. */
+/** What a command gets for its requests: an open session, and a progress line to show how far it is. */
 export interface SessionUse {
   readonly session: Session;
   readonly progress: ProgressLine;
@@ -40,12 +40,12 @@ export function dataDirOf(flags: ConnectionFlags, context: CliContext): string {
   return resolve(flags.dataDir ?? nonEmpty(context.env['GPTD_HOME']) ?? join(homedir(), '.gptd'));
 }
 
-/** The token that was given, if any: the one in the data directory comes after these. */
+/** Returns the token of the flags or the environment, if any. Without it, `locate` reads the token in the data directory. */
 export function givenToken(flags: ConnectionFlags, context: CliContext): string | undefined {
   return flags.token ?? nonEmpty(context.env['GPTD_TOKEN']);
 }
 
-/** Throws `no_daemon` when no address was given and no daemon has announced itself in the data directory. */
+/** Finds the daemon. Throws `no_daemon` when no address was given and no daemon has announced itself in the data directory. */
 async function locate(flags: ConnectionFlags, context: CliContext): Promise<Address> {
   const dataDir = dataDirOf(flags, context);
   const given = flags.url ?? nonEmpty(context.env['GPTD_URL']);

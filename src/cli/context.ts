@@ -1,5 +1,5 @@
 // What a command gets from main.ts: the environment, the two output streams, and a place for its exit code. Commands read
-// no process.env and no argv, so a test can run them with any of these.
+// neither process.env nor argv, so a test can run them with any environment and streams.
 
 export interface OutputStream {
   readonly isTTY?: boolean | undefined;
@@ -13,9 +13,9 @@ export interface CliContext {
   readonly mainFile: string;
   readonly stdout: OutputStream;
   readonly stderr: OutputStream;
-  /** Set by the command that ran. */
+  /** The command that ran sets its exit code here. */
   exitCode: number;
-  /** A reader that leaves (`| head`) ends every command but a daemon in the foreground. */
+  /** Whether the process goes on when the reader of its output leaves, as `| head` does. Only a daemon in the foreground does. */
   survivesBrokenPipe: boolean;
 }
 

@@ -1,5 +1,5 @@
-// The exit codes, and how errors become codes and lines: the one mapping of the CLI. Commands throw, or return the exit code
-// of a job that ended; only main.ts exits.
+// The exit codes of the CLI, and the one mapping from errors to exit codes and lines. A command throws an error or sets its exit
+// code, and only main.ts exits.
 
 import { CommanderError } from 'commander';
 import { GptdError, RPC_ERROR } from '../daemon/protocol/errors.ts';
@@ -26,7 +26,7 @@ export class CliError extends Error {
   }
 }
 
-/** A mistake in how the command was called. */
+/** Returns the error for a mistake in how the command was called. */
 export const usageError = (message: string): CliError => new CliError(EXIT.usage, message);
 
 const CLIENT_EXITS: Readonly<Record<ClientProblem, number>> = {
@@ -48,7 +48,7 @@ export function exitCodeOf(error: unknown): number {
   return EXIT.jobFailed;
 }
 
-/** `gptd: <sentence>` on one line. */
+/** Returns `gptd: <sentence>` on one line. */
 export function errorLine(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   const sentence = message

@@ -1,5 +1,5 @@
-// Flags and their checks. Commander parses words into numbers here; ranges are those of the wire contract's schemas, and
-// what a schema refuses is told with the flag's name, because that is what the user typed.
+// The flags that commands share, and the checks of flags. Commander turns words into numbers with the functions here. The ranges
+// are those of the wire contract's schemas. A message about a refused value names the flag, because the user typed a flag.
 
 import { InvalidArgumentError, type Command } from 'commander';
 import type { describeIssue } from '../daemon/protocol/errors.ts';
@@ -11,7 +11,7 @@ import { usageError } from './exit-codes.ts';
 type SchemaError = Parameters<typeof describeIssue>[0];
 type Issue = SchemaError['issues'][number];
 
-/** Flags of every command. */
+/** The flags of every command that talks to a daemon. */
 export interface ConnectionFlags {
   readonly json?: boolean;
   readonly url?: string;
@@ -19,7 +19,7 @@ export interface ConnectionFlags {
   readonly dataDir?: string;
 }
 
-/** Flags of every command that submits a job. */
+/** The flags of every command that submits a job. */
 export interface SubmitFlags extends ConnectionFlags {
   readonly detach?: boolean;
   readonly priority?: number;
@@ -47,12 +47,12 @@ export function addSubmitFlags(command: Command): Command {
   );
 }
 
-/** The flags of `flags` that belong to the job's spec. */
+/** Returns the flags that belong to the job's spec. */
 export function specFields<F extends SubmitFlags>(flags: F): Omit<F, keyof SubmitFlags> {
   return without(flags, ['json', 'url', 'token', 'dataDir', 'detach', 'priority']);
 }
 
-/** A copy of `record` without `keys`. */
+/** Returns a copy of `record` without `keys`. */
 export function without<T extends object, K extends keyof T>(record: T, keys: readonly K[]): Omit<T, K> {
   const left = { ...record };
   for (const key of keys) Reflect.deleteProperty(left, key);
@@ -68,7 +68,7 @@ export function parseNumber(text: string): number {
   return value;
 }
 
-/** Reads an integer within bounds, for flags that are no field of a spec and so have no schema. */
+/** Returns a reader of integers within bounds, for flags that are not a field of a spec and so have no schema. */
 export function integerBetween(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = parseNumber(text);
@@ -93,7 +93,7 @@ export const collectIds = (text: string, earlier: readonly number[] | undefined)
   ...parseIds(text),
 ];
 
-/** Collects biases like `50256=-100`: a token id and what is added to its logit. */
+/** Collects biases like `50256=-100`: a token id and the bias that is added to its logit. */
 export function collectBiases(
   text: string,
   earlier: Readonly<Record<string, number>> | undefined,
@@ -114,7 +114,7 @@ const ARGUMENT_NAMES: Readonly<Record<string, string>> = {
   bannedIds: '--ban-id',
 };
 
-/** `batchSize` -> `--batch-size`, `emb_dim` -> `--emb-dim`; positional arguments keep the name of the usage line. */
+/** Maps `batchSize` to `--batch-size` and `emb_dim` to `--emb-dim`. A positional argument keeps its name in the usage line. */
 export function flagOf(field: string): string {
   return (
     ARGUMENT_NAMES[field] ?? `--${field.replace(/_/g, '-').replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
@@ -133,7 +133,7 @@ export function checkParams(method: MethodName, params: Readonly<Record<string, 
   if (!parsed.success) throw usageError(flagIssue(parsed.error, params));
 }
 
-/** The first thing that a schema refused, as a sentence that names flags instead of fields. */
+/** Returns the first issue of a schema as a sentence that names flags instead of fields. */
 export function flagIssue(error: SchemaError, spec: Readonly<Record<string, unknown>>): string {
   const issue = error.issues.at(0);
   if (issue === undefined) return 'The command is invalid.';
@@ -169,7 +169,7 @@ function describeRule(issue: Issue): string {
   }
 }
 
-/** What a bound counts: characters, entries, or nothing but itself. */
+/** Returns what a bound counts: characters, entries, or nothing for a number. */
 function unitOf(origin: string): string {
   if (origin === 'string') return ' characters long';
   return origin === 'array' ? ' entries long' : '';

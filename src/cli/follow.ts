@@ -1,6 +1,6 @@
-// Following a job to its end: results to stdout, progress to stderr, Ctrl-C as the command wants it. With JSON every event
-// goes to stdout as it is, or only the result does. What a kind of job has to say of its own is in its record under kinds/;
-// reconnecting is session.ts's matter.
+// Follows a job to its end. Results go to stdout and progress goes to stderr, and Ctrl-C does what the command wants. With JSON
+// either every event goes to stdout as it is, or only the result does. What is special about a kind of job is in its record under
+// kinds/. Reconnecting is in client/session.ts.
 
 import type { JobEvent } from '../daemon/protocol/jobs.ts';
 import type { Session } from './client/session.ts';
@@ -13,11 +13,11 @@ import type { ProgressLine } from './render/progress-line.ts';
 
 export interface FollowOptions {
   readonly jobId: string;
-  /** One of the protocol's, or of a newer daemon's. */
+  /** A kind of the protocol, or one that only a newer daemon knows. */
   readonly kind: string;
   readonly after?: number;
   readonly report: Report;
-  /** What the first Ctrl-C does. The second always leaves the job as it is. */
+  /** What the first Ctrl-C does. The second Ctrl-C always leaves the job as it is. */
   readonly onInterrupt: 'cancel' | 'leave';
   readonly context: CliContext;
   readonly progress: ProgressLine;
@@ -34,7 +34,7 @@ export async function followJob(session: Session, options: FollowOptions): Promi
   try {
     for (;;) {
       const next = events.next();
-      // When the user leaves, closing the session rejects this promise and nobody waits for it any more.
+      // When the user leaves, closing the session rejects this promise, for which nobody waits then.
       next.catch(() => undefined);
       const step = await Promise.race([next, interrupts.left]);
       if (step === 'left') return EXIT.cancelled;
@@ -48,11 +48,11 @@ export async function followJob(session: Session, options: FollowOptions): Promi
   }
 }
 
-/** Writes events as they come; returns the exit code with the one that ends the job. */
+/** Returns a function that writes events as they come. For the event that ends the job it returns the exit code. */
 function createWriter(options: FollowOptions): (event: JobEvent) => number | undefined {
   const { jobId, report, context, progress } = options;
   const output = new JobOutput({ report, context, progress });
-  // A newer daemon may have kinds that this client does not know: of their jobs it tells what all jobs have.
+  // A newer daemon may have kinds that this client does not know. Such a job has no record, so only what all jobs have is shown.
   const records: Readonly<Record<string, JobKindRecord | undefined>> = KINDS;
   const record = Object.hasOwn(records, options.kind) ? records[options.kind] : undefined;
   const follower = record?.follow(output);
@@ -89,7 +89,7 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
         output.note(`gptd: Job ${jobId} was cancelled.`);
         return EXIT.cancelled;
       default:
-        // A newer daemon may say more than this client knows: what it does not know is no reason to stop.
+        // A newer daemon may send events that this client does not know. They are no reason to stop.
         follower?.event?.(event);
         return undefined;
     }
@@ -117,7 +117,7 @@ function watchInterrupts(session: Session, { jobId, onInterrupt, progress }: Fol
     }
     isFirst = false;
     progress.print(`Cancelling job ${jobId}; press Ctrl-C again to leave it running.`);
-    // The job's last event may come before the answer, which nobody waits for then: the session is closed.
+    // The job's last event may come before the reply. Then the session is closed, and the error of the request tells nothing.
     session.request('job.cancel', { jobId }).catch((error: unknown) => {
       if (!isStopped) progress.print(errorLine(error));
     });

@@ -1,12 +1,12 @@
 #!/usr/bin/env node
-// The `gptd` command. It alone reads argv and the environment, prints what went wrong, and exits.
+// The `gptd` command. Only this file reads argv and the environment, prints what went wrong, and exits.
 
 import { CommanderError } from 'commander';
 import type { CliContext } from './context.ts';
 import { errorLine, EXIT, exitCodeOf } from './exit-codes.ts';
 import { buildProgram } from './program.ts';
 
-// ONNX Runtime reports its use to its maker unless this is set before it loads; what runs here is nobody's business.
+// ONNX Runtime reports its use to its maker unless this is set before it loads. What runs here is nobody's business.
 process.env['ORT_DISABLE_TELEMETRY'] ??= '1';
 
 const context: CliContext = {
@@ -18,17 +18,17 @@ const context: CliContext = {
   survivesBrokenPipe: false,
 };
 
-/** A reader that has seen enough (`| head`) is no error. */
+/** Ends the process when the reader of its output has seen enough, as `| head` has, because that is not an error. */
 function onStreamError(error: NodeJS.ErrnoException): void {
   if (error.code !== 'EPIPE') throw error;
   if (!context.survivesBrokenPipe) process.exit(context.exitCode);
 }
 
-/** Resolves when what was written has left the process, which on a pipe may be later than the write. */
+/** Resolves when the written text has left the process, which on a pipe may be later than the write. */
 const drained = (stream: NodeJS.WriteStream): Promise<void> =>
   new Promise((resolve) => stream.write('', () => resolve()));
 
-/** Commander has already printed help and the version; bare `gptd` gets the help as its error. */
+/** Whether commander has already printed the text: help, the version, or the help that bare `gptd` gets as its error. */
 const isPrinted = (error: unknown): boolean =>
   error instanceof CommanderError && (error.exitCode === 0 || error.code === 'commander.help');
 

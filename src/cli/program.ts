@@ -1,5 +1,5 @@
-// The commander program: every command and what they share. Errors are thrown, not printed, and nothing here exits, so
-// that main.ts is the one place that does.
+// The commander program: all commands and what they share. Errors are thrown, not printed, and nothing here exits, so that
+// main.ts is the one place that prints errors and exits.
 
 import { Command } from 'commander';
 import { VERSION } from '../daemon/protocol/daemon.ts';
@@ -27,7 +27,7 @@ import { addParamsCommand } from './commands/models/params.ts';
 import { addVerifyCommand } from './commands/models/verify.ts';
 import type { CliContext } from './context.ts';
 
-/** In the order of the help. */
+/** The commands in the order of the help. */
 const COMMANDS: readonly ((program: Command, context: CliContext) => void)[] = [
   addStartCommand,
   addStopCommand,

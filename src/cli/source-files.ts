@@ -1,4 +1,4 @@
-// Files that a command names: what can be said of them without a daemon, before anything is sent, and how they are sent.
+// The files that a command names: the checks that need no daemon and come before anything is sent, and how the files are sent.
 
 import type { Stats } from 'node:fs';
 import { stat } from 'node:fs/promises';
@@ -26,7 +26,7 @@ export async function checkSourceFile(path: string): Promise<SourceFile> {
   return { path, sizeBytes: stats.size };
 }
 
-/** Makes sure that the daemon holds the file's bytes, and shows how far it is. Returns their digest. */
+/** Makes sure that the daemon holds the file's bytes, and shows the progress. Resolves to the digest of the bytes. */
 export async function sendFile(file: SourceFile, { session, progress }: SessionUse): Promise<string> {
   const digest = await uploadFile(file, {
     address: session.address,
@@ -36,7 +36,7 @@ export async function sendFile(file: SourceFile, { session, progress }: SessionU
   return digest;
 }
 
-/** undefined when nothing is there. */
+/** Resolves to what is at `path`, or to undefined when nothing is there. */
 export async function statIfThere(path: string): Promise<Stats | undefined> {
   try {
     return await stat(path);

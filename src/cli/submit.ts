@@ -1,5 +1,5 @@
-// Submitting a job: connect, send, then follow it or print its id and leave. The job carries a key, so that a connection
-// that breaks between the request and its answer does not make two jobs of one command.
+// Submits a job: connects, sends the spec, and then follows the job or prints its id and leaves. The request carries a key, so
+// that a connection that breaks between the request and its reply does not make two jobs of one command.
 
 import { randomUUID } from 'node:crypto';
 import type { JobKind } from '../daemon/protocol/kinds.ts';
@@ -14,9 +14,9 @@ export interface Submission {
   readonly kind: JobKind;
   readonly flags: SubmitFlags;
   readonly context: CliContext;
-  /** Called once connected: files are uploaded here, and the spec is complete when it resolves. */
+  /** Resolves to the complete spec. It is called once connected, so that it can upload files. */
   readonly spec: (opened: SessionUse) => Promise<Readonly<Record<string, unknown>>>;
-  /** What is left to do with the result of a job that succeeded: it is printed here, not before. */
+  /** Does what is left to do with the result of a job that succeeded. With it, the result is not printed before. */
   readonly finish?: (result: unknown, opened: SessionUse) => Promise<void>;
 }
 

@@ -1,9 +1,9 @@
 // The model's configuration under the names of "LLMs from scratch", the presets, and the checks that every
-// configuration passes before anything is counted or allocated. It is not about training or serving options.
+// configuration must pass before anything is counted or allocated. Training and serving options are elsewhere.
 
 import { GptdError } from './errors.ts';
 
-/** Shape of a GPT. All counts are positive integers; `drop_rate` is a probability below 1. */
+/** The shape of a GPT. All counts are positive integers; `drop_rate` is a probability below 1. */
 export interface GptConfig {
   readonly vocab_size: number;
   readonly context_length: number;
@@ -12,7 +12,7 @@ export interface GptConfig {
   readonly n_layers: number;
   readonly drop_rate: number;
   readonly qkv_bias: boolean;
-  /** The output projection is the token embedding (GPT-2 itself) instead of a matrix of its own. */
+  /** Whether the output projection is the token embedding, as in GPT-2 itself, instead of a matrix of its own. */
   readonly tie_weights: boolean;
 }
 
@@ -47,7 +47,7 @@ export type PresetName = keyof typeof PRESETS;
 export const PRESET_NAMES = Object.keys(PRESETS) as readonly PresetName[];
 export const DEFAULT_PRESET: PresetName = 'GPT_CONFIG_124M';
 
-/** Upper bounds, far above what a CPU can hold: they keep every product below 2^53 and exact. */
+/** The upper bounds are far above what a CPU can hold. They keep every product below 2^53 and exact. */
 export const CONFIG_MAX = {
   vocab_size: 2 ** 24,
   context_length: 2 ** 20,
@@ -56,10 +56,10 @@ export const CONFIG_MAX = {
   n_layers: 2 ** 10,
 } as const;
 
-/** Some of the fields; an undefined one is as good as absent. */
+/** Some of the fields of a configuration. An undefined field counts as absent. */
 export type ConfigFields = { readonly [K in keyof GptConfig]?: GptConfig[K] | undefined };
 
-/** Throws `invalid_spec` with one sentence about the first impossible field; returns the configuration otherwise. */
+/** Returns the configuration, or throws `invalid_spec` with one sentence about the first impossible field. */
 export function checkConfig(config: GptConfig): GptConfig {
   for (const name of ['vocab_size', 'context_length', 'emb_dim', 'n_heads', 'n_layers'] as const) {
     const value = config[name];
@@ -88,8 +88,8 @@ export function checkConfig(config: GptConfig): GptConfig {
 }
 
 /**
- * A preset's name, or fields that replace those of `GPT_CONFIG_124M`. Throws `invalid_spec` for an unknown preset or an
- * impossible configuration.
+ * Returns the configuration of `source`, which is a preset's name or fields that replace those of `GPT_CONFIG_124M`, with
+ * `overrides`. Throws `invalid_spec` for an unknown preset or an impossible configuration.
  */
 export function resolveConfig(source: string | ConfigFields, overrides: ConfigFields = {}): GptConfig {
   if (typeof source === 'string') {
@@ -107,7 +107,7 @@ export function resolveConfig(source: string | ConfigFields, overrides: ConfigFi
 const given = (fields: ConfigFields): Partial<GptConfig> =>
   Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
 
-/** Throws `invalid_spec` for a token id that the model does not have; `what` names where it stands. */
+/** Throws `invalid_spec` for a token id that the model does not have. `what` says in the message where the id was found. */
 export function checkTokenIds(
   ids: readonly number[],
   { config: { vocab_size: V }, what }: { readonly config: GptConfig; readonly what: string },

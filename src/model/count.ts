@@ -1,5 +1,5 @@
 // How many parameters a configuration has, kind by kind, how many elements its matrices have, and how many bytes its tensors
-// take, read off the tensor table. One block stands for all of them, so the cost does not depend on the depth.
+// take. All numbers come from the tensor table. One block stands for all blocks, so the cost does not depend on the depth.
 
 import type { GptConfig } from './config.ts';
 import {
@@ -11,7 +11,7 @@ import {
   type TensorSpec,
 } from './tensors.ts';
 
-/** Exact counts under the names of `gptd params --json`. */
+/** The exact counts, under the names of `gptd params --json`. */
 interface ParameterCount {
   readonly token_embeddings: number;
   readonly position_embeddings: number;
@@ -22,7 +22,7 @@ interface ParameterCount {
   readonly params_per_block: number;
   readonly transformer_blocks_total: number;
   readonly final_layernorm: number;
-  /** 0 when tied: the matrix is counted once, as token_embeddings. */
+  /** This count is 0 when the weights are tied, because the matrix is counted once, as token_embeddings. */
   readonly output_projection: number;
   readonly total_params: number;
 }
@@ -51,14 +51,15 @@ export function countParameters(config: GptConfig): ParameterCount {
   };
 }
 
-/** Elements of the matrices that rows are multiplied with: as many as a row takes multiply-adds. */
+/** The elements of the matrices that rows are multiplied with. Each element is one multiply-add of a row. */
 interface MatrixCount {
-  /** Of one block. */
+  /** The elements of one block's matrices. */
   readonly block: number;
-  /** Of the head's projection, also where it is the token embedding. */
+  /** The elements of the head's projection, also where it is the token embedding. */
   readonly head: number;
-  /** Of all blocks and the head. */
+  /** The elements of all blocks and the head. */
   readonly total: number;
+  /** The elements of the largest matrix. */
   readonly largest: number;
 }
 
@@ -71,7 +72,7 @@ export function countMatrices(config: GptConfig): MatrixCount {
   return { block, head, total: block * config.n_layers + head, largest: Math.max(head, ...sizes) };
 }
 
-/** Bytes of all tensors, and of those that training changes. */
+/** Returns the bytes of all tensors, and of the tensors that training changes. */
 export function countBytes(
   config: GptConfig,
   options: TableOptions = {},
@@ -81,7 +82,7 @@ export function countBytes(
   const isTrained = ({ trained }: TensorSpec): boolean => trained;
   const [outside, block] = [outsideBlocks(config), blockTensors(config, 0)];
   const all = sum(outside) + config.n_layers * sum(block);
-  // Blocks are not all alike where the caller says which tensors are trained.
+  // One block cannot stand for all blocks where the caller says which tensors are trained.
   return { all, trained: options.isTrained === undefined ? all : sum(tensorTable(config, options).filter(isTrained)) };
 }
 

@@ -1,6 +1,6 @@
-// The digest of a model's weights: SHA-256 over the tensors in table order, for each the UTF-8 line `<name>
-// <d0>,<d1>\n` (its dimensions, joined by commas) and then its values as little-endian f32. Anyone can recompute it
-// from an export.
+// The digest of a model's weights: SHA-256 over the tensors in table order. For each tensor it takes the UTF-8 line
+// `<name> <d0>,<d1>\n` (the dimensions are joined by commas) and then the values as little-endian f32. Anyone can recompute the
+// digest from an export.
 
 import { createHash } from 'node:crypto';
 import type { GptConfig } from './config.ts';
@@ -9,11 +9,11 @@ import { tensorBytes, tensorTable } from './tensors.ts';
 
 export interface WeightsDigest {
   /**
-   * Takes the next bytes of tensor `name`, little-endian f32. A tensor may come in pieces; tensors come in table order.
-   * A wrong order or length is a bug and throws.
+   * Takes the next bytes of tensor `name`, which are little-endian f32. A tensor may come in pieces, but the tensors must come in
+   * table order. A wrong order or length is a bug and throws.
    */
   update(name: string, bytes: Uint8Array): void;
-  /** 64 hexadecimal digits. Throws before the last byte of the last tensor. Call it once. */
+  /** Returns 64 hexadecimal digits. Throws before the last byte of the last tensor has come. It may be called only once. */
   digest(): string;
 }
 

@@ -1,4 +1,4 @@
-// The one error type of the world's faults: bad input, full queues, corrupt data. Its codes are the closed union of the
+// The one error type for faults of the world: bad input, full queues, corrupt data. Its codes are the closed union of the
 // wire contract. Bugs are not of this type: they are asserted and fail loudly.
 
 export const ERROR_CODES = [
@@ -29,7 +29,7 @@ export class GptdError extends Error {
   }
 }
 
-/** The disk has no room for some work, which can be done as soon as so many bytes are free. */
+/** The disk has no room for some work. The work can be done as soon as `freeBytesNeeded` bytes are free. */
 export class DiskFull extends GptdError {
   readonly freeBytesNeeded: number;
 
@@ -46,14 +46,14 @@ export interface ErrorData {
   readonly message: string;
 }
 
-/** What is not a GptdError is a bug or a fault of the engine, and is told as `engine_failed`. */
+/** Returns the plain form of an error. An error without a known code is a bug or a fault of the engine: `engine_failed`. */
 export function errorData(error: unknown): ErrorData {
   const message = error instanceof Error ? error.message : String(error);
   const code = (error as { code?: unknown } | null)?.code;
   return { code: ERROR_CODES.find((known) => known === code) ?? 'engine_failed', message };
 }
 
-/** A bug, not a fault of the world: throws a plain Error. */
+/** Throws a plain Error unless `condition` holds. A failed assertion is a bug, not a fault of the world. */
 export function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new Error(`assertion failed: ${message}`);
 }

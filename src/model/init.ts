@@ -1,5 +1,5 @@
-// The numbers a new model begins with: those of `torch.manual_seed(seed)` followed by building Raschka's GPTModel, to
-// the bit where PyTorch takes its AVX2 path (ATen/native/cpu/DistributionTemplates.h and avx_mathfun.h, whose log, sine
+// The weights that a new model begins with. They are those of `torch.manual_seed(seed)` followed by building Raschka's GPTModel,
+// to the bit where PyTorch takes its AVX2 path (ATen/native/cpu/DistributionTemplates.h and avx_mathfun.h, whose log, sine
 // and cosine are Cephes' single-precision ones). GPT-2's own scheme draws from the same generator in the same order.
 // Letters: V vocabulary, C context, D width.
 
@@ -12,14 +12,14 @@ export type InitScheme = 'torch' | 'gpt2';
 
 interface InitialTensor {
   readonly name: string;
-  /** The tensor's values in the layout of the tensor table. Owned by the receiver, who may transfer it. */
+  /** The tensor's values in the layout of the tensor table. The receiver owns the array and may transfer it. */
   readonly data: Float32Array;
 }
 
 const GPT2_STD = 0.02;
 
 /**
- * Yields every tensor of the table, in table order, one at a time: beside the yielded tensor only one matrix is held.
+ * Yields every tensor of the table, in table order, one at a time. Beside the yielded tensor only one matrix is in memory.
  * `seed` is a non-negative integer below 2^53, of which the low 32 bits count.
  */
 export function* initialTensors(
@@ -29,7 +29,7 @@ export function* initialTensors(
   const table = tensorTable(config);
   const source: Source = { words: createMt19937(options.seed), spareNormal: undefined };
   const residualStd = GPT2_STD / Math.sqrt(2 * config.n_layers);
-  // A torch Linear is (out, in): it is drawn here, then transposed into the table's (in, out).
+  // A torch Linear is (out, in). It is drawn into `drawn`, then transposed into the table's (in, out).
   const blockMatrices = table.filter(({ place, matrix }) => place === 'block' && matrix);
   const drawn = new Float32Array(Math.max(...blockMatrices.map(({ size }) => size)));
 
@@ -41,7 +41,7 @@ export function* initialTensors(
     if (options.scheme === 'torch') fillUniform(out, { source, bound: 1 / Math.sqrt(fanIn) });
   };
 
-  // W_query, W_key and W_value are drawn as three Linears, each with its bias, so that the bias exists before its turn.
+  // W_query, W_key and W_value are drawn as three Linears, each with its bias. So the bias is drawn before its turn in the table.
   let attentionBias: Float32Array | undefined;
   for (const tensor of table) {
     const { name, initializer } = tensor;
@@ -91,29 +91,28 @@ export function* initialTensors(
 const isAttentionInput = (tensor: TensorSpec): boolean => tensor.name.includes('.attn.c_attn.');
 
 /**
- * The bound of `kaiming_uniform_(a=sqrt(5))`, in torch's order of operations: about 1/sqrt(fanIn), and not always the
- * same float.
+ * Returns the bound of `kaiming_uniform_(a=sqrt(5))`, in torch's order of operations. It is about 1/sqrt(fanIn), but not always
+ * the same float.
  */
 const kaimingBound = (fanIn: number): number => Math.sqrt(3) * (Math.sqrt(2 / (1 + 5)) / Math.sqrt(fanIn));
 
-// ---- PyTorch's distributions
-// -----------------------------------------------------------------------------------------
+// ---- PyTorch's distributions -----------------------------------------------------------------------------------------
 
 /**
- * torch's CPU generator: the stream of words, and the second sample that a scalar normal draw leaves for the next one.
+ * The state of torch's CPU generator: the stream of words, and the second sample that a scalar normal draw leaves for the next.
  */
 interface Source {
   readonly words: Mt19937;
   spareNormal: number | undefined;
 }
 
-/** Draws that are fetched at once; a multiple of 16. */
+/** The number of draws that are fetched at once, a multiple of 16. */
 const WORDS_AT_ONCE = 8192;
 const words = new Uint32Array(WORDS_AT_ONCE);
 
 /**
- * Overwrites `out` with `uniform_(-bound, bound)`: 24 random bits a value, one rounding to f32 (torch's fused
- * multiply-add).
+ * Overwrites `out` with `uniform_(-bound, bound)`. Each value has 24 random bits and is rounded to f32 once, as by torch's fused
+ * multiply-add.
  */
 function fillUniform(out: Float32Array, options: { readonly source: Source; readonly bound: number }): void {
   const bound = Math.fround(options.bound);
@@ -126,8 +125,8 @@ function fillUniform(out: Float32Array, options: { readonly source: Source; read
 }
 
 /**
- * Overwrites `out` with `normal_(0, std)`. From 16 values on torch transforms groups of 16, and when the length is no
- * multiple of 16 it draws the last 16 values anew; below 16 it draws scalars in double precision.
+ * Overwrites `out` with `normal_(0, std)`. From 16 values on, torch transforms groups of 16, and when the length is not a
+ * multiple of 16, it draws the last 16 values again. Below 16 values it draws scalars in double precision.
  */
 function fillNormal(out: Float32Array, options: { readonly source: Source; readonly std: number }): void {
   const { source } = options;
@@ -147,7 +146,7 @@ function fillNormal(out: Float32Array, options: { readonly source: Source; reado
   }
 }
 
-/** torch's `normal_distribution<double>(0, 1)`: two draws of 53 bits make two samples, of which one waits. */
+/** Returns a sample of torch's `normal_distribution<double>(0, 1)`. Two draws of 53 bits make two samples, of which one waits. */
 function nextNormal(source: Source): number {
   if (source.spareNormal !== undefined) {
     const spare = source.spareNormal;
@@ -193,8 +192,8 @@ const COS_P1 = f(-1.388731625493765e-3);
 const COS_P2 = f(4.166664568298827e-2);
 
 /**
- * Overwrites out[at .. at+16) with normals made of words[from .. from+16): radii from the first eight, angles from the
- * rest.
+ * Overwrites out[at .. at+16) with normals made of words[from .. from+16). The first eight words give the radii, the others the
+ * angles.
  */
 function boxMuller16(
   out: Float32Array,
@@ -204,7 +203,7 @@ function boxMuller16(
   for (let j = 0; j < 8; j++) {
     const radius = f(Math.sqrt(f(-2 * logOfUnit(2 ** 24 - (words[from + j] & 0xffffff)))));
 
-    // Sine and cosine of theta in [0, 2 pi]: reduced to [-pi/4, pi/4] around the nearest multiple of pi/2.
+    // For the sine and the cosine, theta in [0, 2 pi] is reduced to [-pi/4, pi/4] around the nearest multiple of pi/2.
     let x = f(TWO_PI * ((words[from + j + 8] & 0xffffff) * 2 ** -24));
     const octant = (Math.trunc(f(x * FOUR_OVER_PI)) + 1) & ~1;
     x = f(octant * MINUS_DP1 + x);
@@ -227,7 +226,7 @@ function boxMuller16(
   }
 }
 
-/** Cephes' logf of m / 2^24, for an integer m from 1 to 2^24. */
+/** Returns Cephes' logf of m / 2^24, for an integer m from 1 to 2^24. */
 function logOfUnit(m: number): number {
   const bits = 32 - Math.clz32(m);
   let e = bits - 24;
@@ -255,14 +254,13 @@ function logOfUnit(m: number): number {
 
 const POWERS_OF_TWO = Float64Array.from({ length: 26 }, (_, exponent) => 2 ** exponent);
 
-// ---- Layout
-// ----------------------------------------------------------------------------------------------------------
+// ---- Layout ----------------------------------------------------------------------------------------------------------
 
 const TILE = 32;
 
 /**
- * Writes the transpose of `source` (rows, columns) into `out`, whose rows are `stride` long, at column `offset`. Tiled,
- * so that both sides stay in the cache.
+ * Writes the transpose of `source` (rows, columns) into `out`, whose rows are `stride` long, at column `offset`. The work goes
+ * tile by tile, so that both sides stay in the cache.
  */
 function transposeInto(
   out: Float32Array,

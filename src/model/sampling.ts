@@ -1,18 +1,18 @@
-// From one row of logits to the next token. In this order: the repetition penalty, the presence and frequency penalties, the
-// biases, the ban; then, unless the largest is taken, the temperature, top-k, top-p and min-p. One uniform draw, made by the
-// caller, picks among what is left by walking the kept ids in ascending order. "Largest" and "likeliest" always mean the order
-// "score down, then id up", so equal scores have one order. Nothing as long as the vocabulary is sorted, or allocated twice.
-// Letter: V vocabulary.
+// From one row of logits to the next token. These steps come in this order: the repetition penalty, the presence and frequency
+// penalties, the biases and the ban; then, unless the largest logit is taken, the temperature, top-k, top-p and min-p. One
+// uniform draw, made by the caller, picks among the ids that are left, which are walked in ascending order. "Largest" and
+// "likeliest" always mean the order "score down, then id up", so equal scores have one order. Nothing as long as the vocabulary
+// is sorted, or allocated for each token. Letter: V vocabulary.
 
 import { assert, GptdError } from './errors.ts';
 
-/** One row of a head's outputs, with what the engine tells of it: logitOutputs in head.ts. */
+/** One row of a head's outputs, with the two numbers that the engine computes of it: see logitOutputs in programs/head.ts. */
 export interface LogitRow {
-  /** (V,), only read. */
+  /** The logits (V,), which are only read. */
   readonly logits: Float32Array;
-  /** NaN where a logit is not a finite number. */
+  /** The largest logit, or NaN where a logit is not a finite number. */
   readonly max: number;
-  /** log(sum(exp(logit - max))) */
+  /** This is log(sum(exp(logit - max))). */
   readonly logSum: number;
 }
 
@@ -27,27 +27,28 @@ export function logitRows({ logits, max, logSum }: Readonly<Record<string, Float
 }
 
 export interface SampleOptions {
-  /** 0 takes the largest. */
+  /** Divides the logits. A temperature of 0 takes the largest logit. */
   readonly temperature: number;
-  /** Keep the k largest. */
+  /** Keeps the k largest ids. */
   readonly topK?: number | undefined;
-  /** Keep the fewest largest whose probabilities sum to at least topP of what top-k left. 1 keeps all. */
+  /** Keeps the fewest of the likeliest ids whose probabilities sum to at least topP of what top-k left. 1 keeps all. */
   readonly topP?: number | undefined;
-  /** Keep those at least minP times as probable as the most probable. */
+  /** Keeps the ids that are at least minP times as probable as the most probable id. */
   readonly minP?: number | undefined;
-  /** Logits of ids in `history` are divided by it when positive, multiplied by it otherwise; each id once. */
+  /** Divides the positive logits of the ids in `history` and multiplies the others, once for each id. */
   readonly repetitionPenalty?: number | undefined;
-  /** Taken from the logits of ids that were generated: once, and once for each time. */
+  /** Is subtracted once from the logit of each id that was generated. */
   readonly presencePenalty?: number | undefined;
+  /** Is subtracted from the logit of an id once for each time that the id was generated. */
   readonly frequencyPenalty?: number | undefined;
-  /** Added to the logits of its ids. */
+  /** Maps ids to what is added to their logits. */
   readonly logitBias?: ReadonlyMap<number, number> | undefined;
-  /** Never picked. */
+  /** The ids that are never picked. */
   readonly bannedIds?: readonly number[] | undefined;
-  /** The ids so far; those from `promptLength` on were generated. */
+  /** The ids so far. The ids from `promptLength` on were generated. */
   readonly history?: readonly number[] | undefined;
   readonly promptLength?: number | undefined;
-  /** How many of the likeliest tokens to list. */
+  /** The number of likeliest tokens to list. */
   readonly logprobs?: number | undefined;
   /** A uniform draw in [0, 1). */
   readonly u: number;
@@ -56,31 +57,31 @@ export interface SampleOptions {
 export interface Logprob {
   readonly id: number;
   /**
-   * Natural logarithm of softmax(logits)[id], over the logits as they came in: no penalty, no bias, no temperature, no filter.
+   * The natural logarithm of softmax(logits)[id], without any penalty, bias, temperature or filter.
    */
   readonly logprob: number;
 }
 
 export interface Sample extends Logprob {
-  /** With `logprobs`, the likeliest tokens of the logits as they came in, likeliest first; fewer in a small vocabulary. */
+  /** With `logprobs`, the likeliest tokens of the unchanged logits, the likeliest first. A small vocabulary may have fewer. */
   readonly top?: readonly Logprob[];
 }
 
-// Scratch of this thread, grown to the largest vocabulary seen.
+// These arrays are this thread's scratch memory. They grow to the largest vocabulary seen.
 let adjusted = new Float64Array(0);
-/** Candidate i is token ids[i] with weight exp(exponents[i]); the largest has weight 1. */
+/** Candidate i is token ids[i] with weight exp(exponents[i]). The likeliest candidate has weight 1. */
 let ids = new Uint32Array(0);
 let exponents = new Float64Array(0);
 let weights = new Float64Array(0);
-/** Candidates in the order that a selection needs. */
+/** Holds ids or candidates in the order that a selection needs. */
 let order = new Uint32Array(0);
 const counts = new Map<number, number>();
 
 type Scores = Float32Array | Float64Array;
 
 /**
- * Picks one token; ids beyond V are ignored. Throws `engine_failed` when a logit is not finite, and `invalid_spec` when every id
- * is banned. The result depends on the arguments alone.
+ * Picks one token. Ids beyond V in the options are ignored. Throws `engine_failed` when a logit is not finite, and `invalid_spec`
+ * when every id is banned. The result depends on the arguments alone.
  */
 export function sample(row: LogitRow, options: SampleOptions): Sample {
   const { temperature, u, logprobs = 0 } = options;
@@ -101,7 +102,7 @@ export function sample(row: LogitRow, options: SampleOptions): Sample {
   return logprobs === 0 ? of(id) : { ...of(id), top: largestIds(logits, logprobs).map(of) };
 }
 
-/** The model's own logprob of a token. Throws `engine_failed` when a logit is not finite. */
+/** Returns the model's own logprob of a token. Throws `engine_failed` when a logit is not finite. */
 export function logprobOf(row: LogitRow, id: number): number {
   checkFinite(row);
   return row.logits[id] - row.max - row.logSum;
@@ -132,18 +133,21 @@ function largestOf(scores: Scores): number {
 
 const EXP_STEPS = 64;
 const STEPS_PER_LN = EXP_STEPS / Math.LN2;
-// ln(2) / 64 in two parts. Multiples of the first, a float, are exact in double precision; the second holds what it and
-// the double Math.LN2 lack.
+// STEP_HIGH and STEP_LOW are ln(2) / 64 in two parts. Multiples of the first part, a float, are exact in double precision. The
+// second part holds what the float and the double Math.LN2 lack.
 const STEP_HIGH = Math.fround(Math.LN2 / EXP_STEPS);
 const STEP_LOW = Math.LN2 / EXP_STEPS - STEP_HIGH + 2.3190468138462996e-17 / EXP_STEPS;
 const EXP_X_MIN = -700;
-/** 2^(-i / 64) down to exp(EXP_X_MIN). */
+/** Holds 2^(-i / 64), down to exp(EXP_X_MIN). */
 const EXP_TABLE = Float64Array.from(
   { length: Math.ceil(-EXP_X_MIN * STEPS_PER_LN) + 2 },
   (_, i) => 2 ** (-i / EXP_STEPS),
 );
 
-/** exp(x) for x <= 0, 0 below -700: a table and a polynomial, within 1e-15 of Math.exp and several times as fast. */
+/**
+ * Returns exp(x) for x <= 0, and 0 below -700. A table and a polynomial give it within 1e-15 of Math.exp and several times as
+ * fast.
+ */
 function expNonPositive(x: number): number {
   if (x < EXP_X_MIN) return 0;
   const i = (0.5 - x * STEPS_PER_LN) | 0;
@@ -151,7 +155,9 @@ function expNonPositive(x: number): number {
   return EXP_TABLE[i] * (1 + r * (1 + r * (1 / 2 + r * (1 / 6 + r * (1 / 24 + r * (1 / 120))))));
 }
 
-/** The logits after penalties, biases and the ban (-Infinity); the logits themselves when there are none. */
+/**
+ * Returns the logits after penalties, biases and the ban (-Infinity), or the logits themselves when there are no such options.
+ */
 function adjust(logits: Float32Array, options: SampleOptions): Scores {
   const { history = [], promptLength = 0, repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
   const { logitBias, bannedIds = [] } = options;
@@ -203,14 +209,14 @@ function draw(
   let sum = 0;
   let picked = 0;
   for (let i = 0; i < count && sum <= target; i++) {
-    // What is banned, or too unlikely for a double, has weight 0.
+    // An id that is banned, or too unlikely for a double, has weight 0.
     if (weights[i] > 0) picked = i;
     sum += weights[i];
   }
   return ids[picked];
 }
 
-/** Leaves the candidates that top-p and min-p keep, in their order. */
+/** Removes the candidates that top-p and min-p do not keep. The others stay in their order. */
 function filter(
   count: number,
   { topP, minP, total }: { readonly topP: number; readonly minP: number; readonly total: number },
@@ -237,13 +243,13 @@ function filter(
 const isSmaller = (scores: Scores, a: number, b: number): boolean =>
   scores[a] < scores[b] || (scores[a] === scores[b] && a > b);
 
-/** order[0 .. k) becomes a heap of the k largest, the smallest of them at its root, which is returned. */
+/** Makes order[0 .. k) a heap of the k largest ids and returns its root, the smallest of them. */
 function lastOfLargest(scores: Scores, k: number): number {
   for (let id = 0; id < k; id++) order[id] = id;
   for (let at = (k >> 1) - 1; at >= 0; at--) sink(scores, at, k);
   let least = scores[order[0]];
   for (let id = k; id < scores.length; id++) {
-    // On ties the lower id stays.
+    // Of equal scores the lower id stays.
     if (scores[id] > least) {
       order[0] = id;
       sink(scores, 0, k);
@@ -267,7 +273,7 @@ function sink(scores: Scores, from: number, k: number): void {
   order[at] = id;
 }
 
-/** The k largest ids, largest first. */
+/** Returns the k largest ids, the largest first. */
 function largestIds(scores: Scores, k: number): number[] {
   const count = Math.min(k, scores.length);
   lastOfLargest(scores, count);
@@ -276,7 +282,7 @@ function largestIds(scores: Scores, k: number): number[] {
 
 // ---- The likeliest with a given mass -----------------------------------------------------------------------------------
 
-/** Candidates are put into buckets of equal width of their exponent, so that only one bucket has to be looked into. */
+/** The candidates' weights are summed in buckets of exponents, all equally wide, so that only one bucket must be searched. */
 const BUCKETS_PER_UNIT = 64;
 const BUCKET_COUNT = 32 * BUCKETS_PER_UNIT;
 const bucketMass = new Float64Array(BUCKET_COUNT);
@@ -284,7 +290,7 @@ const bucketMass = new Float64Array(BUCKET_COUNT);
 const bucketOf = (exponent: number): number =>
   exponent > -32 ? Math.min(BUCKET_COUNT - 1, Math.floor(-exponent * BUCKETS_PER_UNIT)) : BUCKET_COUNT - 1;
 
-/** The last candidate of the shortest prefix, likeliest first, whose weights sum to at least `target`. */
+/** Returns the last candidate of the shortest prefix, in the order of likelihood, whose weights sum to at least `target`. */
 function lastOfMass(count: number, target: number): number {
   bucketMass.fill(0);
   for (let i = 0; i < count; i++) bucketMass[bucketOf(exponents[i])] += weights[i];
@@ -293,7 +299,7 @@ function lastOfMass(count: number, target: number): number {
   while (bucket < BUCKET_COUNT - 1 && before + bucketMass[bucket] < target) before += bucketMass[bucket++];
   let size = 0;
   for (let i = 0; i < count; i++) if (bucketOf(exponents[i]) === bucket) order[size++] = i;
-  // Rounding may have left the last bucket empty: then everything before it is needed.
+  // Rounding may have left the last bucket empty. Then all candidates before it are needed.
   if (size === 0) return leastLikely(count);
   return order[selectPrefix(size, target - before)];
 }
@@ -305,8 +311,8 @@ function leastLikely(count: number): number {
 }
 
 /**
- * Reorders order[0 .. size) so that the shortest prefix, likeliest first, whose weights sum to at least the target comes first;
- * returns the index of that prefix's last candidate. This is quickselect: linear time on average.
+ * Reorders order[0 .. size) so that it begins with the shortest prefix, in the order of likelihood, whose weights sum to at least
+ * the target. Returns the index of that prefix's last candidate. This is quickselect, which takes linear time on average.
  */
 function selectPrefix(size: number, target: number): number {
   let low = 0;
@@ -328,7 +334,7 @@ function selectPrefix(size: number, target: number): number {
   return Math.min(low, size - 1);
 }
 
-/** Partitions order[low .. high] around the middle one and returns where it ends up. */
+/** Partitions order[low .. high] around its middle candidate and returns the index where this candidate ends up. */
 function partition(low: number, high: number): number {
   swap((low + high) >>> 1, high);
   const pivot = order[high];

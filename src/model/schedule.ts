@@ -1,11 +1,11 @@
-// The learning rate of every update, as a pure function of the step: a resumed job needs no scheduler state. Cosine is
-// that of SGDR without restarts (Loshchilov and Hutter), as GPT-2's successors train with it; wsd is warm-up, stable, decay
-// (Hu et al., "MiniCPM"), with a linear decay.
+// The learning rate of every update, as a pure function of the step, so that a resumed job needs no scheduler state. `cosine` is
+// the schedule of SGDR without restarts (Loshchilov and Hutter), with which GPT-2's successors are trained. `wsd` is warm-up,
+// stable, decay (Hu et al., "MiniCPM"), with a linear decay.
 
 export const SCHEDULES = ['constant', 'linear', 'cosine', 'wsd'] as const;
 export type ScheduleName = (typeof SCHEDULES)[number];
 
-/** Part of a `wsd` run that decays by default. */
+/** The fraction of a `wsd` run that decays by default. */
 const DECAY_FRACTION = 0.2;
 
 export interface Schedule {
@@ -13,18 +13,18 @@ export interface Schedule {
   readonly lr: number;
   /** The rate of the last step, when the schedule decays. */
   readonly minLr: number;
-  /** The rate rises linearly over this many steps. 0 starts at the peak. */
+  /** The rate rises linearly over this many steps. With 0 steps the run starts at the peak. */
   readonly warmupSteps: number;
   readonly schedule: ScheduleName;
-  /** Steps of the decay that ends a `wsd` run; by default a fifth of the run. The others ignore it. */
+  /** The steps of the decay that ends a `wsd` run, by default a fifth of the run. The other schedules ignore this field. */
   readonly decaySteps?: number | undefined;
   /** The length of the whole run. */
   readonly steps: number;
 }
 
 /**
- * The rate of update `step`, counted from 1: lr * step / warmupSteps while warming up, lr at the end of it (at step 1
- * without a warm-up), then constant or down to minLr, which the last step gets.
+ * Returns the rate of update `step`, counted from 1. It is lr * step / warmupSteps during the warm-up and lr at its end (at step
+ * 1 without a warm-up). Then it stays constant, or falls to minLr at the last step.
  */
 export function learningRate(step: number, settings: Schedule): number {
   const { lr, minLr, warmupSteps, schedule, steps } = settings;
@@ -46,6 +46,6 @@ export function learningRate(step: number, settings: Schedule): number {
   }
 }
 
-/** Steps over which a `wsd` run of `steps` decays. */
+/** Returns the number of steps over which a `wsd` run of `steps` decays. */
 export const decayStepsOf = ({ steps, decaySteps }: Pick<Schedule, 'steps' | 'decaySteps'>): number =>
   decaySteps ?? Math.ceil(steps * DECAY_FRACTION);

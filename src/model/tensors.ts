@@ -1,12 +1,13 @@
-// The one ordered table of a GPT's tensors: name, shape, data type, initializer, decayed or not, trained or not. Counting, allocation, sharding,
-// checkpoints, import and export all read this table and nothing else. Names and layouts are those of Hugging Face's GPT-2:
-// matrices are (in, out), q, k and v lie side by side in c_attn. Letters: V vocabulary, C context, D width.
+// The one ordered table of a GPT's tensors: name, shape, data type, initializer, and whether the tensor is decayed and trained.
+// Counting, allocation, sharding, checkpoints, import and export all read this table and nothing else. Names and layouts are
+// those of Hugging Face's GPT-2: matrices are (in, out), and q, k and v lie side by side in c_attn.
+// Letters: V vocabulary, C context, D width.
 
 import type { GptConfig } from './config.ts';
 
 /**
- * How a tensor begins. `fanIn` is the input width of the torch Linear that the tensor belongs to; `residual` marks the two
- * projections that GPT-2's scheme scales by 1/sqrt(2 n_layers).
+ * How a tensor is initialized. `fanIn` is the input width of the torch Linear that the tensor belongs to. `residual` marks the
+ * two projections that GPT-2's scheme scales by 1/sqrt(2 n_layers).
  */
 type Initializer =
   | { readonly type: 'ones' }
@@ -18,7 +19,7 @@ type Initializer =
 /** Where a tensor lives: with the embeddings, in block `block`, or with the final norm and the head. */
 type TensorPlace = 'embedding' | 'block' | 'head';
 
-/** Bytes of an element, by the type of a tensor's data. */
+/** The bytes of an element, by the type of a tensor's data. */
 export const DTYPE_BYTES = { float32: 4 } as const;
 
 export interface TensorSpec {
@@ -27,21 +28,21 @@ export interface TensorSpec {
   readonly size: number;
   readonly dtype: keyof typeof DTYPE_BYTES;
   readonly initializer: Initializer;
-  /** Two dimensions or more: weight decay applies under `--decay matrices`. */
+  /** Whether the tensor has two dimensions or more, so that weight decay applies under `--decay matrices`. */
   readonly matrix: boolean;
-  /** Whether training changes the tensor: only then it has a gradient and moments. */
+  /** Whether training changes the tensor. Only then does it have a gradient and moments. */
   readonly trained: boolean;
   readonly place: TensorPlace;
-  /** Index of the block, -1 outside the blocks. */
+  /** The index of the block, or -1 outside the blocks. */
   readonly block: number;
 }
 
 export interface TableOptions {
-  /** Which tensors training changes, by their names in the table; without it, all of them. */
+  /** Tells by a tensor's name in the table whether training changes it. Without this function training changes all tensors. */
   readonly isTrained?: (name: string) => boolean;
 }
 
-/** Bytes of a tensor's data. */
+/** Returns the bytes of a tensor's data. */
 export const tensorBytes = ({ size, dtype }: Pick<TensorSpec, 'size' | 'dtype'>): number => size * DTYPE_BYTES[dtype];
 
 interface Row {
@@ -54,10 +55,10 @@ const ZEROS: Initializer = { type: 'zeros' };
 const weight = (fanIn: number, residual = false): Initializer => ({ type: 'linearWeight', fanIn, residual });
 const bias = (fanIn: number): Initializer => ({ type: 'linearBias', fanIn });
 
-/** Width of the rows between the feed-forward's two layers. */
+/** Returns the width of the rows between the two layers of the feed-forward. */
 export const feedForwardWidth = ({ emb_dim: D }: GptConfig): number => 4 * D;
 
-/** One block's tensors in table order, by their names without the `h.N.` prefix. */
+/** Returns one block's tensors in table order, by their names without the `h.N.` prefix. */
 function blockRows(config: GptConfig) {
   const D = config.emb_dim;
   const F = feedForwardWidth(config);
@@ -77,13 +78,13 @@ function blockRows(config: GptConfig) {
   } satisfies Record<string, Row>;
 }
 
-/** A block's tensor without the `h.N.` prefix. */
+/** The name of a block's tensor without the `h.N.` prefix. */
 export type BlockTensorName = keyof ReturnType<typeof blockRows>;
 type LayerOf<Name> = Name extends `${infer Layer}.weight` ? Layer : never;
-/** What a block's tensors belong to: their names without `.weight` and `.bias`. */
+/** The name of a layer of a block: the name of a tensor without `.weight` or `.bias`. */
 export type BlockLayerName = LayerOf<BlockTensorName>;
 
-/** A block's tensor as the table has it. */
+/** Returns the name of a block's tensor in the table. */
 export const blockTensorName = (block: number, name: BlockTensorName): string => `h.${block}.${name}`;
 
 const blockEntries = (config: GptConfig): [BlockTensorName, Row][] =>
@@ -94,19 +95,19 @@ const blockSpec = (
   where: { readonly block: number } & TableOptions,
 ): TensorSpec => spec(blockTensorName(where.block, name), row, { place: 'block', ...where });
 
-/** The tensors of block `block` in table order. */
+/** Returns the tensors of block `block` in table order. */
 export const blockTensors = (config: GptConfig, block: number): TensorSpec[] =>
   blockEntries(config).map((entry) => blockSpec(entry, { block }));
 
-/** Those of the first block by their names without the prefix, in table order: all blocks have the same shapes. */
+/** Returns the first block's tensors in table order, by their names without the prefix. All blocks have the same shapes. */
 export const blockTable = (config: GptConfig): ReadonlyMap<BlockTensorName, TensorSpec> =>
   new Map(blockEntries(config).map((entry) => [entry[0], blockSpec(entry, { block: 0 })]));
 
-/** The matrix that the logits are made with, (V, D): the token embedding when tied. */
+/** Returns the name of the matrix (V, D) that makes the logits, which is the token embedding when the weights are tied. */
 export const projectionName = ({ tie_weights }: GptConfig): 'wte.weight' | 'lm_head.weight' =>
   tie_weights ? 'wte.weight' : 'lm_head.weight';
 
-/** Every tensor of the model, in table order. */
+/** Returns every tensor of the model, in table order. */
 export function tensorTable(config: GptConfig, options: TableOptions = {}): TensorSpec[] {
   const { vocab_size: V, context_length: C, emb_dim: D } = config;
   const embedding = (name: string, rowCount: number): TensorSpec =>

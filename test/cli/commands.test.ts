@@ -116,7 +116,7 @@ describe('with a daemon', () => {
       exitCode: 0,
       stdout: 'ab\u00e9\n',
       stderr:
-        '2 tokens after 3 of prompt, 40.0 tokens/s, first token after 12 ms; stopped at the most tokens asked for\n',
+        '2 tokens after 3 prompt tokens, 40.0 tokens/s, first token after 12 ms; stopped at the number of tokens asked for\n',
     });
   });
 

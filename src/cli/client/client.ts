@@ -1,6 +1,6 @@
-// One WebSocket connection to the daemon that speaks JSON-RPC 2.0. Requests wait in a map under their ids; when the socket
-// dies every one of them rejects with the cause, and so does every listener. Connecting is connect.ts's matter, connecting again
-// session.ts's.
+// One WebSocket connection to the daemon that speaks JSON-RPC 2.0. Requests wait in a map under their ids. When the socket dies,
+// every pending request rejects with the cause, and every listener is told the cause. Connecting is in connect.ts, and connecting
+// again is in session.ts.
 
 import { LIMITS } from '../../daemon/protocol/fields.ts';
 import type { JobEvent } from '../../daemon/protocol/jobs.ts';
@@ -16,7 +16,10 @@ import { ClientFault, ConnectionLost, RpcFault } from './faults.ts';
 
 const utf8 = new TextEncoder();
 
-/** What the client needs of a WebSocket, named as the browser's names it; `terminate` closes without waiting for the other side. */
+/**
+ * The part of a WebSocket that the client needs, with the names of the browser's WebSocket. `terminate` closes without waiting
+ * for the other side.
+ */
 export interface Socket {
   send(text: string): void;
   terminate(): void;
@@ -28,7 +31,7 @@ export interface Socket {
   addEventListener(type: 'close', listener: (event: { readonly code: number; readonly reason: string }) => void): void;
 }
 
-/** Gets the events of one job, until the connection is lost. */
+/** Receives the events of one job until the connection is lost. */
 export interface EventListener {
   event(event: JobEvent): void;
   lost(cause: ConnectionLost): void;
@@ -48,7 +51,7 @@ export class Client {
   #lost: ConnectionLost | undefined;
   #nextId = 1;
 
-  /** `socket` is open and becomes the client's own. */
+  /** `socket` must be open. The client owns it from now on. */
   constructor(socket: Socket, address: Address) {
     this.#socket = socket;
     this.address = address;
@@ -61,7 +64,7 @@ export class Client {
     return this.#lost === undefined;
   }
 
-  /** Rejects with `RpcFault` when the daemon answers with an error, with `ConnectionLost` when it cannot answer. */
+  /** Rejects with `RpcFault` when the daemon replies with an error, and with `ConnectionLost` when no reply can come. */
   async request<M extends MethodName>(method: M, params: MethodInputs[M]): Promise<MethodResults[M]> {
     if (this.#lost !== undefined) throw this.#lost;
     const id = this.#nextId++;
@@ -79,7 +82,7 @@ export class Client {
     });
   }
 
-  /** One listener per job; set it before subscribing, so that no event comes too early. */
+  /** Sets the only listener of a job. Call it before subscribing, so that no event comes too early. */
   listen(jobId: string, listener: EventListener): void {
     if (this.#lost === undefined) this.#listeners.set(jobId, listener);
     else listener.lost(this.#lost);
@@ -118,7 +121,7 @@ export class Client {
     }
   }
 
-  /** May be called more than once: the first cause counts. */
+  /** May be called more than once. The first cause counts. */
   #lose(reason: string, cause?: unknown): void {
     if (this.#lost !== undefined) return;
     const lost = new ConnectionLost(`The connection to ${this.address.url} was lost: ${reason}.`, { cause });

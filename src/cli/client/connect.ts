@@ -1,4 +1,4 @@
-// Opening a connection from Node.js: the socket is the `ws` package's, which can send the token as a header and tells why a
+// Opens a connection from Node.js. The socket comes from the `ws` package, which can send the token as a header and tells why a
 // handshake was refused.
 
 import { WebSocket } from 'ws';
@@ -8,7 +8,7 @@ import { Client } from './client.ts';
 
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 
-/** Resolves once the daemon has accepted the connection. Throws `no_daemon` when none answers, `refused` when it refuses. */
+/** Resolves once the daemon has accepted the connection. Throws `no_daemon` when none answers, and `refused` when it refuses. */
 export async function connect(address: Address): Promise<Client> {
   const socket = new WebSocket(`${address.url.replace(/^http/, 'ws')}${WEBSOCKET_PATH}`, SUBPROTOCOL, {
     headers: address.token === undefined ? {} : { authorization: `Bearer ${address.token}` },
@@ -21,8 +21,8 @@ export async function connect(address: Address): Promise<Client> {
       request.destroy();
       reject(refusal(address, response.statusCode ?? 0));
     });
-    // The handshake was answered by nobody, or by something that is no gptd. The listener stays: an `error` event that
-    // nobody hears would end the process, and `close` follows each of them.
+    // Nobody answered the handshake, or something answered that is not gptd. The listener stays, because an `error` event without
+    // a listener would end the process. A `close` event follows each error.
     socket.on('error', (cause) => reject(noDaemonAt(address.url, cause)));
   });
   return new Client(socket, address);

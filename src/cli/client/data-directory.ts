@@ -1,12 +1,12 @@
 // What a daemon leaves in its data directory for clients on the same machine: where it listens, and its token. Both are read
-// anew for every connection, because a daemon that was started again may listen on another port.
+// again for every connection, because a daemon that was started again may listen on another port.
 
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { daemonFile, type DaemonFile } from '../../daemon/protocol/daemon.ts';
 import { ClientFault } from './faults.ts';
 
-/** What the running daemon of a data directory wrote when it became ready. Throws `no_daemon` when there is none. */
+/** Resolves to what the daemon of a data directory wrote when it became ready. Throws `no_daemon` when there is no such file. */
 export async function announcedDaemon(dataDir: string): Promise<DaemonFile> {
   const announced = await readDaemonFile(dataDir);
   if (announced === undefined) {
@@ -15,7 +15,7 @@ export async function announcedDaemon(dataDir: string): Promise<DaemonFile> {
   return announced;
 }
 
-/** undefined when the file is missing or half written. */
+/** Resolves to the contents of the daemon's file, or to undefined when it is missing or half written. */
 export async function readDaemonFile(dataDir: string): Promise<DaemonFile | undefined> {
   const text = await readIfThere(join(dataDir, 'daemon.json'));
   if (text === undefined) return undefined;

@@ -1,5 +1,5 @@
-// Blobs become files: each is streamed beside its place under another name, compared with its digest, and renamed when all
-// of them are there. So a directory never holds half an export.
+// Blobs become files. Each blob is streamed under another name beside its place and compared with its digest, and all files are
+// renamed when the last one is there. So a directory never holds half an export.
 
 import { createHash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
@@ -14,16 +14,16 @@ import { noDaemonAt, refusal, type Address } from './address.ts';
 import { ClientFault } from './faults.ts';
 import type { OnProgress } from './upload.ts';
 
-/** What a daemon may call a file: one folder deep at the most, and nothing that leads out of it. */
+/** The names that a daemon may give to files: at most one folder deep, and never outside the target. */
 const NAME_PATTERN = /^(?:[A-Za-z0-9][\w.-]*\/)?[A-Za-z0-9][\w.-]*$/;
 
-/** Where an export goes: every file below a directory, or the weights alone under a name of their own. */
+/** Where an export goes: all files go below a directory, or the weights alone go to one file. */
 export interface Target {
   readonly path: string;
   readonly isFile: boolean;
 }
 
-/** Fetches the files to the target; returns their paths. What a failure leaves is removed. */
+/** Fetches the files to the target and resolves to their paths. After a failure the incomplete files are removed. */
 export async function downloadFiles(
   files: readonly ExportedFile[],
   {
@@ -34,7 +34,10 @@ export async function downloadFiles(
 ): Promise<readonly string[]> {
   const wanted = (target.isFile ? files.slice(0, 1) : files).map((file) => {
     if (!NAME_PATTERN.test(file.name)) {
-      throw new ClientFault('failed', `The daemon names a file ${JSON.stringify(file.name)}: that is no name here.`);
+      throw new ClientFault(
+        'failed',
+        `The daemon names a file ${JSON.stringify(file.name)}: such a name is not accepted.`,
+      );
     }
     const path = target.isFile ? target.path : join(target.path, file.name);
     return { ...file, path, part: `${path}.part-${process.pid}` };

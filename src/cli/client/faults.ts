@@ -1,9 +1,9 @@
-// What can go wrong between a client and the daemon, as errors that say what happened. What a program makes of them, such as
-// an exit code, is the program's own matter.
+// What can go wrong between a client and the daemon, as errors that say what happened. The program that uses the client decides
+// what follows from an error, such as an exit code.
 
 /**
- * `no_daemon`: none answers. `refused`: it does not take the connection or the file. `failed`: a transfer broke off, or what the
- * daemon sent is not what it should be. `too_long`: the daemon would not take the request, which was not sent.
+ * `no_daemon`: no daemon answers. `refused`: the daemon does not take the connection or the file. `failed`: a transfer broke off,
+ * or the daemon sent something wrong. `too_long`: the request was not sent, because the daemon would not take it.
  */
 export type ClientProblem = 'no_daemon' | 'refused' | 'failed' | 'too_long';
 
@@ -17,7 +17,7 @@ export class ClientFault extends Error {
   }
 }
 
-/** The daemon's answer to a request was an error. `code` is JSON-RPC's, `reason` one of the contract's closed union. */
+/** The daemon replied to a request with an error. `code` is JSON-RPC's, and `reason` is a code of the contract's closed union. */
 export class RpcFault extends Error {
   readonly code: number;
   readonly reason: string | undefined;

@@ -1,5 +1,6 @@
-// A conversation with the daemon that outlives its connections: when one breaks, the next request or event opens another,
-// with back-off. Job events go on after the last one seen, so a restart of the daemon repeats and misses nothing.
+// A conversation with the daemon that outlives its connections. When a connection breaks, the session opens another one for the
+// next request or event, with back-off. Job events go on after the last one seen, so a restart of the daemon repeats and misses
+// nothing.
 
 import { isTerminal, type JobEvent } from '../../daemon/protocol/jobs.ts';
 import type { MethodInputs, MethodName, MethodResults } from '../../daemon/protocol/methods.ts';
@@ -11,17 +12,17 @@ import { ClientFault, ConnectionLost, RpcFault } from './faults.ts';
 const RECONNECT_MS_MAX = 30_000;
 const BACKOFF_MS_MIN = 100;
 const BACKOFF_MS_MAX = 2_000;
-/** A connection that lived this long was a good one: the next search starts afresh. */
+/** After a connection that lived this long, the next search for the daemon has its whole time again. */
 const GOOD_CONNECTION_MS = 5_000;
 
 export interface SessionOptions {
-  /** Finds the daemon and connects to it, anew for every connection. */
+  /** Finds the daemon and connects to it. It is called again for every connection. */
   readonly connect: () => Promise<Client>;
   /** Is told in one sentence when the connection is lost and when it is back. */
   readonly notify?: (sentence: string) => void;
 }
 
-/** Tries once: a daemon that does not answer now is looked for no longer. */
+/** Opens a session with a single attempt to connect: the call rejects when no daemon answers now. */
 export async function openSession(options: SessionOptions): Promise<Session> {
   return new Session(await options.connect(), options);
 }
@@ -39,14 +40,15 @@ export class Session {
     this.#options = options;
   }
 
-  /** Where the daemon was last reached. */
+  /** The address at which the daemon was last reached. */
   get address(): Address {
     return this.#client.address;
   }
 
   /**
-   * Sends the request again on a new connection when the first one broke: whatever is asked is a read, is the same
-   * when done twice, or carries a key. Only `model.delete` would then answer that there is no such model, and is not repeated.
+   * Sends the request again on a new connection when the first one broke. This is safe, because every request is a read, has the
+   * same effect when repeated, or carries a key. Only `model.delete` is not sent again: the second reply would be that there is
+   * no such model.
    */
   async request<M extends MethodName>(method: M, params: MethodInputs[M]): Promise<MethodResults[M]> {
     for (;;) {
@@ -59,7 +61,7 @@ export class Session {
     }
   }
 
-  /** The job's events from `after` + 1 on, each exactly once and in order, up to and with the one that ends the job. */
+  /** Yields the job's events from `after` + 1 on, each exactly once and in order. The event that ends the job is the last one. */
   async *events(jobId: string, { after = 0 }: { readonly after?: number } = {}): AsyncGenerator<JobEvent, void> {
     let lastSeq = after;
     for (;;) {
@@ -78,7 +80,7 @@ export class Session {
           if (isTerminal(event.type)) return;
         }
       } catch (error) {
-        // A daemon that is stopping still answers, but only to say so: the next one takes the job up.
+        // A daemon that is stopping refuses requests with `shutting_down`. The next daemon takes up the job.
         const stopping = error instanceof RpcFault && error.reason === 'shutting_down';
         if ((!(error instanceof ConnectionLost) && !stopping) || this.#closed) throw error;
         client.close();
@@ -88,7 +90,7 @@ export class Session {
     }
   }
 
-  /** May be called twice. What still waits rejects with `ConnectionLost`. */
+  /** May be called twice. Pending requests and events reject with `ConnectionLost`. */
   close(): void {
     this.#closed = true;
     this.#client.close();
@@ -133,7 +135,7 @@ const delay = (ms: number): Promise<void> =>
     setTimeout(resolve, ms);
   });
 
-/** Events that came and were not read yet. After a lost connection it hands out what it has, then throws the cause. */
+/** Holds the events that came and were not read yet. After a lost connection it yields these events, then throws the cause. */
 class Inbox implements EventListener, AsyncIterable<JobEvent> {
   readonly #events: JobEvent[] = [];
   #cause: ConnectionLost | undefined;

@@ -1,5 +1,5 @@
-// Files reach the daemon as blobs named by their SHA-256: what it has already is not sent again. Files are streamed, never
-// held in memory.
+// Files reach the daemon as blobs that are named by their SHA-256, so a blob that the daemon already has is not sent again. Files
+// are streamed and never held in memory.
 
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -11,20 +11,20 @@ import type { JobEvent } from '../../daemon/protocol/jobs.ts';
 import { noDaemonAt, refusal, type Address } from './address.ts';
 import { ClientFault } from './faults.ts';
 
-/** Smaller files are sent before their progress could be read. */
+/** Smaller files show no progress, because they are sent before anybody could read it. */
 const PROGRESS_BYTES_MIN = 8 << 20;
 const ERROR_BODY_BYTES_MAX = 64 << 10;
 
-/** A regular file that is there and not empty. */
+/** A regular file that exists and is not empty. */
 export interface SourceFile {
   readonly path: string;
   readonly sizeBytes: number;
 }
 
-/** Is told how far a transfer is, in the words in which a job tells its own progress. */
+/** Is told how far a transfer is, with the data of a job's progress event. */
 export type OnProgress = (progress: Extract<JobEvent, { type: 'progress' }>['data']) => void;
 
-/** Makes sure that the daemon holds the file's bytes. Returns their SHA-256 as 64 hexadecimal digits. */
+/** Makes sure that the daemon holds the file's bytes. Resolves to their SHA-256 as 64 hexadecimal digits. */
 export async function uploadFile(
   file: SourceFile,
   { address, onProgress }: { readonly address: Address; readonly onProgress: OnProgress },
@@ -95,8 +95,8 @@ async function send(address: Address, { method, path, file, count }: Outgoing): 
     request.end();
     return reply;
   }
-  // A daemon that refuses early answers and closes while bytes are still under way: its answer says more than the broken
-  // pipe. `end` keeps a file that grew since it was measured to the length that was promised.
+  // A daemon that refuses early replies and closes while bytes are still on their way, and its reply says more than the broken
+  // pipe. A file that has grown since it was measured is cut by `end` at the length that was promised.
   const body = createReadStream(file.path, { end: file.sizeBytes - 1 });
   const [answer, sent] = await Promise.allSettled([reply, pipeline(body, count, request)]);
   if (answer.status === 'fulfilled') return answer.value;
@@ -118,7 +118,7 @@ async function readBody(response: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString('utf8');
 }
 
-/** The daemon's own sentence when its answer carries one. */
+/** Returns a fault with the daemon's own sentence, when its reply carries one. */
 function uploadRefused(
   address: Address,
   { file, put }: { readonly file: SourceFile; readonly put: Reply },
@@ -129,7 +129,7 @@ function uploadRefused(
     const { error } = JSON.parse(put.body) as { readonly error?: string | { readonly message?: string } };
     sentence = (typeof error === 'string' ? error : error?.message) ?? sentence;
   } catch {
-    // The answer is not JSON, so the status has to do.
+    // The reply is not JSON, so the message names the status only.
   }
   return new ClientFault('refused', `The daemon did not take ${file.path}: ${sentence}`);
 }

@@ -1,4 +1,4 @@
-// How an `evaluate` job is printed: one line, and a second one when the model was evaluated quantized too.
+// How an `evaluate` job is printed: one line, and a second line when the quantized model was evaluated, too.
 
 import type { EvaluateResult, Evaluation } from '../../daemon/protocol/evaluation.ts';
 import { formatCount } from '../render/records.ts';

@@ -1,5 +1,5 @@
-// How a `generate` job is followed and printed: the first sample grows on stdout token by token, the others and the log
-// probabilities follow when all have ended.
+// How a `generate` job is followed and printed: the first sample grows on stdout token by token. The other samples and the log
+// probabilities follow when all samples have ended.
 
 import type { GenerateResult, TokenData } from '../../daemon/protocol/generation.ts';
 import { formatCount, formatTable } from '../render/records.ts';
@@ -15,7 +15,7 @@ export const generateKind: JobKindRecord<GenerateResult> = {
         if (event.type !== 'token' || output.report !== 'text') return;
         output.stopProgress();
         if (event.data.piece !== undefined) tokens.push(event.data);
-        // All samples grow at the same time: the first is shown as it grows, the others when all have ended.
+        // All samples grow at the same time, so only the first one is shown as it grows.
         if ((event.data.sample ?? 0) === 0) output.append(event.data.text);
       },
       result(result) {
@@ -29,22 +29,22 @@ export const generateKind: JobKindRecord<GenerateResult> = {
 
 const STOP_REASONS: Readonly<Record<GenerateResult['reason'], string>> = {
   stop: 'stopped at a stop text',
-  length: 'stopped at the most tokens asked for',
+  length: 'stopped at the number of tokens asked for',
   context: 'stopped at the end of the context',
 };
 
 function formatGenerated({ usage, timings, reason }: GenerateResult): string {
   return (
-    `${formatCount(usage.completionTokens)} tokens after ${formatCount(usage.promptTokens)} of prompt, ` +
+    `${formatCount(usage.completionTokens)} tokens after ${formatCount(usage.promptTokens)} prompt tokens, ` +
     `${timings.tokensPerSecond.toFixed(1)} tokens/s, first token after ${formatCount(timings.firstTokenMs)} ms; ${STOP_REASONS[reason]}`
   );
 }
 
-/** Each sample but the first, under a heading. */
+/** Returns all samples but the first, each under a heading. */
 const formatOtherSamples = ({ samples = [] }: GenerateResult): string[] =>
   samples.slice(1).map(({ text }, i) => `\n--- sample ${i + 2} of ${samples.length} ---\n${text}`);
 
-/** A row for every token: itself, how likely the model found it, and what it found likelier. */
+/** Returns a table with a row for every token: the token, its log probability, and the likeliest tokens in its place. */
 function formatLogprobs(tokens: readonly TokenData[]): string {
   const rows = [...tokens]
     .sort((a, b) => (a.sample ?? 0) - (b.sample ?? 0) || a.index - b.index)

@@ -1,4 +1,4 @@
-// How an `import` job is printed: its result is a new model, like that of `create`.
+// How an `import` job is printed: like a `create` job, because the result of both is a new model.
 
 import { formatCreated } from './create.ts';
 import { documentKind } from './kind.ts';

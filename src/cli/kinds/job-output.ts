@@ -1,11 +1,11 @@
-// Where a followed job is written: results go to stdout, progress and notes to stderr, neither of them in the middle of the other's
-// line when both are the same terminal. With --json nothing but JSON goes to stdout.
+// Where a followed job is written: results go to stdout, and progress and notes go to stderr. When both are the same terminal,
+// neither is written into a line of the other. With --json nothing but JSON goes to stdout.
 
 import { printText, type CliContext } from '../context.ts';
 import type { DrawProgress, ProgressLine } from '../render/progress-line.ts';
 import type { PhaseProgress } from '../render/records.ts';
 
-/** What stdout gets: text for people, the result as one document, or every event as a line. */
+/** What goes to stdout: text for people, the result as one document, or every event as a line. */
 export type Report = 'text' | 'document' | 'events';
 
 export interface JobOutputOptions {
@@ -18,7 +18,7 @@ export class JobOutput {
   readonly report: Report;
   readonly #context: CliContext;
   readonly #progress: ProgressLine;
-  /** True when every event goes to a terminal as JSON: a progress line beside them would say the same again. */
+  /** Whether every event goes to a terminal as JSON, where a progress line would say the same again. */
   readonly #isQuiet: boolean;
   #lineIsOpen = false;
 
@@ -34,7 +34,9 @@ export class JobOutput {
     if (!this.#isQuiet) this.#progress.update(draw);
   }
 
-  /** Shows how far a part of the work is, unless a line of text is growing on stdout, which it would cut in two. */
+  /**
+   * Shows how far a phase of the work is, unless a line of text is growing on stdout, which the progress line would cut in two.
+   */
   updatePhase(data: PhaseProgress): void {
     if (!this.#isQuiet && !this.#lineIsOpen) this.#progress.updatePhase(data);
   }
@@ -49,13 +51,13 @@ export class JobOutput {
     this.#progress.close();
   }
 
-  /** Writes text to stdout that more may follow on the same line. */
+  /** Writes text to stdout. More text may follow on the same line. */
   append(text: string): void {
     this.#context.stdout.write(text);
     this.#lineIsOpen = true;
   }
 
-  /** Ends the progress and the line that `append` left open: what follows stands alone. */
+  /** Ends the progress line and the line that `append` left open, so that later text begins on a new line. */
   close(): void {
     this.#progress.close();
     if (this.#lineIsOpen) this.#context.stdout.write('\n');

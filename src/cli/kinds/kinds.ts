@@ -1,4 +1,4 @@
-// The records of all kinds of jobs. A kind of the wire contract that has none here does not compile.
+// The records of all kinds of jobs. This file does not compile when a kind of the wire contract has no record.
 
 import type { JobKind } from '../../daemon/protocol/kinds.ts';
 import { createKind } from './create.ts';

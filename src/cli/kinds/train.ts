@@ -1,4 +1,4 @@
-// How a `train` job is followed and printed: the training line, and lines about evaluations, samples and checkpoints.
+// How a `train` job is followed and printed: a progress line of the steps, and lines about evaluations, samples and checkpoints.
 
 import type { JobEvent } from '../../daemon/protocol/jobs.ts';
 import type { TrainResult } from '../../daemon/protocol/training.ts';
@@ -69,7 +69,7 @@ export function formatEval(data: EventData<'eval'>): string {
 export const formatCheckpoint = (data: EventData<'checkpoint'>): string =>
   `checkpoint at step ${formatCount(data.step)}: digest ${shortDigest(data.digest)}`;
 
-/** One line, whatever the text holds. */
+/** Returns one line, whatever the text holds. */
 const formatSample = ({ step, prompt, text }: EventData<'sample'>): string =>
   `sample at step ${formatCount(step)}: ${JSON.stringify(prompt + text)}`;
 

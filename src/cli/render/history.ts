@@ -1,4 +1,5 @@
-// Text for people about what is stored of a model's past: its losses, and whether a checkpoint is what it was. Pure, like records.ts.
+// Text for people about what is stored of a model's past: its losses, and whether a checkpoint is unchanged. All functions are
+// pure, as in records.ts.
 
 import type { HistoryPoint, VerifyResult } from '../../daemon/protocol/history.ts';
 import { formatCount, formatLoss, formatTable } from './records.ts';
@@ -8,7 +9,7 @@ interface NamedHistory {
   readonly points: readonly HistoryPoint[];
 }
 
-/** A table of what a chart cannot say exactly: the last and the best losses. */
+/** Returns a table of what a chart cannot say exactly: the last and the best losses. */
 export function formatHistory(runs: readonly NamedHistory[]): string {
   return formatTable(
     ['MODEL', 'STEPS', 'LAST LOSS', 'LAST VAL', 'BEST VAL', 'AT STEP'],

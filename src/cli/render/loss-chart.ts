@@ -1,5 +1,6 @@
-// Loss curves as text: a panel for each run, with the same losses at the same height, side by side when there are two. Curves are drawn by
-// simple-ascii-chart; here they are thinned to what a terminal can show. Pure: points in, text out.
+// Loss curves as text. Each run has a panel, the panels of two runs stand side by side, and equal losses have the same height in
+// all panels. simple-ascii-chart draws the curves, which are thinned here to what a terminal can show. All functions are pure:
+// points go in and text comes out.
 
 import { plot } from 'simple-ascii-chart';
 import type { HistoryPoint } from '../../daemon/protocol/history.ts';
@@ -7,7 +8,7 @@ import { formatCount } from './records.ts';
 
 const HEIGHT = 16;
 const PANEL_GAP = '   ';
-/** Columns that the axis and its labels take. */
+/** The number of columns that the axis and its labels take. */
 const AXIS_COLUMNS = 10;
 const PANEL_COLUMNS_MIN = 24;
 const X_TICKS = 4;
@@ -20,7 +21,10 @@ export interface LossRun {
 
 type Curve = readonly (readonly [step: number, loss: number])[];
 
-/** A panel for each run that has losses, `columns` wide in all. The line is the training loss, dots are validation losses. */
+/**
+ * Returns a panel for each run that has losses, together `columns` wide unless that is too narrow. The line is the training loss,
+ * and the dots are validation losses.
+ */
 export function drawLosses(runs: readonly LossRun[], columns: number): string {
   const panelColumns = Math.floor((columns - PANEL_GAP.length * (runs.length - 1)) / runs.length);
   const width = Math.max(PANEL_COLUMNS_MIN, panelColumns) - AXIS_COLUMNS;
@@ -36,7 +40,7 @@ export function drawLosses(runs: readonly LossRun[], columns: number): string {
   };
   const y = range(all.map(([, loss]) => loss));
   const panels = curves.map(({ training, validation }, i) => {
-    // Points alone draw nothing: without a training curve the validation losses are the line.
+    // Points alone draw nothing, so without a training curve the validation losses are the line.
     const line = training.length > 0 ? training : validation;
     const steps = line.map(([step]) => step);
     return plot(
@@ -64,7 +68,7 @@ function curveOf(points: readonly HistoryPoint[], field: 'loss' | 'valLoss'): Cu
   });
 }
 
-/** At most `count` points: neighbours become their mean; the first and the last step stay where they are. */
+/** Returns at most `count` points. Neighbours become their mean, and the first and the last step stay where they are. */
 function thinned(curve: Curve, count: number): Curve {
   if (curve.length <= count) return curve;
   return Array.from({ length: count }, (_, i) => {

@@ -1,12 +1,12 @@
-// Progress on stderr: one live line on a terminal, redrawn in place and never wider than it; elsewhere a plain line every
-// few seconds. Lines that must stay (evaluations, checkpoints, logs) are printed above the live one.
+// Progress on stderr. On a terminal it is one live line, redrawn in place and never wider than the terminal. Elsewhere it is a
+// plain line every few seconds. Lines that must stay (evaluations, checkpoints, logs) are printed above the live line.
 
 import type { OutputStream } from '../context.ts';
 import { formatPhaseLine, type PhaseProgress } from './records.ts';
 
 const LIVE_INTERVAL_MS = 100;
 const PLAIN_INTERVAL_MS = 5_000;
-/** Carriage return and "erase the line". */
+/** A carriage return, and the escape code that erases the line. */
 const CLEAR = '\r\x1b[2K';
 const COLUMNS_DEFAULT = 80;
 
@@ -25,13 +25,13 @@ export class ProgressLine {
     this.#live = stream.isTTY === true;
   }
 
-  /** Shows what `draw` draws. This is cheap to call for every event: only the latest is drawn, when its time has come. */
+  /** Shows what `draw` draws. This is cheap to call for every event, because only the latest `draw` is called when it is time. */
   update(draw: DrawProgress): void {
     this.#latest = draw;
     this.#timer ??= setInterval(() => this.#draw(), this.#live ? LIVE_INTERVAL_MS : PLAIN_INTERVAL_MS).unref();
   }
 
-  /** Shows how far a part of the work is. */
+  /** Shows how far a phase of the work is. */
   updatePhase(progress: PhaseProgress): void {
     this.update((drawing) => formatPhaseLine(progress, drawing));
   }

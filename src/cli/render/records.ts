@@ -1,5 +1,5 @@
-// Text for people: numbers, tables, bars, and the records that belong to no kind of job. Pure: data in, text out, no stream and no
-// clock. What one kind of job prints is in the kind's file under kinds/.
+// Text for people: numbers, tables, bars, and the records that belong to no kind of job. All functions are pure: data go in and
+// text comes out, without a stream or a clock. What one kind of job prints is in the kind's file under kinds/.
 
 import type { DaemonStatus } from '../../daemon/protocol/daemon.ts';
 import type { JobEvent, JobRecord } from '../../daemon/protocol/jobs.ts';
@@ -28,7 +28,7 @@ export function formatBytes(bytes: number): string {
   return `${(bytes / KIB ** 3).toFixed(2)} GB`;
 }
 
-/** A time in two units at most: '45s', '1m 23s', '2h 05m', '3d 4h'. */
+/** Writes a time in at most two units: '45s', '1m 23s', '2h 05m', '3d 4h'. */
 export function formatDuration(ms: number): string {
   if (!Number.isFinite(ms)) return '?';
   const two = (value: number): string => String(Math.floor(value)).padStart(2, '0');
@@ -38,16 +38,16 @@ export function formatDuration(ms: number): string {
   return `${Math.floor(ms / DAY_MS)}d ${Math.floor((ms % DAY_MS) / HOUR_MS)}h`;
 }
 
-/** A time like '2026-08-01 12:30:05', in UTC. */
+/** Writes a time like '2026-08-01 12:30:05', in UTC. */
 export const formatTime = (ms: number): string => new Date(ms).toISOString().slice(0, 19).replace('T', ' ');
 
 export const formatLoss = (loss: number | null | undefined): string => loss?.toFixed(4) ?? '-';
-/** Enough of a digest to tell two apart by eye. */
+/** Shortens a digest to as many digits as tell two digests apart by eye. */
 export const shortDigest = (digest: string): string => digest.replace(/^sha256:/, '').slice(0, 12);
 
 // ---- Tables ----------------------------------------------------------------------------------------------------------
 
-/** Sets columns two spaces apart; those whose every cell is a number are aligned right. */
+/** Sets columns two spaces apart. A column whose cells are all numbers is aligned right. */
 export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
   const widths = header.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column].length)));
   const isNumeric = header.map(

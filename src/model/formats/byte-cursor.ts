@@ -1,13 +1,13 @@
-// Reading a large file's header front to back without holding the file: a window of bytes that moves along, and every read
-// checked against the file's end. Little-endian, as GGUF, protobuf and safetensors are.
+// Reads the header of a large file from front to back without holding the file: a window of bytes moves along, and every read
+// is checked against the file's end. Numbers are little-endian, as in GGUF, protobuf and safetensors.
 
 import { GptdError } from '../errors.ts';
 
-/** Bytes [offset, offset + length) of the file, which lie within it. */
+/** Returns the bytes [offset, offset + length) of the file. The caller asks for no bytes outside the file. */
 export type ReadRange = (offset: number, length: number) => Uint8Array;
 
 const WINDOW_BYTES = 1 << 20;
-/** Longer strings in headers are refused. */
+/** A longer string in a header is refused. */
 const STRING_BYTES_MAX = 1 << 20;
 
 export class ByteCursor {
@@ -22,11 +22,11 @@ export class ByteCursor {
     this.fileBytes = fileBytes;
   }
 
-  /** Throws `corrupt` when the file ends before. */
+  /** Reads the next `length` bytes. Throws `corrupt` when the file ends before. */
   bytes(length: number): Uint8Array {
     const [from, to] = [this.at, this.at + length];
     if (to > this.fileBytes) {
-      throw new GptdError('corrupt', `The file ends at byte ${this.fileBytes}, where ${to} were announced.`);
+      throw new GptdError('corrupt', `The file ends at byte ${this.fileBytes}, but ${to} bytes were announced.`);
     }
     if (from < this.#start || to > this.#start + this.#window.length) {
       this.#start = from;
@@ -56,12 +56,12 @@ export class ByteCursor {
 
   text(length: number): string {
     if (length > STRING_BYTES_MAX) {
-      throw new GptdError('corrupt', `A string has ${length} bytes: it may have ${STRING_BYTES_MAX}.`);
+      throw new GptdError('corrupt', `A string has ${length} bytes: it may have at most ${STRING_BYTES_MAX}.`);
     }
     return new TextDecoder().decode(this.bytes(length));
   }
 
-  /** Protobuf's variable-length integer; negative ones are not needed here and come out large. */
+  /** Reads protobuf's variable-length integer. Negative numbers are not needed here and come out large. */
   varint(): number {
     let value = 0;
     for (let shift = 0; shift < 10; shift++) {

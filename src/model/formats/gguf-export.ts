@@ -1,5 +1,5 @@
-// A GPT-2 as llama.cpp knows it: which of our tensors is which of its, and the tokenizer as its byte-level BPE. Its matrices
-// are (out, in), so ours are transposed; it always has a bias of q, k and v.
+// A GPT-2 as llama.cpp knows it: the names of our tensors there, and the tokenizer as llama.cpp's byte-level BPE. The matrices of
+// llama.cpp are (out, in), so ours are transposed. Its q, k and v always have a bias.
 
 import { printable } from '../text/bpe.ts';
 import { GptdError } from '../errors.ts';
@@ -10,15 +10,15 @@ import { feedForwardWidth, tensorTable, type BlockLayerName } from '../tensors.t
 import type { BpeVocabulary, TokenizerSpec } from '../text/tokenizer.ts';
 
 interface GgufExportTensor extends GgufTensor {
-  /** Name in our table; null for zeros. */
+  /** The tensor's name in our table, or null for a tensor of zeros. */
   readonly source: string | null;
-  /** Ours is (in, out). */
+  /** Whether the tensor is (in, out) in our table and (out, in) in the file. */
   readonly transposed: boolean;
 }
 
-/** LLAMA_FTYPE of a file, by the type of its matrices. */
+/** The LLAMA_FTYPE of a file, by the type of its matrices. */
 const FILE_TYPE: Readonly<Record<GgmlType, number>> = { f32: 0, f16: 1, q4_0: 2, q8_0: 7 };
-/** Kinds of tokens: ordinary ones, ones that stand for themselves, and ids without a token. */
+/** The kinds of tokens: ordinary tokens, special tokens that stand for themselves, and ids without a token. */
 const TOKEN_TYPE = { normal: 1, control: 3, unused: 5 } as const;
 
 const OUTSIDE: Readonly<Record<string, string>> = {
@@ -37,7 +37,7 @@ const IN_BLOCK: Readonly<Record<BlockLayerName, string>> = {
   'mlp.c_proj': 'ffn_down',
 };
 
-/** Throws `incompatible` when rows are no whole blocks of the type. */
+/** Returns the tensors of the file in order. Throws `incompatible` when a row is not a whole number of the type's blocks. */
 export function ggufTensors({ config }: ExportedModel, type: GgmlType): GgufExportTensor[] {
   const { blockValues } = GGML_TYPES[type];
   if (config.emb_dim % blockValues !== 0) {
@@ -53,7 +53,7 @@ export function ggufTensors({ config }: ExportedModel, type: GgmlType): GgufExpo
       name:
         inBlock === null ? OUTSIDE[name] : `blk.${inBlock[1]}.${IN_BLOCK[inBlock[2] as BlockLayerName]}.${inBlock[3]}`,
       shape: transposed ? [...shape].reverse() : shape,
-      // Positions are added to the embedding as they are: llama.cpp's own converter leaves them alone too.
+      // The position embedding stays in f32, as llama.cpp's own converter leaves it, because its rows are only added.
       type: matrix && name !== 'wpe.weight' ? type : 'f32',
       source: !config.qkv_bias && name.endsWith('.attn.c_attn.bias') ? null : name,
       transposed,
@@ -61,7 +61,7 @@ export function ggufTensors({ config }: ExportedModel, type: GgmlType): GgufExpo
   });
 }
 
-/** The metadata of the file; `name` is what the model is called. */
+/** Resolves to the metadata of the file. `name` is the model's name. */
 export async function ggufMetadata(
   model: ExportedModel,
   { name, type }: { name: string; type: GgmlType },
@@ -113,8 +113,8 @@ async function vocabularyMetadata(tokenizer: TokenizerSpec, vocabSize: number): 
 }
 
 /**
- * Characters as tokens of a byte-level BPE: the bytes of each are merged from the left. What is merged on the way is no
- * token, which llama.cpp does not mind: it looks up only what is left at the end.
+ * Returns characters as tokens of a byte-level BPE, in which the bytes of each character are merged from the left. The results of
+ * merges on the way are not tokens. llama.cpp accepts that, because it looks up only what is left at the end.
  */
 function charVocabulary(alphabet: string): BpeVocabulary {
   const tokens = Array.from(alphabet, (character) => printable(new TextEncoder().encode(character)));

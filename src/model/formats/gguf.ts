@@ -1,6 +1,6 @@
 // The GGUF format, version 3 (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), as far as a GPT-2 needs it: the
-// header with metadata and tensor infos, and blocks of Q8_0. Dimensions are written innermost first. Tensors' bytes follow
-// the header, each at a multiple of the alignment.
+// header with metadata and tensor infos, and blocks of Q8_0 and Q4_0. Dimensions are written innermost first. The tensors' bytes
+// follow the header, each tensor at a multiple of the alignment.
 
 import { assert } from '../errors.ts';
 import { halfOf } from './half.ts';
@@ -9,7 +9,7 @@ export const GGUF_MAGIC = 0x46554747;
 const GGUF_VERSION = 3;
 const GGUF_ALIGNMENT = 32;
 
-/** Number, values a block and bytes a block of the tensor types that are written. */
+/** The tensor types that are written: the number of each type, and the values and bytes of one block. */
 export const GGML_TYPES = {
   f32: { id: 0, blockValues: 1, blockBytes: 4 },
   f16: { id: 1, blockValues: 1, blockBytes: 2 },
@@ -18,7 +18,7 @@ export const GGML_TYPES = {
 } as const;
 export type GgmlType = keyof typeof GGML_TYPES;
 
-/** Numbers of the metadata's value types. */
+/** The numbers of the metadata's value types. */
 const VALUE_TYPE = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8, array: 9 } as const;
 
 export type GgufValue =
@@ -30,21 +30,21 @@ export type GgufValue =
 
 export interface GgufTensor {
   readonly name: string;
-  /** Outermost first, as everywhere else here. */
+  /** The dimensions, the outermost first, as everywhere except in the file. */
   readonly shape: readonly number[];
   readonly type: GgmlType;
 }
 
 export const aligned = (bytes: number): number => Math.ceil(bytes / GGUF_ALIGNMENT) * GGUF_ALIGNMENT;
 
-/** Bytes of a tensor without its padding; its rows must be whole blocks. */
+/** Returns the bytes of a tensor without its padding. The tensor's rows must be whole blocks. */
 export function ggufTensorBytes({ shape, type }: Pick<GgufTensor, 'shape' | 'type'>): number {
   const { blockValues, blockBytes } = GGML_TYPES[type];
   assert(shape.at(-1)! % blockValues === 0, `rows of ${shape.at(-1)} values are no whole blocks of ${blockValues}`);
   return (shape.reduce((product, length) => product * length, 1) / blockValues) * blockBytes;
 }
 
-/** The header, padded to the alignment. The tensors' bytes follow in this order, each padded. */
+/** Returns the header, padded to the alignment. The tensors' bytes must follow in the order of `tensors`, each padded. */
 export function ggufHeader(
   metadata: readonly (readonly [string, GgufValue])[],
   tensors: readonly GgufTensor[],
@@ -108,14 +108,14 @@ function writeValue(out: ByteWriter, value: GgufValue): void {
 const scaleValue = new Float32Array(1);
 const scaleBits = new Uint32Array(scaleValue.buffer);
 
-/** Writes a block's scale at `to`, in half precision; returns what its values are multiplied with. */
+/** Writes a block's scale at `to`, in half precision, and returns the factor for the block's values. */
 function putScale(view: DataView, { to, scale }: { readonly to: number; readonly scale: number }): number {
   scaleValue[0] = scale;
   view.setUint16(to, halfOf(scaleBits[0]), true);
   return scaleValue[0] === 0 ? 0 : 1 / scaleValue[0];
 }
 
-/** Blocks of 32 values: a half-precision scale, then 32 signed bytes. `values` are whole blocks. */
+/** Returns blocks of 32 values: a half-precision scale, then 32 signed bytes. `values` are whole blocks. */
 export function toQ8(values: Float32Array): Uint8Array<ArrayBuffer> {
   const { blockValues, blockBytes } = GGML_TYPES.q8_0;
   const out = new Uint8Array((values.length / blockValues) * blockBytes);
@@ -130,8 +130,8 @@ export function toQ8(values: Float32Array): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * Blocks of 32 values: a half-precision scale, then 16 bytes of which value i has the low half of byte i, and value 16 + i the high
- * one. The value that is farthest from zero becomes -8, so the scale takes the opposite sign. `values` are whole blocks.
+ * Returns blocks of 32 values: a half-precision scale, then 16 bytes. Value i has the low half of byte i, and value 16 + i has
+ * the high half. The value that is farthest from zero becomes -8, so the scale has the opposite sign. `values` are whole blocks.
  */
 export function toQ4(values: Float32Array): Uint8Array<ArrayBuffer> {
   const { blockValues, blockBytes } = GGML_TYPES.q4_0;
@@ -150,7 +150,7 @@ export function toQ4(values: Float32Array): Uint8Array<ArrayBuffer> {
   return out;
 }
 
-/** Little-endian bytes that grow. */
+/** Collects little-endian bytes in a buffer that grows. */
 class ByteWriter {
   #buffer = new Uint8Array(1 << 16);
   #view = new DataView(this.#buffer.buffer);
@@ -188,7 +188,7 @@ class ByteWriter {
     return this.#buffer.slice(0, Math.ceil(this.#length / alignment) * alignment);
   }
 
-  /** Makes room for `count` bytes and for the padding behind them, in a new buffer perhaps; returns where they go. */
+  /** Makes room for `count` bytes and for the padding after them, if needed in a new buffer. Returns the place of the bytes. */
   #take(count: number): number {
     const at = this.#length;
     this.#length += count;

@@ -1,6 +1,6 @@
-// From the config.json beside a safetensors file, and the names and shapes in it, to our configuration and to which
-// tensor of the file fills which of ours. Reads Hugging Face's GPT-2 configurations and our own snake_case ones;
-// GPT-2's layouts are ours, so nothing is transposed.
+// Reads our configuration from a safetensors file and the config.json beside it, and finds the tensor of the file for each of our
+// tensors. It knows Hugging Face's GPT-2 configurations and our own, whose fields are those of GptConfig. GPT-2's layouts are
+// ours, so nothing is transposed.
 
 import { checkConfig, PRESETS, type GptConfig } from '../config.ts';
 import { GptdError } from '../errors.ts';
@@ -13,33 +13,33 @@ export interface NamedShape {
 
 export interface HuggingFaceModel {
   readonly config: GptConfig;
-  /** Our name of every tensor of the table -> its name in the file. */
+  /** Maps the name of every tensor of our table to its name in the file. */
   readonly rename: ReadonlyMap<string, string>;
-  /** The head that a tied model carries along: it must equal its token embedding. */
+  /** The file's name of a head that a tied model carries along. It must equal the token embedding. */
   readonly spareHead: string | null;
 }
 
 const HEAD = 'lm_head.weight';
 const QKV_BIAS = 'h.0.attn.c_attn.bias';
-/** Classes of Hugging Face's whose weights are a GPT-2 and nothing else. */
+/** The classes of Hugging Face whose weights are a GPT-2 and nothing else. */
 const ARCHITECTURES: ReadonlySet<string> = new Set(['GPT2LMHeadModel', 'GPT2Model']);
-/** Causal masks that old exports carry: they are no weights. */
+/** The names of causal masks, which old exports carry. They are not weights. */
 const BUFFERS = /^h\.\d+\.attn\.(bias|masked_bias)$/;
 
 interface HuggingFaceFile {
-  /** A parsed config.json, or what stands for it in the weights' own metadata; null when there is neither. */
+  /** The parsed config.json, or a configuration from the weights' own metadata; null when there is neither. */
   readonly json: unknown;
   readonly tensors: readonly NamedShape[];
-  /** Heads as the user gives them, for weights that come without a configuration. */
+  /** The number of heads that the user gave, for weights that come without a configuration. */
   readonly headCount?: number | undefined;
 }
 
 /**
- * Reads a configuration against the tensors of the file, or infers it from them. `qkv_bias` follows from the tensors. A
- * model without a head in the file is tied, unless the configuration says that it is not. One with a head is tied as the
- * configuration says (`tie_word_embeddings`, or our `tie_weights`), and when it is silent as its dialect has it: Hugging
- * Face's ties, ours does not. Throws `incompatible` for a configuration that is not GPT-2's, a missing or unknown tensor
- * or a wrong shape.
+ * Reads a configuration and checks it against the tensors of the file, or infers it from the tensors. `qkv_bias` follows from the
+ * tensors. A model without a head in the file is tied, unless the configuration says that it is not. For a model with a head the
+ * configuration decides (`tie_word_embeddings`, or our `tie_weights`). A configuration that says nothing has its dialect's
+ * default: Hugging Face's ties, ours does not. Throws `incompatible` for a configuration that is not GPT-2's, for a missing or
+ * unknown tensor and for a wrong shape.
  */
 export function configFromHuggingFace({ json, tensors, headCount }: HuggingFaceFile): HuggingFaceModel {
   const inFile = new Map<string, NamedShape>();
@@ -80,7 +80,7 @@ export function configFromHuggingFace({ json, tensors, headCount }: HuggingFaceF
   return { config, rename, spareHead: config.tie_weights ? head : null };
 }
 
-/** The counts that shapes tell; the heads are given, or those of the GPT-2 that has exactly these counts. */
+/** Infers the configuration from shapes. The number of heads is given, or that of the preset that has exactly these shapes. */
 function inferConfig(inFile: ReadonlyMap<string, NamedShape>, headCount: number | undefined): GptConfig {
   const matrix = (name: string): readonly number[] => {
     const tensor = inFile.get(name);
@@ -182,7 +182,7 @@ function requireObject(json: unknown): Readonly<Record<string, unknown>> {
   return json as Record<string, unknown>;
 }
 
-/** The first of the names that is present. */
+/** Returns the value of the first of the names that is present. */
 function requireNumber(fields: Readonly<Record<string, unknown>>, names: readonly string[]): number {
   const name = names.find((candidate) => fields[candidate] !== undefined && fields[candidate] !== null);
   if (name === undefined) throw incompatible(`config.json has no ${names.join(' or ')}.`);

@@ -1,5 +1,5 @@
-// What stands beside exported weights: the config.json that Hugging Face's classes and transformers.js read, and the files
-// of the tokenizer. What their classes cannot say stands under `gptd`, so that an import finds the model as it was.
+// The files beside exported weights: the config.json that Hugging Face's classes and transformers.js read, and the files of the
+// tokenizer. What these classes have no field for stands under `gptd`, so that an import finds the model as it was.
 
 import { BYTE_CHARACTERS, END_OF_TEXT_TOKEN } from '../text/bpe.ts';
 import { gpt2Vocabulary } from '../text/bpe-files.ts';
@@ -10,12 +10,13 @@ import type { BpeVocabulary, TokenizerSpec } from '../text/tokenizer.ts';
 export interface ExportedModel {
   readonly config: GptConfig;
   readonly tokenizer: TokenizerSpec | null;
-  /** Of the checkpoint, as gptd shows it. */
+  /** The step of the checkpoint. */
   readonly step: number;
+  /** The digest of the checkpoint's weights. */
   readonly digest: string;
 }
 
-/** The id that ends a text, in vocabularies that have one. */
+/** Returns the id that ends a text, or null when the vocabulary has no such id. */
 export const endOfTextOf = (tokenizer: TokenizerSpec | null): number | null => {
   if (tokenizer?.type === 'gpt2') return 50256;
   if (tokenizer?.type !== 'bpe') return null;
@@ -59,7 +60,7 @@ export function huggingFaceConfig(
   };
 }
 
-/** The tokenizer's files by name. A model that knows token ids only has none. */
+/** Resolves to the tokenizer's files by name. A model that knows token ids only has none. */
 export async function tokenizerFiles({ config, tokenizer }: ExportedModel): Promise<ReadonlyMap<string, string>> {
   const files = new Map<string, string>();
   if (tokenizer === null) return files;
@@ -93,7 +94,7 @@ export async function tokenizerFiles({ config, tokenizer }: ExportedModel): Prom
   return files;
 }
 
-/** The vocabulary of a tokenizer that works on bytes. Plain bytes are a vocabulary without merges. */
+/** Resolves to the vocabulary of a tokenizer that works on bytes. Plain bytes are a vocabulary without merges. */
 export async function byteLevelVocabulary(
   tokenizer: Exclude<TokenizerSpec, { readonly type: 'char' }>,
 ): Promise<BpeVocabulary> {

@@ -1,5 +1,6 @@
 // A whole GPT as one ONNX graph with a key/value cache in its inputs and outputs, under the names that transformers.js and
-// optimum give them. Only standard operators, so that any runtime of ONNX can run it. Serving here uses other programs.
+// optimum use. The graph has only standard operators, so that any ONNX runtime can run it. gptd itself serves with the programs
+// of programs/serving.ts.
 // Letters: B sequences, T new positions, P cached ones, D width, H heads, W = D/H, V vocabulary.
 
 import type { GptConfig } from '../config.ts';
@@ -7,7 +8,7 @@ import { blockForward, headForward, type DenseName } from '../programs/forward.t
 import { GraphBuilder, type Graph, type Value } from '../programs/graph.ts';
 import { blockTensorName, projectionName, tensorTable, type BlockTensorName } from '../tensors.ts';
 
-/** Added to the scores of what may not be seen: finite, so that a row of padding alone does not become NaN. */
+/** Is added to the scores of positions that may not be seen. It is finite, so that a row of padding alone does not become NaN. */
 const UNSEEN = -3.4e38;
 const ONNX_BOOL = 9;
 
@@ -55,7 +56,7 @@ export function cachedModelGraph(config: GptConfig): Graph {
     const block = {
       g,
       tensor: (name: BlockTensorName) => weight(blockTensorName(n, name)),
-      // Gemm takes rows side by side only, and these are (B, T).
+      // Gemm takes only matrices, and x has the three dimensions (B, T, D).
       dense: (x: Value, layer: DenseName) => {
         const y = g.node('MatMul', [x, weight(blockTensorName(n, `${layer}.weight`))]);
         const bias = weights.get(blockTensorName(n, `${layer}.bias`));
@@ -76,7 +77,7 @@ export function cachedModelGraph(config: GptConfig): Graph {
   return g.build();
 }
 
-/** (B, 1, T, P + T): 0 where a position may look, UNSEEN on what lies ahead of it and on padding. */
+/** Emits a mask (B, 1, T, P + T): 0 where a position may look, UNSEEN on the positions ahead of it and on padding. */
 function attentionMask(
   g: GraphBuilder,
   { ids, seen, cache }: { readonly ids: Value; readonly seen: Value; readonly cache: Value },

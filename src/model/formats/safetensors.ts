@@ -1,17 +1,17 @@
 // The safetensors format (https://github.com/huggingface/safetensors#format): a 64-bit little-endian length, a JSON
 // header of that length, then the tensors' bytes without gaps. Headers come from strangers, so every number in them is
-// checked against the size of the file before anything is read. It reads and writes bytes that others fetch and store.
+// checked against the size of the file before anything is read. The callers fetch and store the bytes.
 
 import { GptdError } from '../errors.ts';
 
-/** A longer header is refused; GPT-2 XL's takes 70 KB. Read at most this much and 8 bytes more before parsing. */
+/** A longer header is refused; the header of GPT-2 XL takes 70 KB. Parsing never needs more than this and 8 bytes more. */
 export const SAFETENSORS_HEADER_BYTES_MAX = 1 << 20;
 export const SAFETENSORS_TENSORS_MAX = 8192;
 const SAFETENSORS_DIMENSIONS_MAX = 8;
 
 const LENGTH_BYTES = 8;
 
-/** Bytes per value of every type of the format. Only F32, F16 and BF16 can become weights. */
+/** The bytes of a value, for every type of the format. Only F32, F16 and BF16 can become weights. */
 const DTYPE_BYTES = {
   BOOL: 1,
   U8: 1,
@@ -39,16 +39,16 @@ export interface SafetensorsTensor {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
-  /** First byte in the file, and the first one after the tensor. */
+  /** The tensor takes the bytes [begin, end) of the file. */
   readonly begin: number;
   readonly end: number;
 }
 
 export interface SafetensorsHeader {
-  /** In the order of their bytes. */
+  /** The tensors in the order of their bytes. */
   readonly tensors: readonly SafetensorsTensor[];
   readonly metadata: Readonly<Record<string, string>>;
-  /** The first byte of the first tensor. */
+  /** The position of the first tensor's first byte in the file. */
   readonly dataStart: number;
 }
 
@@ -61,7 +61,7 @@ export function parseSafetensorsHeader(
   prefix: Uint8Array,
   { fileBytes }: { readonly fileBytes: number },
 ): SafetensorsHeader {
-  // 1. The length.
+  // 1. Read the length.
   if (fileBytes < LENGTH_BYTES || prefix.length < LENGTH_BYTES) {
     throw corrupt(
       `The file has ${Math.min(fileBytes, prefix.length)} bytes: a safetensors file begins with a length of 8 bytes.`,
@@ -70,7 +70,7 @@ export function parseSafetensorsHeader(
   const view = new DataView(prefix.buffer, prefix.byteOffset, prefix.byteLength);
   const headerBytes = view.getUint32(4, true) * 2 ** 32 + view.getUint32(0, true);
   if (headerBytes > SAFETENSORS_HEADER_BYTES_MAX) {
-    throw corrupt(`The header has ${headerBytes} bytes: it may have ${SAFETENSORS_HEADER_BYTES_MAX}.`);
+    throw corrupt(`The header has ${headerBytes} bytes: it may have at most ${SAFETENSORS_HEADER_BYTES_MAX}.`);
   }
   const dataStart = LENGTH_BYTES + headerBytes;
   if (dataStart > fileBytes || dataStart > prefix.length) {
@@ -79,7 +79,7 @@ export function parseSafetensorsHeader(
     );
   }
 
-  // 2. The JSON.
+  // 2. Parse the JSON.
   const header = parseJson(prefix.subarray(LENGTH_BYTES, dataStart));
   if (!isRecord(header)) throw corrupt('The header is not a JSON object.');
   const { __metadata__: metadata = {}, ...entries } = header;
@@ -88,10 +88,10 @@ export function parseSafetensorsHeader(
   }
   const names = Object.keys(entries);
   if (names.length > SAFETENSORS_TENSORS_MAX) {
-    throw corrupt(`The file has ${names.length} tensors: it may have ${SAFETENSORS_TENSORS_MAX}.`);
+    throw corrupt(`The file has ${names.length} tensors: it may have at most ${SAFETENSORS_TENSORS_MAX}.`);
   }
 
-  // 3. Each tensor by itself, then all of them as a cover of the data.
+  // 3. Check each tensor by itself, then that all tensors together cover the data.
   const dataBytes = fileBytes - dataStart;
   const tensors = names
     .map((name) => parseTensor(entries[name], { name, dataStart, dataBytes }))
@@ -152,8 +152,8 @@ const isRecord = (value: unknown): value is Record<string, unknown> =>
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
 
 /**
- * The values of a tensor as floats of their own memory. Throws `corrupt` for a type other than F32, F16 or BF16, or a
- * length that is no whole number of values. Like the format, it assumes a little-endian machine.
+ * Returns the values of a tensor as floats in new memory. Throws `corrupt` for a type other than F32, F16 or BF16, and for a
+ * length that is not a whole number of values. The machine must be little-endian, like the format.
  */
 export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Array<ArrayBuffer> {
   if (!isWeightDtype(dtype)) {
@@ -162,7 +162,7 @@ export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Ar
   if (bytes.length % DTYPE_BYTES[dtype] !== 0) {
     throw corrupt(`${bytes.length} bytes are no whole number of ${dtype} values.`);
   }
-  // The bytes may begin anywhere in their buffer; a copy is aligned.
+  // The bytes may begin anywhere in their buffer, so a copy aligns them.
   const { buffer } = new Uint8Array(bytes);
   if (dtype === 'F32') return new Float32Array(buffer);
   const halves = new Uint16Array(buffer);
@@ -179,7 +179,7 @@ export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Ar
     if (exponent === 0) {
       out[i] = (half & 0x8000 ? -1 : 1) * mantissa * 2 ** -24;
     } else {
-      // 31 marks infinities and NaN, 255 in f32; other exponents move from bias 15 to bias 127.
+      // The exponent 31, or 255 in f32, marks infinities and NaN. Other exponents move from bias 15 to bias 127.
       bits[i] = ((half & 0x8000) << 16) | ((exponent === 31 ? 255 : exponent + 112) << 23) | (mantissa << 13);
     }
   }
@@ -187,8 +187,8 @@ export function toFloat32(bytes: Uint8Array, dtype: SafetensorsDtype): Float32Ar
 }
 
 /**
- * The beginning of a file that holds `tensors` in this order: length and header, padded with spaces to a multiple of 8
- * bytes. Their bytes follow it without gaps.
+ * Returns the beginning of a file that holds `tensors` in this order: the length and the header, padded with spaces to a multiple
+ * of 8 bytes. The tensors' bytes must follow without gaps.
  */
 export function safetensorsHeader(
   tensors: readonly Pick<SafetensorsTensor, 'name' | 'dtype' | 'shape'>[],

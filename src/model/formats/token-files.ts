@@ -1,5 +1,5 @@
-// Files of token ids: little-endian uint16 ids one after the other as nanoGPT keeps them, or behind llm.c's header of 256
-// int32, of which the first three are a magic number, the version and the number of tokens.
+// Files of token ids: little-endian uint16 ids one after the other, as nanoGPT keeps them, or the same after llm.c's header of
+// 256 int32, of which the first three are a magic number, the version and the number of tokens.
 
 import { GptdError } from '../errors.ts';
 
@@ -8,14 +8,14 @@ const LLMC_MAGIC = 20240520;
 const LLMC_VERSION = 1;
 
 interface TokenFile {
-  /** 0 without a header. */
+  /** The bytes of the header, 0 for a file without one. */
   readonly headerBytes: number;
   readonly tokenCount: number;
 }
 
 /**
- * What a file of `fileBytes` bytes holds. `prefix` is its beginning: min(fileBytes, LLMC_HEADER_BYTES) bytes suffice.
- * Throws `invalid_spec` for a file that cannot be uint16 ids, or a header that contradicts what follows it.
+ * Returns what a file of `fileBytes` bytes holds. `prefix` is the file's beginning; min(fileBytes, LLMC_HEADER_BYTES) bytes
+ * suffice. Throws `invalid_spec` for a file that cannot be uint16 ids, and for a header that contradicts what follows it.
  */
 export function readTokenFile(prefix: Uint8Array, { fileBytes }: { readonly fileBytes: number }): TokenFile {
   if (fileBytes % 2 !== 0) throw refused(`has ${fileBytes} bytes: uint16 ids need an even number`);

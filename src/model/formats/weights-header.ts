@@ -1,5 +1,5 @@
-// What GGUF and ONNX files say about themselves, without their weights: metadata, tensors, names of inputs and outputs.
-// Files come from strangers: every length is checked against the file, and lists are cut.
+// Reads what GGUF and ONNX files say about themselves, without their weights: metadata, tensors, names of inputs and outputs.
+// Files come from strangers, so every length is checked against the file, and long lists are cut.
 
 import { ByteCursor, type ReadRange } from './byte-cursor.ts';
 import { GptdError } from '../errors.ts';
@@ -47,7 +47,7 @@ const GGUF_TENSOR_TYPES: Readonly<Record<number, string>> = {
   30: 'BF16',
 };
 
-/** Versions 2 and 3. */
+/** Reads the header of a GGUF file of version 2 or 3. Throws `corrupt` for a file that breaks the format. */
 export function readGgufHeader(read: ReadRange, fileBytes: number): WeightsHeader {
   const cursor = new ByteCursor(read, fileBytes);
   if (cursor.uint32() !== GGUF_MAGIC) throw corrupt('The file does not begin with GGUF.');
@@ -126,7 +126,10 @@ const ONNX_TENSOR_TYPES: Readonly<Record<number, string>> = {
   16: 'BF16',
 };
 
-/** The fields of a protobuf message up to `end`: their number, and their value or where it lies. */
+/**
+ * Yields the fields of a protobuf message up to `end`. `value` is the value of a number, or else the length in bytes of the
+ * field, which lies at [begin, end).
+ */
 function* fields(
   cursor: ByteCursor,
   end: number,
@@ -144,7 +147,7 @@ function* fields(
     const begin = cursor.at;
     if (begin + length > end) throw corrupt(`A field of ${length} bytes at byte ${begin} leaves its message.`);
     yield { field, value: length, begin, end: begin + length };
-    // Whoever read it may stand anywhere in it.
+    // The caller may have read any part of the field.
     cursor.at = begin + length;
   }
   if (cursor.at !== end) throw corrupt(`A message ends at byte ${cursor.at} instead of ${end}.`);

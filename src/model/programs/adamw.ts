@@ -1,25 +1,25 @@
-// AdamW (Loshchilov and Hutter, 2019) over a flat range of a tensor, in PyTorch's form: decay first, bias-corrected
-// moments, epsilon outside the root. Element-wise throughout, so it can be one loop.
+// AdamW (Loshchilov and Hutter, 2019) over a flat range of a tensor, in PyTorch's form: decay comes first, the moments are
+// bias-corrected, and epsilon stands outside the root. Every operation is element-wise, so the program can be one loop.
 
 import { GraphBuilder, type Graph } from './graph.ts';
 
-/** What differs from step to step, as ADAMW_SCALARS inputs of the program. */
+/** The settings of one update, from which `adamwScalars` makes the program's scalar inputs. */
 export interface AdamwStep {
-  /** Number of this update, from 1. */
+  /** The number of this update, counted from 1. */
   readonly step: number;
   readonly lr: number;
   readonly weightDecay: number;
-  /** Factor that clips the gradient, 1 for none. */
+  /** The factor that clips the gradient. A factor of 1 leaves the gradient as it is. */
   readonly gradScale: number;
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
 }
 
-/** Names of the program's scalar inputs, each of shape (). */
+/** The names of the program's scalar inputs, each of shape (). */
 const ADAMW_SCALARS = ['keep', 'beta1', 'gain1', 'beta2', 'gain2', 'rootScale', 'eps'] as const;
 
-/** Step sizes below it change no weight; the others divide a float32 without overflow. */
+/** A smaller step size changes no weight. From here on, a step size divides a float32 without overflow. */
 const STEP_SIZE_MIN = 1e-30;
 
 /** The scalars of one update in double precision; they are rounded to float32 as they enter the program. */
@@ -33,7 +33,7 @@ export function adamwScalars(update: AdamwStep): Record<(typeof ADAMW_SCALARS)[n
     gain1: (1 - beta1) * gradScale,
     beta2,
     gain2: (1 - beta2) * gradScale * gradScale,
-    // The step size divides what divides the moments: an operation less for each element.
+    // The step size divides both terms of the denominator, which saves one operation for each element.
     rootScale: isStill ? 0 : 1 / Math.sqrt(1 - beta2 ** step) / stepSize,
     eps: isStill ? Infinity : eps / stepSize,
   };

@@ -1,5 +1,5 @@
-// Causal multi-head attention (Vaswani et al., 2017) between the projections: from the rows of q, k and v side by side to
-// the context rows, and back. The projections themselves are linear layers of the block.
+// Causal multi-head attention (Vaswani et al., 2017) between the projections: it turns rows that hold q, k and v side by side
+// into the context rows, and computes the gradients of that. The projections themselves are linear layers of the block.
 // Letters: B sequences, T positions, H heads, W = D/H width of a head; rows are B*T.
 
 import { dropout, product, productTransposedA, productTransposedB, type Dropout } from './layers.ts';
@@ -29,7 +29,7 @@ function splitHeads(g: GraphBuilder, qkv: Value, shape: AttentionShape): Value[]
   return g.nodes('Split', [qkv, g.integers([D, D, D])], 3, { axis: 1 }).map((rows) => toHeads(g, rows, shape));
 }
 
-/** (T, T): 0 where a query may look, -Infinity on what lies ahead of it. */
+/** Returns a mask (T, T) that is 0 where a query may look, and -Infinity on the positions ahead of the query. */
 function causalMask(T: number): Float32Array {
   const mask = new Float32Array(T * T);
   for (let query = 0; query < T; query++) mask.fill(-Infinity, query * T + query + 1, (query + 1) * T);
@@ -51,8 +51,8 @@ export function attention(
 
 /**
  * dContext (B*T, D) and what the forward pass kept -> dqkv (B*T, 3D).
- * For a row of probabilities p and its gradient dp, the scores' gradient is p * (dp - sum(dp p)), and that sum equals the inner
- * product of the context with its gradient, which is cheaper (Dao et al., 2022); dropout does not change that.
+ * For a row of probabilities p and its gradient dp, the scores' gradient is p * (dp - sum(dp p)). The sum equals the inner
+ * product of the context and its gradient, which is cheaper (Dao et al., 2022). This also holds with dropout.
  */
 export function attentionBackward(
   g: GraphBuilder,

@@ -1,6 +1,6 @@
 // One block in training as three programs: forward (see forward.ts), the inputs' backward pass (B) and the weights' gradients
-// (W). They are compiled once per shape and serve every block: the weights are inputs. B and W are apart so that a pipeline can
-// send dx upstream before it spends time on weights (Qi et al., 2023, "Zero Bubble Pipeline Parallelism").
+// (W). They are compiled once per shape and serve every block, because the weights are inputs. B and W are apart so that a
+// pipeline can send dx upstream before it spends time on weights (Qi et al., 2023, "Zero Bubble Pipeline Parallelism").
 
 import { attention, attentionBackward, type AttentionShape } from './attention.ts';
 import type { GptConfig } from '../config.ts';
@@ -27,17 +27,20 @@ export interface BatchShape {
   readonly T: number;
 }
 
-/** What the forward program returns beside y, for B and W: rows are B*T; the attention's probabilities (B, H, T, T). */
+/**
+ * What the forward program returns beside y, for B and W: each value has B*T rows, except the attention's probabilities, which
+ * are (B, H, T, T).
+ */
 export const BLOCK_SAVED = ['qkv', 'probabilities', 'context', 'a', 'u'] as const;
 /**
- * What B returns beside dx, for W: gradients of rows. dMixed and dFed are those of the two projections' outputs, behind the
- * dropouts; without dropout dFed is dy and is not returned.
+ * What B returns beside dx, for W: the gradients of rows. dMixed and dFed are the gradients of the two projections' outputs,
+ * before these enter a dropout. Without dropout dFed equals dy and is not returned.
  */
 export const BLOCK_ROW_GRADIENTS = ['dqkv', 'dMixed', 'du', 'dn1', 'dn2', 'dFed'] as const;
-/** Rows that the block's programs exchange. */
+/** The name of rows that the block's programs exchange. */
 export type BlockRowName = keyof ReturnType<typeof blockRowWidths>;
 
-/** How wide those rows are. */
+/** Returns the width of each kind of rows that the block's programs exchange. */
 export function blockRowWidths(config: GptConfig) {
   const table = blockTable(config);
   const D = config.emb_dim;
@@ -45,16 +48,18 @@ export function blockRowWidths(config: GptConfig) {
   const forward = { x: D, qkv, context: D, a: D, u };
   return { ...forward, dy: D, dqkv: qkv, dMixed: D, du: u, dn1: D, dn2: D, dFed: D };
 }
-/** The masks of a block's three dropouts: the attention's probabilities (B, H, T, T), and both residual branches (B*T, D). */
+/**
+ * The masks of a block's three dropouts: of the attention's probabilities (B, H, T, T) and of both residual branches (B*T, D).
+ */
 export const BLOCK_MASKS = ['maskProbabilities', 'maskAttention', 'maskFeedForward'] as const;
 
 interface BlockInputs {
   readonly shape: AttentionShape;
-  /** Rows (B*T, width) as an input. */
+  /** Declares rows (B*T, width) as an input. */
   readonly rows: (name: BlockRowName) => Value;
-  /** The attention's probabilities as an input. */
+  /** Declares the attention's probabilities as an input. */
   readonly probabilities: () => Value;
-  /** One of the block's tensors, declared when it is first asked for. */
+  /** Returns one of the block's tensors, which becomes an input at the first call. */
   readonly tensor: (name: BlockTensorName) => Value;
   readonly drop: (name: (typeof BLOCK_MASKS)[number]) => Dropout | null;
   readonly layers: BlockLayers;
@@ -110,11 +115,11 @@ export function blockForwardProgram(config: GptConfig, batch: BatchShape, { save
   return g.build();
 }
 
-/** The block's tensors that B reads: what is only added has no part in it. */
+/** The block's tensors that B reads. The biases are only added, so the gradients of the inputs do not depend on them. */
 export const backwardTensorNames = (config: GptConfig): BlockTensorName[] =>
   [...blockTable(config).keys()].filter((name) => !name.endsWith('.bias'));
 
-/** The block's tensors that W reads, to compute the normalized rows again. */
+/** The block's tensors that W reads in order to compute the normalized rows again. */
 export const normTensorNames = (config: GptConfig): BlockTensorName[] =>
   [...blockTable(config).keys()].filter((name) => name.startsWith('ln_'));
 
@@ -140,16 +145,16 @@ export function blockBackwardProgram(config: GptConfig, batch: BatchShape): Grap
   return g.build();
 }
 
-/** One of the arrays in which W takes and gives a tensor's gradient. They lie one after the other in its memory. */
+/** One of the arrays in which W reads and writes a tensor's gradient. The arrays of a gradient follow each other in memory. */
 interface GradientSlice {
-  /** Of the input or output. */
+  /** The name of the program's input or output. */
   readonly name: string;
   readonly dims: readonly number[];
-  /** Its first element within the tensor. */
+  /** The index of the slice's first element within the tensor. */
   readonly start: number;
 }
 
-/** A matrix' slabs as `<tensor>.<suffix>.<n>`; `<tensor>.<suffix>` for a vector or a single slab. */
+/** The slabs of a matrix are named `<tensor>.<suffix>.<n>`; a vector or a single slab is named `<tensor>.<suffix>`. */
 export function gradientSlices(
   { name, shape }: { readonly name: string; readonly shape: readonly number[] },
   suffix: 'soFar' | 'gradient',
@@ -165,8 +170,8 @@ export function gradientSlices(
 }
 
 /**
- * W: x, context, a, u, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors and, to `accumulate`, every gradient so far as the
- * `gradientSlices` of `soFar` -> the gradients as those of `gradient`, which may be the same memory.
+ * W: x, context, a, u, BLOCK_ROW_GRADIENTS, both LayerNorms' tensors and, with `accumulate`, every gradient so far in the
+ * `soFar` slices -> the gradients in the `gradient` slices. Both kinds of slices may share their memory.
  */
 export function blockWeightGradientsProgram(
   config: GptConfig,

@@ -1,18 +1,18 @@
-// Token and position embeddings. Looking rows up and adding gradients back into rows is index work on arrays that stay in
-// place, not arithmetic for an engine, so it is plain code; the order of the additions is the order of the rows.
+// Token and position embeddings. They are plain code: looking rows up and adding gradients into rows is index work on arrays
+// that stay in place, and no arithmetic for an engine. Gradients are added in the order of the rows.
 // Letters: B sequences, T positions, D width.
 
 import type { BatchShape } from './block.ts';
 
 interface EmbeddingTables {
-  /** (V, D) */
+  /** The token embedding (V, D). */
   readonly wte: Float32Array;
-  /** (C, D) */
+  /** The position embedding (C, D). */
   readonly wpe: Float32Array;
   readonly D: number;
 }
 
-/** ids (B*T) -> x (B*T, D): wte[id] + wpe[position], new or overwriting `x`. */
+/** ids (B*T) -> x (B*T, D): wte[id] + wpe[position]. The result overwrites `x`, or is a new array when `x` is not given. */
 export function embed(
   ids: Uint32Array,
   { wte, wpe, D }: EmbeddingTables,
@@ -25,7 +25,7 @@ export function embed(
   return x;
 }
 
-/** ids and their positions (M) -> x (M, D): wte[id] + wpe[position], new. */
+/** ids and their positions (M) -> x (M, D): wte[id] + wpe[position], in a new array. */
 export function embedAt(
   ids: readonly number[],
   positions: readonly number[],
@@ -39,7 +39,7 @@ export function embedAt(
   return x;
 }
 
-/** dx (B*T, D) is added into dwte (V, D) at each row's id and into dwpe (C, D) at each row's position. */
+/** Adds each row of dx (B*T, D) into dwte (V, D) at the row's id and into dwpe (C, D) at the row's position. */
 export function embedBackward(
   dx: Float32Array,
   ids: Uint32Array,
@@ -51,7 +51,7 @@ export function embedBackward(
   }
 }
 
-/** Dropout in place, both directions: x * mask / (1 - rate). */
+/** Overwrites x with x * mask / (1 - rate), which is dropout in the forward and in the backward pass. */
 export function dropoutInPlace(x: Float32Array, mask: Uint8Array, rate: number): void {
   const scale = Math.fround(1 / (1 - rate));
   for (let i = 0; i < x.length; i++) x[i] = mask[i] === 0 ? 0 : x[i] * scale;

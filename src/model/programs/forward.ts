@@ -1,6 +1,6 @@
-// The forward pass of a block and of the head, written once: training, serving and the ONNX export emit it from here. What they
-// do not share is how a program has the layers' tensors and multiplies with them, which attention stands between the two halves
-// of a block, and whether something is dropped. Names, shapes and order of the tensors are in tensors.ts.
+// The forward pass of a block and of the head, written once: training, serving and the ONNX export emit it from here. Three
+// things differ between them: how a program gets the layers' tensors and multiplies with them, which attention stands between
+// the two halves of a block, and whether there is dropout. The tensors' names, shapes and order are in tensors.ts.
 //   a = x + drop(c_proj(attention(c_attn(ln_1(x)))))        y = a + drop(c_proj(gelu(c_fc(ln_2(a)))))
 
 import type { BlockLayerName, BlockTensorName } from '../tensors.ts';
@@ -11,22 +11,22 @@ type NormName = Extract<BlockLayerName, `ln_${string}`>;
 /** The layers whose weight is a matrix. */
 export type DenseName = Exclude<BlockLayerName, NormName>;
 
-/** How one program has the layers of one block. */
+/** How one program computes the layers of one block. */
 export interface BlockLayers {
   readonly g: GraphBuilder;
-  /** A tensor as a value of the program, be it an input or a constant. */
+  /** Returns a tensor as a value of the program, either an input or a constant. */
   readonly tensor: (name: BlockTensorName) => Value;
-  /** Rows times the layer's weight, plus its bias where the configuration has one. */
+  /** Multiplies rows with the layer's weight and adds the layer's bias, where the configuration has one. */
   readonly dense: (rows: Value, layer: DenseName) => Value;
-  /** Dropout of a residual branch, in programs that drop. */
+  /** Applies dropout to a residual branch. It is absent in programs without dropout. */
   readonly drop?: (rows: Value, branch: 'attention' | 'feedForward') => Value;
 }
 
-/** What a block computes behind attention, each (rows, D) but for u, which is as wide as the feed-forward. */
+/** What a block computes after attention. All are (rows, D), except u, which is as wide as the feed-forward. */
 interface BlockRows {
-  /** With attention added. */
+  /** The block's input with the attention branch added. */
   readonly a: Value;
-  /** Before the activation. */
+  /** The feed-forward's rows before the activation. */
   readonly u: Value;
   /** The block's result. */
   readonly y: Value;
@@ -40,7 +40,7 @@ export const blockNorm = ({ g, tensor }: Pick<BlockLayers, 'g' | 'tensor'>, x: V
 export const beforeAttention = (layers: BlockLayers, x: Value): Value =>
   layers.dense(blockNorm(layers, x, 'ln_1'), 'attn.c_attn');
 
-/** The second half: x (rows, D) before the block and context (rows, D), what its rows have attended to. */
+/** The second half of a block: x (rows, D), the block's input, and context (rows, D), the result of attention -> BlockRows. */
 export function afterAttention(layers: BlockLayers, x: Value, context: Value): BlockRows {
   const { g, dense, drop = (rows: Value): Value => rows } = layers;
   const a = g.node('Add', [x, drop(dense(context, 'attn.c_proj'), 'attention')]);
@@ -49,15 +49,15 @@ export function afterAttention(layers: BlockLayers, x: Value, context: Value): B
   return { a, u, y: g.node('Add', [a, drop(fed, 'feedForward')]) };
 }
 
-/** A whole block: x (rows, D); `attend` makes context (rows, D) of qkv (rows, 3D). */
+/** A whole block: x (rows, D) -> BlockRows. `attend` turns qkv (rows, 3D) into context (rows, D). */
 export const blockForward = (layers: BlockLayers, x: Value, attend: (qkv: Value) => Value): BlockRows =>
   afterAttention(layers, x, attend(beforeAttention(layers, x)));
 
-/** How one program has the layers of the head. */
+/** How one program computes the layers of the head. */
 export interface HeadLayers {
   readonly g: GraphBuilder;
   readonly tensor: (name: 'ln_f.weight' | 'ln_f.bias') => Value;
-  /** Rows (rows, D) times the transposed projection -> (rows, V). */
+  /** Multiplies rows (rows, D) with the transposed projection -> (rows, V). */
   readonly project: (rows: Value) => Value;
 }
 

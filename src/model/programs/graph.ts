@@ -1,15 +1,16 @@
-// A computation as data: ONNX nodes over named values. Layers emit nodes into a Graph; an engine compiles it. The node types,
-// attributes and domains are ONNX's own (opset 20, and com.microsoft where a fused form exists). No autodiff, no shape inference.
+// A computation as data: ONNX nodes over named values. Layers emit nodes into a Graph, and an engine compiles the Graph. The node
+// types, attributes and domains are ONNX's own (opset 20, and com.microsoft where a fused form exists). There is no automatic
+// differentiation and no shape inference.
 
 import { assert } from '../errors.ts';
 
 export const OPSET = 20;
-/** ONNX Runtime's own operators, such as FusedMatMul: a MatMul with transposed sides and a factor. */
+/** The domain of ONNX Runtime's own operators, such as FusedMatMul: a MatMul with transposed sides and a factor. */
 export const MICROSOFT = 'com.microsoft';
 
 export type ElementType = 'float32' | 'int64' | 'uint8';
 
-/** A named value of one graph. Branded, so that a plain string cannot be passed for one. */
+/** The name of a value of one graph. The type is branded, so that a plain string cannot be passed for it. */
 export type Value = string & { readonly __value: true };
 
 export type Attribute = number | string | readonly number[] | { readonly float: number };
@@ -19,7 +20,7 @@ export interface Node {
   readonly domain: string;
   readonly inputs: readonly (Value | '')[];
   readonly outputs: readonly Value[];
-  /** Plain numbers are ONNX integers; floats are wrapped as {float}. */
+  /** A plain number is an ONNX integer; a float is wrapped as {float}. */
   readonly attributes: Readonly<Record<string, Attribute>>;
 }
 
@@ -37,7 +38,7 @@ export interface Constant {
   readonly data: Float32Array | BigInt64Array | Uint8Array;
 }
 
-/** A finished program: what an engine compiles. */
+/** A finished program, which an engine can compile. */
 export interface Graph {
   readonly name: string;
   readonly inputs: readonly GraphInput[];
@@ -50,7 +51,7 @@ interface NodeOptions {
   readonly domain?: string;
 }
 
-/** Collects nodes. Every method returns the value that it names; `build` ends it. */
+/** Collects the inputs, constants, nodes and outputs of a program. `build` returns the finished Graph. */
 export class GraphBuilder {
   readonly #name: string;
   readonly #inputs: GraphInput[] = [];
@@ -70,7 +71,7 @@ export class GraphBuilder {
     return name as Value;
   }
 
-  /** A constant tensor; the array is kept, not copied. */
+  /** Adds a constant tensor. The array is kept, not copied. */
   constant(data: Float32Array | BigInt64Array | Uint8Array, dims: readonly number[]): Value {
     const type = data instanceof Float32Array ? 'float32' : data instanceof BigInt64Array ? 'int64' : 'uint8';
     const name = this.#fresh('constant');
@@ -78,7 +79,7 @@ export class GraphBuilder {
     return name;
   }
 
-  /** A float32 scalar, shared by every use of the same number. */
+  /** Adds a float32 scalar, which every use of the same number shares. */
   scalar(value: number): Value {
     let name = this.#scalars.get(value);
     if (name === undefined) {
@@ -88,7 +89,7 @@ export class GraphBuilder {
     return name;
   }
 
-  /** A list of int64: axes, shapes, split lengths. */
+  /** Adds a list of int64, such as axes, a shape or the lengths of a split. */
   integers(values: readonly number[]): Value {
     return this.constant(BigInt64Array.from(values, BigInt), [values.length]);
   }
@@ -116,7 +117,7 @@ export class GraphBuilder {
     return outputs;
   }
 
-  /** Makes `value`, which a node of this graph computes, the program's output `name`. */
+  /** Gives `value`, which a node of this graph must compute, to the caller of the program as the output `name`. */
   output(name: string, value: Value, type: ElementType = 'float32'): void {
     assert(!this.#renamed.has(value), `${value} is an output of ${this.#name} already`);
     assert(

@@ -1,6 +1,7 @@
-// The end of the model: final norm, output projection and the mean cross-entropy. Training takes two programs, so that the
-// gradient of the rows leaves for the blocks before time is spent on the weights. The gradient of the logits is (softmax -
-// onehot(target)) / tokenCount; the one-hot part is a row of the projection for each row, so it never touches the logits.
+// The end of the model: the final norm, the output projection and the mean cross-entropy. Training has separate programs for the
+// gradient of the rows and the gradients of the weights, so that the former is sent to the blocks before time is spent on the
+// latter. The gradient of the logits is (softmax - onehot(target)) / tokenCount. The one-hot term selects a single row in each
+// product, so it is subtracted from the products and never from the logits' gradient.
 // Letters: N rows, D width, V vocabulary.
 
 import type { GptConfig } from '../config.ts';
@@ -18,16 +19,16 @@ export const headTensorNames = (config: GptConfig): readonly [string, string, st
 ];
 
 /**
- * Threads of the head's programs. No split into stages divides the head, so where it costs more than all the blocks together
- * it takes the core that they leave idle. The number decides bits, so it follows the model and never the machine or the
- * layout.
+ * The number of threads of the head's programs. No split into stages divides the head, so a head that costs more than all the
+ * blocks together also takes the core that the blocks leave idle. The number of threads changes the result's bits, so it depends
+ * on the model alone, never on the machine or the layout.
  */
 export function headThreads(config: GptConfig): number {
   const { block, head } = countMatrices(config);
   return head > block * config.n_layers ? 2 : 1;
 }
 
-/** What the head's first training program leaves for its second: softmax (V, N), normalized rows (N, D) and their gradient. */
+/** What headTrainProgram leaves for the weights' gradients: softmax (V, N), normalized rows (N, D) and their gradient (N, D). */
 export const HEAD_SAVED = ['probabilities', 'normalized', 'dNormalized'] as const;
 
 interface HeadInputs extends HeadLayers {
@@ -35,7 +36,7 @@ interface HeadInputs extends HeadLayers {
   readonly projection: Value;
 }
 
-/** The head's layers with its tensors as inputs. */
+/** Returns the head's layers, with the head's tensors as inputs of the program. */
 function headInputs(g: GraphBuilder, { emb_dim: D, vocab_size: V }: GptConfig): HeadInputs {
   const norm = { 'ln_f.weight': g.input('ln_f.weight', [D]), 'ln_f.bias': g.input('ln_f.bias', [D]) };
   const projection = g.input('projection', [V, D]);
@@ -52,15 +53,15 @@ interface HeadLoss extends Pick<HeadInputs, 'normWeight' | 'projection'> {
   readonly x: Value;
   readonly target: Value;
   readonly normalized: Value;
-  /** Softmax of the logits (N, V). */
+  /** The softmax of the logits (N, V). */
   readonly probabilities: Value;
-  /** Cross-entropy of each row (N, 1). */
+  /** The cross-entropy of each row (N, 1). */
   readonly loss: Value;
 }
 
 /**
- * The loss is (max logit - target's logit) - log(max probability), which stays exact where the target's own probability
- * is too small for a float32: the largest probability is 1 / sum(exp(logit - max logit)).
+ * The loss is (max logit - target's logit) - log(max probability), because the largest probability is
+ * 1 / sum(exp(logit - max logit)). This stays exact where the target's own probability is too small for a float32.
  */
 function headLoss(g: GraphBuilder, config: GptConfig, rowCount: number): HeadLoss {
   const x = g.input('x', [rowCount, config.emb_dim]);
@@ -76,17 +77,17 @@ function headLoss(g: GraphBuilder, config: GptConfig, rowCount: number): HeadLos
 }
 
 /**
- * Makes logits (N, V) outputs with what sampling needs of all of a row, which one pass of the engine is much the fastest to
- * tell: `max` (N, 1), NaN where a logit is not a finite number, and `logSum` (N, 1), log(sum(exp(logit - max))).
+ * Makes logits (N, V) an output, together with two numbers that sampling needs of each whole row and that the engine computes
+ * fastest: `max` (N, 1), which is NaN where a logit is not a finite number, and `logSum` (N, 1), log(sum(exp(logit - max))).
  */
 export function logitOutputs(g: GraphBuilder, logits: Value): void {
   const axes = g.integers([-1]);
   const largest = (rows: Value): Value => g.node('ReduceMax', [rows, axes], { keepdims: 1 });
-  // Zero times a finite number is zero; times anything else it is NaN.
+  // Zero times a finite number is zero, and zero times anything else is NaN.
   const zero = g.node('ReduceSum', [g.node('Mul', [logits, g.scalar(0)]), axes], { keepdims: 1 });
   g.output('logits', logits);
   g.output('max', g.node('Add', [largest(logits), zero]));
-  // The likeliest's log-softmax is 0 - logSum.
+  // The log-softmax of the largest logit is 0 - logSum.
   g.output('logSum', g.node('Neg', [largest(g.node('LogSoftmax', [logits], { axis: -1 }))]));
 }
 
@@ -106,9 +107,9 @@ export function headLossProgram(config: GptConfig, rowCount: number): Graph {
 }
 
 interface HeadRows {
-  /** Rows of one run. */
+  /** The number of rows of one run of the program. */
   readonly rowCount: number;
-  /** Rows that the loss is the mean of, of which those of a run are a part. */
+  /** The number of rows over which the loss is the mean, in all runs of a step together. */
   readonly tokenCount: number;
 }
 
@@ -121,14 +122,16 @@ export function headTrainProgram(config: GptConfig, { rowCount, tokenCount }: He
   const dNormalized = g.node('Gemm', [probabilities, projection, targets], factors);
   g.output('loss', loss);
   g.output('dx', layerNormBackward(g, x, { dy: dNormalized, weight: normWeight }));
-  // Transposed once here: the weights' product would read its columns many times.
+  // The transpose is made once here, because the weights' product would read the columns many times.
   g.output('probabilities', g.node('Transpose', [probabilities], { perm: [1, 0] }));
   g.output('normalized', normalized);
   g.output('dNormalized', dNormalized);
   return g.build();
 }
 
-/** x (N, D), dNormalized (N, D), `ln_f.weight` and, to `accumulate`, gradients so far -> those of `ln_f`. */
+/**
+ * x (N, D), dNormalized (N, D), `ln_f.weight` and, with `accumulate`, the gradients so far -> the gradients of `ln_f`'s tensors.
+ */
 export function headNormGradientsProgram(
   config: GptConfig,
   { rowCount, accumulate }: Pick<HeadRows, 'rowCount'> & { readonly accumulate: boolean },
@@ -144,12 +147,13 @@ export function headNormGradientsProgram(
   return g.build();
 }
 
-/** Tokens of the vocabulary of a run of the projection's gradient, for each of its threads: what stays in a core's cache. */
+/** The number of vocabulary tokens per thread in one run of the projection's gradient: so many rows stay in a core's cache. */
 export const PROJECTION_TOKENS = 1024;
 
 /**
- * `probabilities` (v, N), `normalized` (N, D) and, to `accumulate`, `soFar` (v, D) -> `gradient` (v, D): the projection's
- * for v tokens of the vocabulary, without the targets' part, see `subtractTargets`. `soFar` may be the same memory.
+ * `probabilities` (v, N), `normalized` (N, D) and, with `accumulate`, `soFar` (v, D) -> `gradient` (v, D): the projection's
+ * gradient for v tokens of the vocabulary, without the targets' term (see `subtractTargets`). `soFar` and `gradient` may share
+ * their memory.
  */
 export function projectionGradientProgram(
   config: GptConfig,
@@ -163,7 +167,9 @@ export function projectionGradientProgram(
   return g.build();
 }
 
-/** The targets' part of the projection's gradient (V, D): normalized (N, D) / tokenCount leaves the row of each target. */
+/**
+ * Subtracts the targets' term from the projection's gradient (V, D): normalized (N, D) / tokenCount, from the row of each target.
+ */
 export function subtractTargets(
   gradient: Float32Array,
   { targets, normalized, tokenCount }: { targets: Uint32Array; normalized: Float32Array; tokenCount: number },

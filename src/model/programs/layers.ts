@@ -1,11 +1,12 @@
-// The small layers as pairs of functions that emit graph nodes: forward beside backward. Each backward is written by hand
-// from the layer's formula; what it needs of the forward pass it recomputes when that is cheaper than keeping it.
-// Letters: N rows (sequences x positions), D and F widths. Weight gradients add to `soFar`, null for the first micro-batch.
+// The small layers as pairs of functions that emit graph nodes: forward beside backward. Each backward function is written by
+// hand from the layer's formula. It recomputes values of the forward pass where that is cheaper than keeping them.
+// Letters: N rows (sequences x positions), D and F widths. Weight gradients add to `soFar`, which is null for the first
+// micro-batch.
 
 import type { GraphBuilder, Value } from './graph.ts';
 import { MICROSOFT } from './graph.ts';
 
-/** GPT-2's epsilon in every LayerNorm. */
+/** The epsilon of every LayerNorm in GPT-2. */
 export const LAYER_NORM_EPSILON = 1e-5;
 
 // ---- Linear: y = x W + b ---------------------------------------------------------------------------------------------
@@ -21,8 +22,9 @@ export function linearBackward(g: GraphBuilder, dy: Value, weight: Value): Value
 }
 
 /**
- * Rows of the slabs in which a weight's gradient (`rowCount`, F) is computed, together `rowCount`. The engine goes through all
- * rows of a product once for each 128 of its columns: a slab of this height and the operand behind it stay in the cache.
+ * The heights of the slabs in which a weight's gradient (`rowCount`, F) is computed; together they are `rowCount` rows. The
+ * engine goes through all rows of a product once for each 128 of its columns, and a slab of such a height stays in the cache with
+ * its operand.
  */
 export function gradientSlabs(rowCount: number): number[] {
   if (rowCount < 128) return [rowCount];
@@ -32,8 +34,8 @@ export function gradientSlabs(rowCount: number): number[] {
 }
 
 /**
- * x (N, D), dy (N, F), soFar -> soFar + x^T dy (D, F), as slabs of rows; `soFar` has one value each. x is turned by itself, as
- * the engine would turn its columns anew for each slab of a product.
+ * x (N, D), dy (N, F), soFar -> soFar + x^T dy (D, F), as slabs of rows; `soFar` has one value for each slab. A node of its own
+ * transposes x once, because the engine would otherwise transpose x again for each slab.
  */
 export function linearWeightGradient(
   g: GraphBuilder,
@@ -49,7 +51,7 @@ export function linearWeightGradient(
   });
 }
 
-/** dy (N, F), soFar (F) -> soFar + the sum of dy's rows (F). */
+/** dy (N, F), soFar (F) -> soFar + the sum of the rows of dy (F). */
 export function rowSum(g: GraphBuilder, dy: Value, soFar: Value | null): Value {
   const sum = g.node('ReduceSum', [dy, g.integers([0])], { keepdims: 0 });
   return soFar === null ? sum : g.node('Add', [soFar, sum]);
@@ -62,7 +64,7 @@ export function layerNorm(g: GraphBuilder, x: Value, { weight, bias }: { weight:
   return g.node('LayerNormalization', [x, weight, bias], { axis: -1, epsilon: { float: LAYER_NORM_EPSILON } });
 }
 
-/** x (N, D), weight (D) -> the normalized rows before scale and shift (N, D), and 1/deviation (N, 1). */
+/** x (N, D), weight (D) -> the normalized rows before scale and shift (N, D), and 1 / deviation (N, 1). */
 function normalize(g: GraphBuilder, x: Value, weight: Value): { normalized: Value; inverseDeviation: Value } {
   const [, mean, inverseDeviation] = g.nodes('LayerNormalization', [x, weight], 3, {
     axis: -1,
@@ -74,7 +76,7 @@ function normalize(g: GraphBuilder, x: Value, weight: Value): { normalized: Valu
 
 /**
  * x (N, D), dy (N, D), weight (D) -> dx (N, D).
- * With n the normalized rows and e = dy * weight: dx = (e - mean(e) - n mean(e n)) / deviation.
+ * With the normalized rows n and e = dy * weight, dx is (e - mean(e) - n mean(e n)) / deviation.
  */
 export function layerNormBackward(g: GraphBuilder, x: Value, { dy, weight }: { dy: Value; weight: Value }): Value {
   const { normalized, inverseDeviation } = normalize(g, x, weight);
@@ -86,7 +88,7 @@ export function layerNormBackward(g: GraphBuilder, x: Value, { dy, weight }: { d
   return g.node('Mul', [g.node('Sub', [g.node('Sub', [e, meanE]), along]), inverseDeviation]);
 }
 
-/** x (N, D), dy (N, D), weight (D), soFar (D) -> soFar + sum of dy * normalized rows, the scale's gradient (D). */
+/** x (N, D), dy (N, D), weight (D), soFar (D) -> soFar + the sum of dy * normalized rows, which is the scale's gradient (D). */
 export function layerNormScaleGradient(
   g: GraphBuilder,
   x: Value,
@@ -99,7 +101,7 @@ export function layerNormScaleGradient(
 // ---- GELU, tanh form (Hendrycks and Gimpel, 2016), as GPT-2 uses it --------------------------------------------------
 
 const GELU_CUBIC = 0.044715;
-/** 2 sqrt(2/pi): gelu(u) = u sigmoid(z) with z = 2 sqrt(2/pi) (u + 0.044715 u^3), as tanh(z/2) = 2 sigmoid(z) - 1. */
+/** The factor of z = 2 sqrt(2/pi) (u + 0.044715 u^3). Since tanh(z/2) = 2 sigmoid(z) - 1, gelu(u) = u sigmoid(z). */
 const GELU_SLOPE = 2 * Math.sqrt(2 / Math.PI);
 
 /** u (N, F) -> gelu(u) (N, F). */
@@ -108,7 +110,7 @@ export function gelu(g: GraphBuilder, u: Value): Value {
 }
 
 /**
- * u (N, F), dy (N, F) -> du (N, F). With s = sigmoid(z): gelu' = s (1 + (1 - s) u z'), and u z' = 3 z - 2 a u where a is
+ * u (N, F), dy (N, F) -> du (N, F). With s = sigmoid(z), gelu' is s (1 + (1 - s) u z'), and u z' is 3 z - 2 a u, where a is
  * the slope of z at 0.
  */
 export function geluBackward(g: GraphBuilder, u: Value, dy: Value): Value {
@@ -130,7 +132,7 @@ export interface Dropout {
   readonly rate: number;
 }
 
-/** x * mask / (1 - rate), the same in both directions: dropout's backward pass is dropout of the gradient. */
+/** Emits x * mask / (1 - rate). The backward pass of dropout is the same dropout of the gradient. */
 export function dropout(g: GraphBuilder, x: Value, drop: Dropout | null): Value {
   if (drop === null) return x;
   const kept = g.node('Cast', [drop.mask], { to: 1 });
@@ -139,17 +141,17 @@ export function dropout(g: GraphBuilder, x: Value, drop: Dropout | null): Value 
 
 // ---- Products with transposed sides ----------------------------------------------------------------------------------
 
-/** a b^T over the last two axes, times `factor`. */
+/** Emits a b^T over the last two axes, times `factor`. */
 export function productTransposedB(g: GraphBuilder, a: Value, { b, factor = 1 }: { b: Value; factor?: number }): Value {
   return g.node('FusedMatMul', [a, b], { transB: 1, alpha: { float: factor } }, { domain: MICROSOFT });
 }
 
-/** a^T b over the last two axes, times `factor`. */
+/** Emits a^T b over the last two axes, times `factor`. */
 export function productTransposedA(g: GraphBuilder, a: Value, { b, factor = 1 }: { b: Value; factor?: number }): Value {
   return g.node('FusedMatMul', [a, b], { transA: 1, alpha: { float: factor } }, { domain: MICROSOFT });
 }
 
-/** a b over the last two axes, times `factor`. */
+/** Emits a b over the last two axes, times `factor`. */
 export function product(g: GraphBuilder, a: Value, { b, factor = 1 }: { b: Value; factor?: number }): Value {
   return g.node('FusedMatMul', [a, b], { alpha: { float: factor } }, { domain: MICROSOFT });
 }

@@ -1,6 +1,7 @@
-// Whole numbers as protobuf and WebAssembly write them: seven bits a byte, the lowest first. https://en.wikipedia.org/wiki/LEB128
+// Whole numbers as protobuf and WebAssembly write them: seven bits in each byte, the lowest bits first.
+// See https://en.wikipedia.org/wiki/LEB128.
 
-/** The bytes of a number from 0 to 2^53 - 1. */
+/** Returns the bytes of a number from 0 to 2^53 - 1. */
 export function leb128(value: number): number[] {
   const bytes: number[] = [];
   let left = value;

@@ -1,5 +1,5 @@
 // Writes a Graph as an ONNX ModelProto. The messages are the part of onnx.proto3 that the programs use, declared by field
-// number; protobufjs does the encoding. Reading ONNX is not its business.
+// number, and protobufjs encodes them. Nothing here reads ONNX.
 
 import protobuf from 'protobufjs/light.js';
 import { OPSET, MICROSOFT, type Attribute, type Constant, type ElementType, type Graph } from './graph.ts';
@@ -8,7 +8,7 @@ import { leb128 } from './leb128.ts';
 const IR_VERSION = 9;
 const ELEMENT_TYPE: Readonly<Record<ElementType, number>> = { float32: 1, uint8: 2, int64: 7 };
 const ATTRIBUTE_TYPE = { float: 1, int: 2, string: 3, ints: 7 } as const;
-/** Of a tensor's dataLocation. */
+/** The value of a tensor's dataLocation whose data lie outside the message. */
 const EXTERNAL = 1;
 
 const root = protobuf.Root.fromJSON({
@@ -85,14 +85,17 @@ function attribute(name: string, value: Attribute): Record<string, unknown> {
 
 const bytesOf = ({ data }: Constant): Uint8Array => new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 
-/** Where a tensor's values are: in the message, or beside it under the tensor's own name. */
+/** The fields that hold a tensor's values, or that say that the values lie beside the message under the tensor's own name. */
 function valuesOf(constant: Constant, isBeside: boolean): Record<string, unknown> {
   if (!isBeside) return { rawData: bytesOf(constant) };
   const entries = { location: constant.name, offset: '0', length: String(constant.data.byteLength) };
   return { dataLocation: EXTERNAL, externalData: Object.entries(entries).map(([key, value]) => ({ key, value })) };
 }
 
-/** A GraphProto; the nodes and outputs of `first` stand before the graph's own, constants of `beside` are not in it. */
+/**
+ * Returns a GraphProto. The nodes and outputs of `first` stand before the graph's own. The values of the constants in `beside`
+ * lie outside the message.
+ */
 function graphMessage(
   graph: Graph,
   {
@@ -146,12 +149,12 @@ const MODEL_FIELDS = {
   ],
 };
 
-/** Constants of so many bytes are kept beside the message, where the engine's checks of shapes need not see them. */
+/** Constants of at least so many bytes are kept beside the message, where the engine's checks of shapes need not read them. */
 const BESIDE_BYTES_MIN = 4096;
 
 /**
- * A ModelProto for ONNX Runtime to load, which copies what is beside the message from where it is: large constants, by their
- * names. The program has one more output, called `emptySequence`, before the others: an empty sequence of tensors.
+ * Returns a ModelProto for ONNX Runtime, and beside it the large constants by their names, which ONNX Runtime copies from where
+ * they are. The program gets one more output before the others, called `emptySequence`: an empty sequence of tensors.
  */
 export function encodeOnnxBeside(
   graph: Graph,
@@ -170,13 +173,13 @@ export function encodeOnnxBeside(
   };
 }
 
-/** Bytes of the largest message that readers take. */
+/** The bytes of the largest message that readers accept. */
 export const ONNX_BYTES_MAX = 2 ** 31 - 1;
 
 /**
- * A ModelProto in pieces, for a model whose weights do not fit in memory at once: the inputs that `weights` names become
- * constants, and `piecesOf` gives the little-endian values of one at a time. `sizeBytes` is the length of it all; above
- * ONNX_BYTES_MAX nobody reads it. A message's fields may stand in any order, so the weights come last.
+ * Returns a ModelProto in pieces, for a model whose weights do not fit in memory at once. The inputs that `weights` names become
+ * constants, and `piecesOf` yields the little-endian values of one tensor. `sizeBytes` is the length of the whole message, which
+ * no reader accepts above ONNX_BYTES_MAX. A message's fields may stand in any order, so the weights come last.
  */
 export function encodeOnnxInPieces(
   graph: Graph,
@@ -206,6 +209,6 @@ export function encodeOnnxInPieces(
   return { sizeBytes: begin.length - rest.length + graphBytes, pieces: pieces() };
 }
 
-/** Tag and length of a field that is a message or bytes. */
+/** The tag and the length that precede a field of bytes or of a nested message. */
 const lengthPrefix = (field: number, length: number): Uint8Array =>
   Uint8Array.from([(field << 3) | 2, ...leb128(length)]);

@@ -1,5 +1,5 @@
-// Block-wise quantization of weights for serving: 128 weights of one output share a scale (and a zero point), as in ONNX
-// Runtime's MatMulNBits, whose layout this is. int8 is symmetric; int4 fits each block's own range. Training never uses it.
+// Block-wise quantization of weights for serving: 128 weights of one output share a scale (and a zero point), in the layout of
+// ONNX Runtime's MatMulNBits. int8 is symmetric; int4 fits the range of each block. Training never uses quantized weights.
 // Letters: K inputs, N outputs, S blocks of a column.
 
 import { assert } from '../errors.ts';
@@ -7,7 +7,10 @@ import { assert } from '../errors.ts';
 export const QUANTIZATIONS = ['int8', 'int4'] as const;
 export type Quantization = (typeof QUANTIZATIONS)[number];
 
-/** Weights that share a scale. Other bytes of the same weights need a migration of the store: see store/migrations.ts. */
+/**
+ * The number of weights that share a scale. The store keeps quantized bytes, so a change that gives the same weights other bytes
+ * needs a migration: see workers/store/migrations.ts.
+ */
 export const BLOCK_SIZE = 128;
 
 /** A matrix of K inputs and N outputs. */
@@ -17,30 +20,35 @@ interface QuantizedShape {
   readonly N: number;
 }
 
-/** Also how the weights lie that it is made of: (K, N), or (N, K) when `transposed`. */
+/** A matrix to be quantized, whose weights lie as (K, N), or as (N, K) when `transposed`. */
 export interface QuantizedSource extends QuantizedShape {
   readonly transposed: boolean;
 }
 
 export interface QuantizedMatrix {
   readonly bits: 4 | 8;
-  /** The three arrays, one behind the other: all that there is to keep. */
+  /** The three arrays below, one after the other. A copy of these bytes keeps the whole matrix. */
   readonly bytes: Uint8Array<ArrayBuffer>;
-  /** (N, S, BLOCK_SIZE * bits / 8): an output's weights are contiguous; of two 4-bit weights the first is the low half. */
+  /**
+   * (N, S, BLOCK_SIZE * bits / 8): an output's weights are contiguous. Of two 4-bit weights the first is the low half of a byte.
+   */
   readonly data: Uint8Array;
-  /** (N * S). */
+  /** The scales of the blocks (N * S). */
   readonly scales: Float32Array;
-  /** int4: two blocks a byte, every output's row filled up to a whole byte. int8: empty, the zero point is always 128. */
+  /**
+   * In int4, a byte holds the zero points of two blocks, and each output's row is filled up to a whole byte. In int8 the array is
+   * empty, because the zero point is always 128.
+   */
   readonly zeroPoints: Uint8Array;
 }
 
-/** Bytes of a quantized matrix. */
+/** Returns the bytes of a quantized matrix. */
 export function quantizedBytes({ quantization, K, N }: QuantizedShape): number {
   const S = Math.ceil(K / BLOCK_SIZE);
   return quantization === 'int8' ? N * S * (BLOCK_SIZE + 4) : N * (S * (BLOCK_SIZE / 2 + 4) + Math.ceil(S / 2));
 }
 
-/** The matrix whose `bytes` these are: a buffer of their own, which the arrays share. */
+/** Returns the matrix that `bytes` hold. Its arrays are views of `bytes`, not copies. */
 export function quantizedMatrix(
   bytes: Uint8Array<ArrayBuffer>,
   { quantization, K, N }: QuantizedShape,
@@ -62,7 +70,7 @@ export function quantizedMatrix(
   };
 }
 
-/** `weight` is only read. */
+/** Quantizes `weight`, which is only read, into new memory. */
 export function quantize(weight: Float32Array, { quantization, K, N, transposed }: QuantizedSource): QuantizedMatrix {
   assert(weight.length === K * N, `${weight.length} weights are a ${K} x ${N} matrix`);
   const bytes = new Uint8Array(quantizedBytes({ quantization, K, N }));
@@ -106,7 +114,7 @@ function eightBits(block: Float32Array, { largest, into }: { largest: number; in
   return scale;
 }
 
-/** Writes round(value / scale) + zero, from 0 to 15, where 0 is exact. */
+/** Writes round(value / scale) + zero, a code from 0 to 15 that is exact for the value 0. Returns the scale and `zero`. */
 function fourBits(
   block: Float32Array,
   { low, high, into }: { low: number; high: number; into: Uint8Array },

@@ -1,7 +1,8 @@
-// The programs that generate tokens. Weights are constants, so that the engine packs them once; rows of all running
-// sequences go through `qkv`, `feed` and `logits` together, attention over each one's own cache. Splitting a block at attention
-// keeps the cache in JavaScript and out of the programs' outputs; `pass` does not split them, for steps whose rows attend in one
-// product. Training programs are in block.ts and head.ts.
+// The programs that generate tokens. Weights are constants, so that the engine packs them once. The rows of all running
+// sequences go through `qkv`, `feed` and `logits` together, while attention reads each sequence's own cache. Splitting a block at
+// attention keeps the cache in JavaScript and out of the programs' outputs. `pass` does not split the blocks; it is for steps
+// whose rows attend in one product. The programs of training are in block.ts and head.ts.
+// A twin is a second copy of a row that fills up a number of rows; its result is not used.
 // Letters: M rows, U of them without twins, K query rows that attended before, N sequences side by side, R query rows of each,
 // D width, H heads, W = D/H, P cached positions (capacity), V vocabulary.
 
@@ -22,23 +23,25 @@ import {
 } from './quantize.ts';
 import { blockTensorName, DTYPE_BYTES, projectionName, tensorTable } from '../tensors.ts';
 
-/** A cache's capacity is a multiple of this: then attention's bits do not depend on the capacity. */
+/** The capacity of every cache is a multiple of this, so that the bits of attention do not depend on the capacity. */
 export const CACHE_STEP = 64;
 
-/** Positions that a cache of `length` takes. */
+/** Returns the capacity, in positions, of a cache that must hold `length` positions. */
 export const capacityFor = (length: number): number => Math.ceil(length / CACHE_STEP) * CACHE_STEP;
 
-/** Threads that compute one program of a wide model: reading its weights takes the machine's memory, not one core's. */
+/**
+ * The threads that compute one program of a wide model: one core cannot read weights as fast as the machine's memory gives them.
+ */
 export const SERVING_THREADS = 2;
 
-/** The tensors of the blocks and the head, by their names in the table; each is asked for when it is compiled in. */
+/** The tensors of the blocks and the head, by their names in the table. Each is read when a program with it is built. */
 export interface Weights {
   get(name: string): Float32Array | undefined;
-  /** A matrix in few bits, where somebody keeps those; else it is made of the tensor. */
+  /** Returns a quantized matrix, where the caller keeps such matrices. Without this method the tensor is quantized here. */
   quantized?(name: string, shape: QuantizedSource): QuantizedMatrix;
 }
 
-/** The same weights, each of them kept from when it is first asked for: for programs that compile in the same ones. */
+/** Returns the same weights, but reads each tensor and each matrix only once, for programs that share them. */
 export function askedOnce(weights: Weights): Weights {
   const tensors = new Map<string, Float32Array | undefined>();
   const matrices = new Map<string, QuantizedMatrix>();
@@ -54,16 +57,19 @@ export function askedOnce(weights: Weights): Weights {
   };
 }
 
-/** Bytes of so many of a matrix's weights. */
+/** Returns the bytes that so many weights of a matrix take, in float32 or quantized. */
 export function formatBytes(weightCount: number, quantization: Quantization | null): number {
   if (quantization === null) return weightCount * DTYPE_BYTES.float32;
   return Math.ceil((weightCount * quantizedBytes({ quantization, K: BLOCK_SIZE, N: 1 })) / BLOCK_SIZE);
 }
 
-/** A model's matrices may take so many bytes once more for passProgram: 124M in few bits is within it, in float32 it is not. */
+/**
+ * The most bytes that a model's matrices may take once more for passProgram. A model of 124M parameters is below this limit when
+ * it is quantized, and above it in float32.
+ */
 const PASS_BYTES_MAX = 256 << 20;
 
-/** Whether stages compile passProgram besides the other programs, each of which has its own copy of the weights. */
+/** Whether stages compile passProgram besides the other programs. It has its own copy of the weights. */
 export const passesAtOnce = (config: GptConfig, quantization: Quantization | null): boolean =>
   formatBytes(countMatrices(config).total, quantization) <= PASS_BYTES_MAX;
 
@@ -72,7 +78,7 @@ interface ServingOptions {
   readonly quantization: Quantization | null;
 }
 
-/** Emits one program over the weights of a configuration. */
+/** Emits one program with the weights of a model as constants. */
 class ServingBuilder {
   readonly g: GraphBuilder;
   readonly #shapes: ReadonlyMap<string, readonly number[]>;
@@ -89,7 +95,7 @@ class ServingBuilder {
     this.#quantization = quantization;
   }
 
-  /** The layers of one block. */
+  /** Returns the layers of one block. */
   block(block: number): BlockLayers {
     return {
       g: this.g,
@@ -118,7 +124,10 @@ class ServingBuilder {
     return this.g.constant(...this.#tensor(name));
   }
 
-  /** x (M, K) times the matrix `weight` (K, N), or (N, K) when `transposed`, plus `bias` (N) -> (M, N). Quantized: M is even. */
+  /**
+   * x (M, K) times the matrix `weight` (K, N), or (N, K) when `transposed`, plus `bias` (N) -> (M, N). With a quantization, M
+   * must be even.
+   */
   #linear(
     x: Value,
     { weight, bias, transposed = false }: { weight: string; bias: string | null; transposed?: boolean },
@@ -140,8 +149,8 @@ class ServingBuilder {
         this.g.constant(matrix.scales, [N * S]),
         ...zeroPoints,
       ],
-      // Accuracy level 4: rows are rounded to int8, block by block, so that products are sums of integers. They are taken two
-      // at a time; the last one of an odd number would have other bits.
+      // Accuracy level 4 rounds rows to int8, block by block, so that products are sums of integers. The engine takes two rows at
+      // a time, and the last row of an odd number would have other bits.
       { K, N, bits: matrix.bits, block_size: BLOCK_SIZE, accuracy_level: 4 },
       { domain: MICROSOFT },
     );
@@ -172,9 +181,10 @@ export function qkvProgram(
 }
 
 /**
- * The rest of a block: attention of the last group of query rows (see attendProgram; context (K, D) is what the groups before
- * it have attended to), then everything behind attention. x (M, D) before the block, rows (M): where each row's attention
- * is among the K + N R of all groups, so that twins are left out -> y (M, D); with `next` also the next block's qkv (M, 3D): a run less.
+ * The rest of a block: attention of the last group of query rows (see attendProgram), then everything after attention.
+ * x (M, D) is the input of the block. context (K, D) is the result of attention of the groups before the last one. rows (M) says
+ * which of the K + N R attended rows belongs to each row of x, which leaves twins out. -> y (M, D); with `next` also qkv (M, 3D)
+ * of the next block, which saves a run.
  */
 export function feedProgram(
   config: GptConfig,
@@ -194,19 +204,21 @@ export function feedProgram(
   return g.build();
 }
 
-/** The names that the cache of a stage's block has in passProgram before and after the rows are in it: one memory. */
+/** The names of a block's cache in passProgram, before and after the rows are written. Both names are bound to one memory. */
 export const passCacheNames = (block: number): Readonly<Record<'keys' | 'values', readonly [string, string]>> => ({
   keys: [`keys_${block}`, `keys_${block}_written`],
   values: [`values_${block}`, `values_${block}_written`],
 });
 
 /**
- * All blocks of a stage, and with `head` the logits, for one group of query rows (see attendProgram): the bits of qkvProgram,
- * feedProgram and logitsProgram one after the other, but one run, in which a second thread is woken once. x (M, D), fresh (U): the
- * rows that are not twins, queries (N, R): which of those each query row is, rows (M): where each row is among the N R query
- * rows, keyPlaces (U, H, 3) and valuePlaces (U, H, W, 4): where the fresh rows' keys and values go in the caches before these
- * are looked at, mask, and every block's caches (see passCacheNames) -> the same caches, and y (M, D) or logitOutputs of the M
- * rows. The engine writes an output in place that is given as an input's memory.
+ * All blocks of a stage, and with `head` the logits, for one group of query rows (see attendProgram). The bits are those of
+ * qkvProgram, feedProgram and logitsProgram one after the other, but this is one run, in which a second thread is woken once.
+ *
+ * The inputs are x (M, D); fresh (U), the rows of x that are not twins; queries (N, R), the fresh row of each query row; rows
+ * (M), the place of each row of x among the N R query rows; keyPlaces (U, H, 3) and valuePlaces (U, H, W, 4), the places in the
+ * caches of the fresh rows' keys and values, which are written before attention reads the caches; mask; and every block's caches
+ * (see passCacheNames). -> The same caches, and y (M, D) or logitOutputs of the M rows. Where an output has the memory of an
+ * input, the engine writes in place.
  */
 export function passProgram(
   config: GptConfig,
@@ -250,29 +262,29 @@ export function passProgram(
   return g.build();
 }
 
-/** Query rows of one group of attention, at the least and at the most: see attendProgram. */
+/** The fewest and the most query rows of one group of attention: see attendProgram. */
 export const ATTEND_ROWS_MIN = 2;
 export const ATTEND_ROWS_MAX = 16;
 
-/** Query rows that wideAttendProgram takes, at the most; more would make scores that leave the core's cache. */
+/** The most query rows that wideAttendProgram takes. The scores of more rows would not fit in the core's cache. */
 export const ATTEND_WIDE_ROWS_MAX = 128;
-/** The engine sums up to 1024 products in one go where a result has so many columns at the most, and fewer where it has more. */
+/** The engine adds up to 1024 products in one sum where a result has at most so many columns, and fewer where it has more. */
 const ONE_SUM_COLUMNS = 16;
-/** Up to so many products are one sum whatever the result's shape. */
+/** The engine adds up to so many products in one sum, whatever the shape of the result. */
 const ONE_SUM_TERMS = 128;
 
-/** Whether wideAttendProgram gives the bits of attendProgram: a head's width is what the engine's sums are to be cut by. */
+/** Whether wideAttendProgram gives the bits of attendProgram, which depends on how the engine cuts sums at a head's width. */
 export function attendsWide({ emb_dim: D, n_heads: H }: GptConfig): boolean {
   const W = D / H;
   return W % ONE_SUM_COLUMNS === 0 && W <= ONE_SUM_TERMS;
 }
 
 /**
- * Attention of many query rows of one sequence, a piece of a prompt: q (1, R, D), keys (1, H, C, W), values (1, H, W, C), mask
- * (1, 1, R, P) -> context (R, D), the bits of attendProgram. With `whole` P is C; else the rows look at the first P positions only,
- * which `positions` (1) says too. The rows are the left sides, so softmax reads what the first product writes and no score is
- * transposed; the caches are repacked, which many rows pay for. Values are taken 16 columns at a time, so that the sums over P
- * are not cut where attendProgram does not cut them.
+ * Attention of many query rows of one sequence, for a piece of a prompt: q (1, R, D), keys (1, H, C, W), values (1, H, W, C),
+ * mask (1, 1, R, P) -> context (R, D), with the bits of attendProgram. With `whole` P is C. Otherwise the rows look only at the
+ * first P positions, and the input `positions` (1) holds P. The rows are the left sides of the products, so softmax reads what
+ * the first product writes and no score is transposed. The engine repacks the caches, which only pays for many rows. Values are
+ * taken 16 columns at a time, so that the sums over P are not cut where attendProgram does not cut them.
  */
 export function wideAttendProgram(config: GptConfig, { whole }: { whole: boolean }): Graph {
   const { emb_dim: D, n_heads: H } = config;
@@ -299,9 +311,9 @@ export function wideAttendProgram(config: GptConfig, { whole }: { whole: boolean
 /**
  * Attention of `groups` independent groups, each of R query rows for each of N sequences whose caches are side by side: for
  * group i, q_i (N, R, D), keys_i (N, H, P, W), values_i (N, H, W, P), mask_i (N, 1, R, P) of 0 and -Infinity -> context_i
- * (N R, D). No weights: one program serves every block. The caches are the left sides of both products, so they are streamed
- * and never repacked; the sums over P then run in one order for 2 to 16 query rows, while a single row takes another kernel and
- * more rows another blocking.
+ * (N R, D). The program has no weights, so it serves every block. The caches are the left sides of both products, so they are
+ * streamed and never repacked. The sums over P then run in one order for 2 to 16 query rows, while a single row would take
+ * another kernel and more rows another blocking.
  */
 export function attendProgram(config: GptConfig, groups: number): Graph {
   const g = new GraphBuilder(`attend ${groups}`);
@@ -311,7 +323,7 @@ export function attendProgram(config: GptConfig, groups: number): Graph {
   return g.build();
 }
 
-/** What one group attends with. */
+/** The inputs of one group's attention. */
 interface AttentionInputs {
   readonly q: Value;
   readonly keys: Value;
@@ -319,7 +331,7 @@ interface AttentionInputs {
   readonly mask: Value;
 }
 
-/** Inputs of one group's attention, each with the suffix. */
+/** Declares the inputs of one group's attention, each name with the suffix. */
 function attentionInputs(g: GraphBuilder, { config, suffix }: { config: GptConfig; suffix: string }): AttentionInputs {
   const { emb_dim: D, n_heads: H } = config;
   const [N, R, P] = [`N${suffix}`, `R${suffix}`, `P${suffix}`];
@@ -331,7 +343,7 @@ function attentionInputs(g: GraphBuilder, { config, suffix }: { config: GptConfi
   };
 }
 
-/** -> context (N R, D). */
+/** Emits the attention of one group: q, keys, values and mask -> context (N R, D). */
 function emitAttention(g: GraphBuilder, { q, keys, values, mask }: AttentionInputs, config: GptConfig): Value {
   const { emb_dim: D, n_heads: H } = config;
   const heads = g.node('Reshape', [q, g.integers([0, 0, H, D / H])]);

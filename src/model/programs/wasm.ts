@@ -1,12 +1,12 @@
-// Writes an element-wise Graph as a module of WebAssembly: one loop over memory where an engine makes a pass for every node.
+// Writes an element-wise Graph as a WebAssembly module that goes over memory once, where an engine goes over it for every node.
 // Its operations round as IEEE 754 says, as an engine's do, so the bits are the same on every processor.
-// The format: https://webassembly.github.io/spec/core/binary/index.html.
+// The format is described at https://webassembly.github.io/spec/core/binary/index.html.
 
 import { assert } from '../errors.ts';
 import type { Graph } from './graph.ts';
 import { leb128 } from './leb128.ts';
 
-/** Operations on four float32 side by side, by ONNX's names. */
+/** The codes of the operations on four float32 side by side, by ONNX's names. */
 const OPERATIONS: Readonly<Partial<Record<string, number>>> = {
   Sqrt: 0xe3,
   Add: 0xe4,
@@ -14,7 +14,7 @@ const OPERATIONS: Readonly<Partial<Record<string, number>>> = {
   Mul: 0xe6,
   Div: 0xe7,
 };
-/** The loop goes over whole vectors. */
+/** The bytes of one vector: four float32. */
 export const WASM_VECTOR_BYTES = 16;
 
 const [I32, F32, V128, FUNCTION, NO_RESULT, NO_BLOCK_TYPE] = [0x7f, 0x7d, 0x7b, 0x60, 0, 0x40];
@@ -33,20 +33,21 @@ const CODE = {
 };
 const SIMD = 0xfd;
 const [LOAD, STORE, SPLAT] = [0x00, 0x0b, 0x13];
-/** What the module imports and exports. */
+/** The names of what the module imports and exports. */
 export const WASM_NAMES = { module: 'gptd', memory: 'memory', run: 'run' } as const;
 
 export interface WasmProgram {
   readonly bytes: Uint8Array<ArrayBuffer>;
-  /** Inputs with a length, in the order of their addresses. */
+  /** The names of the inputs that are arrays, in the order of their addresses. */
   readonly vectors: readonly string[];
   readonly outputs: readonly string[];
   readonly scalars: readonly string[];
 }
 
 /**
- * The module imports a memory and exports `run(sizeBytes, ...addresses of vectors, ...addresses of outputs, ...scalars)`. It goes over
- * whole vectors, the last of which may reach beyond `sizeBytes`. An output may lie where an input does.
+ * Encodes a module that imports a memory and exports `run(sizeBytes, ...addresses of vectors, ...addresses of outputs,
+ * ...scalars)`. The loop goes over whole vectors, the last of which may reach beyond `sizeBytes`. An output may have the address
+ * of an input.
  */
 export function encodeWasm(graph: Graph): WasmProgram {
   assert(graph.constants.length === 0, `${graph.name} has constants`);
@@ -54,7 +55,7 @@ export function encodeWasm(graph: Graph): WasmProgram {
   const vectors = graph.inputs.filter(({ dims }) => dims.length > 0).map(({ name }) => name);
   const scalars = graph.inputs.filter(({ dims }) => dims.length === 0).map(({ name }) => name);
   const outputs = graph.outputs.map(({ name }) => name);
-  // Parameters come first among the locals, then the position, then a vector for every value.
+  // The parameters are the first locals; then come the position and a vector for every value.
   const [sizeBytes, addresses] = [0, 1];
   const numbers = addresses + vectors.length + outputs.length;
   const position = numbers + scalars.length;
@@ -102,7 +103,7 @@ export function encodeWasm(graph: Graph): WasmProgram {
   return { bytes, vectors, outputs, scalars };
 }
 
-/** Of a load or store: aligned to 2^4 bytes, no offset. */
+/** The operands of a load or store: an alignment of 2^4 bytes and no offset. */
 const ALIGNED = [4, 0];
 
 const local = (what: 'get' | 'set' | 'tee', index: number): number[] => [CODE[what], ...leb128(index)];

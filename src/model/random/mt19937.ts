@@ -1,6 +1,6 @@
 // MT19937 as PyTorch's CPU generator runs it: Matsumoto and Nishimura's mt19937ar with `init_genrand` seeding
-// (http://www.math.sci.hiroshima-u.ac.jp/m-mat/MT/emt.html). Only initialization draws from it, because its order of
-// draws is PyTorch's; dropout, shuffling and sampling use the counter-based generator of philox.ts.
+// (http://www.math.sci.hiroshima-u.ac.jp/m-mat/MT/emt.html). Only initialization draws from it, in PyTorch's order of draws.
+// Dropout, shuffling and sampling use the counter-based generator of philox.ts.
 
 import { assert } from '../errors.ts';
 
@@ -9,13 +9,13 @@ const M = 397;
 
 /** A stream of 32-bit draws. It is stateful: the n-th draw needs the n-1 before it. */
 export interface Mt19937 {
-  /** The next draw, 0 to 2^32 - 1. */
+  /** Returns the next draw, from 0 to 2^32 - 1. */
   next(): number;
   /** Overwrites `out` with the next `out.length` draws. */
   fill(out: Uint32Array): void;
 }
 
-/** The generator after `torch.manual_seed(seed)`: of a seed up to 2^53 it uses the low 32 bits, as PyTorch does. */
+/** Returns the generator as `torch.manual_seed(seed)` leaves it. Only the low 32 bits of a seed count, as in PyTorch. */
 export function createMt19937(seed: number): Mt19937 {
   assert(Number.isSafeInteger(seed) && seed >= 0, `seed ${seed} is a non-negative integer below 2^53`);
   const state = new Int32Array(N);
@@ -55,7 +55,7 @@ export function createMt19937(seed: number): Mt19937 {
   return { next, fill };
 }
 
-/** Overwrites the state (624,) with the next one. Three ranges instead of an index modulo 624. */
+/** Overwrites the state (624,) with the next state. Three ranges avoid an index modulo 624. */
 function twist(state: Int32Array): void {
   for (let i = 0; i < N - M; i++) state[i] = state[i + M] ^ mix(state[i], state[i + 1]);
   for (let i = N - M; i < N - 1; i++) state[i] = state[i + M - N] ^ mix(state[i], state[i + 1]);

@@ -1,6 +1,6 @@
 // A seeded permutation of [0, n) that needs no table: a Feistel network over Philox with cycle walking (Black and
-// Rogaway, "Ciphers with arbitrary finite domains"). Any worker finds the i-th sequence of an epoch, and so does a
-// resumed job.
+// Rogaway, "Ciphers with arbitrary finite domains"). Any worker can find the i-th sequence of an epoch, and a resumed job
+// finds the same one.
 
 import { assert } from '../errors.ts';
 import { philox, PURPOSE, setAddress } from './philox.ts';
@@ -12,8 +12,9 @@ const input = new Uint32Array(6);
 const block = new Uint32Array(4);
 
 /**
- * Where the permutation of `epoch` sends `i`: a bijection of [0, n), another one for every (seed, epoch). Needs 0 <= i
- * < n <= 2^52; `seed` and `epoch` are non-negative integers below 2^53. Takes a few microseconds whatever n is.
+ * Returns where the permutation of `epoch` sends `i`. It is a bijection of [0, n), and another one for every (seed, epoch).
+ * 0 <= i < n <= 2^52 must hold; `seed` and `epoch` are non-negative integers below 2^53. A call takes a few microseconds whatever
+ * n is.
  */
 export function permute(
   i: number,
@@ -27,7 +28,7 @@ export function permute(
   const side = 2 ** half;
   setAddress(input, { seed, purpose: PURPOSE.shuffle, step: epoch, index: 0 });
 
-  // The network permutes [0, side^2), which is less than 4n values unless n is tiny. Following a cycle until it comes
+  // The network permutes [0, side^2), which has fewer than 4n values unless n is tiny. Following a cycle until it comes
   // back below n makes a permutation of [0, n).
   let value = i;
   do {

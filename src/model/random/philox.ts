@@ -1,10 +1,10 @@
 // Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"
-// (Random123). A draw is a pure function of (seed, purpose, step, index): it depends neither on who makes it nor on
-// what was drawn before, which is why dropout, shuffling and sampling use it. Initialization does not: see mt19937.ts.
+// (Random123). A draw is a pure function of (seed, purpose, step, index). It depends neither on who makes it nor on
+// earlier draws, which is why dropout, shuffling and sampling use it. Initialization uses mt19937.ts instead.
 //
-// The key is the seed, below 2^53: word 0 its low 32 bits, word 1 its high 21. The 128-bit counter: words 0 and 1 the
-// index (low 32 bits, high 21), word 2 the low 32 bits of the step, word 3 the purpose in its top byte and the step's
-// high 21 bits.
+// The key is the seed, which is below 2^53: word 0 holds its low 32 bits and word 1 its high 21. The counter has 128 bits:
+// words 0 and 1 hold the index (its low 32 bits and its high 21), word 2 holds the low 32 bits of the step, and word 3 holds the
+// purpose in its top byte and the high 21 bits of the step below.
 
 import { assert } from '../errors.ts';
 
@@ -15,7 +15,7 @@ import { assert } from '../errors.ts';
 export const PURPOSE = {
   dropoutEmbedding: 1,
   dropoutAttention: 2,
-  /** After the attention's output projection. */
+  /** This dropout follows the attention's output projection. */
   dropoutAttentionResidual: 3,
   dropoutFeedForwardResidual: 4,
   shuffle: 5,
@@ -33,8 +33,8 @@ interface DrawAddress {
 }
 
 /**
- * One block of the generator. input (6,): four counter words, then two key words. out (4,) is overwritten with 128
- * random bits; the two may be parts of one buffer. Allocates nothing.
+ * Computes one block of the generator. input (6,) holds four counter words, then two key words. out (4,) is overwritten with 128
+ * random bits. Both may be parts of one buffer. Nothing is allocated.
  */
 export function philox(out: Uint32Array, input: Uint32Array): void {
   let c0 = input[0] | 0;
@@ -44,8 +44,8 @@ export function philox(out: Uint32Array, input: Uint32Array): void {
   let k0 = input[4] | 0;
   let k1 = input[5] | 0;
   for (let round = 0; round < 10; round++) {
-    // High halves of the two 64-bit products, from 16-bit limbs, all of it in 32-bit integer arithmetic: no partial sum
-    // reaches 2^32.
+    // The high halves of the two 64-bit products come from 16-bit limbs. 32-bit integer arithmetic is enough, because no partial
+    // sum reaches 2^32.
     const a0 = c0 & 0xffff;
     const a1 = c0 >>> 16;
     const aMiddle = Math.imul(a1, 0x1f53) + (Math.imul(a0, 0x1f53) >>> 16);
@@ -90,7 +90,7 @@ const isCount = (value: number): boolean => Number.isSafeInteger(value) && value
 const input = new Uint32Array(6);
 const block = new Uint32Array(4);
 
-/** A double in [0, 1) with 53 random bits. */
+/** Returns a double in [0, 1) with 53 random bits. */
 export function uniform(address: DrawAddress): number {
   setAddress(input, address);
   philox(block, input);
@@ -98,10 +98,9 @@ export function uniform(address: DrawAddress): number {
 }
 
 /**
- * Overwrites `out` with 1 (keep) and 0 (drop), each dropped with probability round(rate * 65536) / 65536. Element i
- * belongs to the stream element `index` + i: lane (index + i) % 8, of 16 bits, of the block floor((index + i) / 8). So
- * any chunking of a stream gives the same mask, and streams are kept apart by step or by offsets. `rate` is at least 0
- * and below 1.
+ * Overwrites `out` with 1 (keep) and 0 (drop). Each element is dropped with probability round(rate * 65536) / 65536. `out[i]` is
+ * element index + i of the stream, which is lane (index + i) % 8, of 16 bits, of block floor((index + i) / 8). So any chunking
+ * of a stream gives the same mask. Streams are kept apart by their steps or by offsets. `rate` is at least 0 and below 1.
  */
 export function dropoutMask(out: Uint8Array, options: DrawAddress & { readonly rate: number }): void {
   const { index, rate } = options;
@@ -126,7 +125,7 @@ export function dropoutMask(out: Uint8Array, options: DrawAddress & { readonly r
         out[i + 2 * word + 1] = (threshold - 1 - (bits >>> 16)) >>> 31;
       }
     } else {
-      // A block that the ends of `out` cut: writes outside them are left out.
+      // An end of `out` cuts this block, so only the elements inside are written.
       for (let lane = 0; lane < 8; lane++) {
         const bits = (block[lane >> 1] >>> (16 * (lane & 1))) & 0xffff;
         if (i + lane >= 0 && i + lane < out.length) out[i + lane] = bits >= threshold ? 1 : 0;

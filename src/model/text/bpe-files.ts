@@ -1,5 +1,5 @@
-// Byte-level BPE vocabularies as files: vocab.json with merges.txt, or tokenizer.json, as Hugging Face writes them. What a
-// file says beyond GPT-2's way of splitting text is not imitated: such a tokenizer is refused with the reason.
+// Byte-level BPE vocabularies as files: vocab.json with merges.txt, or tokenizer.json, as Hugging Face writes them. A tokenizer
+// that splits text in another way than GPT-2 is not imitated: it is refused with the reason.
 
 import { bytesOfPrintable, END_OF_TEXT_TOKEN, gpt2Tokens, printable } from './bpe.ts';
 import { GptdError } from '../errors.ts';
@@ -7,7 +7,7 @@ import type { BpeVocabulary } from './tokenizer.ts';
 
 const BPE_TOKENS_MAX = 1 << 20;
 
-/** Files as JSON, where there are any, and merges.txt as text. */
+/** The files that were found: JSON files parsed, and merges.txt as text. */
 interface BpeFiles {
   readonly vocabJson?: unknown;
   readonly mergesText?: string | undefined;
@@ -15,8 +15,8 @@ interface BpeFiles {
 }
 
 /**
- * The vocabulary of the files; tokenizer.json goes before the other two. Throws `incompatible` for a tokenizer that is no
- * byte-level BPE in GPT-2's manner, `corrupt` for files that contradict themselves.
+ * Returns the vocabulary of the files. When there is a tokenizer.json, the other two are not read. Throws `incompatible` for a
+ * tokenizer that is not a byte-level BPE like GPT-2's, and `corrupt` for files that contradict themselves.
  */
 export function readBpe({ vocabJson, mergesText, tokenizerJson }: BpeFiles): BpeVocabulary {
   if (tokenizerJson !== undefined) return readTokenizerJson(tokenizerJson);
@@ -31,7 +31,10 @@ export function readBpe({ vocabJson, mergesText, tokenizerJson }: BpeFiles): Bpe
   return vocabulary({ ids, merges, special });
 }
 
-/** GPT-2's own vocabulary. Its merges follow from its ranks: a token is the merge of the two parts that lower ranks leave. */
+/**
+ * Resolves to GPT-2's own vocabulary. The merges follow from the ranks: merging a token's bytes by lower ranks leaves two parts,
+ * and these two parts are the token's merge.
+ */
 export async function gpt2Vocabulary(): Promise<BpeVocabulary> {
   const bytes = await gpt2Tokens();
   const tokens = bytes.map(printable);
@@ -89,14 +92,15 @@ function vocabulary({
 }): BpeVocabulary {
   const specials = new Set(special.map(([, id]) => id));
   const all = [...ids, ...special];
-  if (merges.length > BPE_TOKENS_MAX) throw corrupt(`There are ${merges.length} merges: at most ${BPE_TOKENS_MAX}.`);
+  if (merges.length > BPE_TOKENS_MAX)
+    throw corrupt(`There are ${merges.length} merges: there may be at most ${BPE_TOKENS_MAX}.`);
   const tokens = new Array<string | null>(1 + all.reduce((max, [, id]) => Math.max(max, id), -1)).fill(null);
   for (const [token, id] of all) {
     if (tokens[id] !== null && tokens[id] !== token) {
       throw corrupt(`Tokens ${shown(tokens[id])} and ${shown(token)} have the same id ${id}.`);
     }
     if (!specials.has(id) && bytesOfPrintable(token) === undefined) {
-      throw incompatible(`The token ${shown(token)} is not of a byte-level vocabulary.`);
+      throw incompatible(`The token ${shown(token)} does not belong to a byte-level vocabulary.`);
     }
     tokens[id] = token;
   }
@@ -104,7 +108,7 @@ function vocabulary({
   for (const merge of merges) {
     const halves = merge.split(' ');
     if (halves.length !== 2 || !known.has(halves.join('')) || !halves.every((half) => known.has(half))) {
-      throw corrupt(`The merge ${shown(merge)} is not of two tokens that make a third.`);
+      throw corrupt(`The merge ${shown(merge)} does not join two tokens into a third.`);
     }
   }
   return { tokens, merges, special: [...specials].sort((a, b) => a - b) };

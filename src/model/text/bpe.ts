@@ -1,15 +1,15 @@
-// Byte pair encoding over bytes, GPT-2's and those of other vocabularies (Sennrich et al., 2016; Radford et al., 2019).
-// GPT-2's vocabulary is gpt-tokenizer's r50k_base table. The merge loop is ours: it is n log n for any run of letters or
-// spaces, and it splits text by Unicode's White_Space as OpenAI's tokenizer does, where JavaScript's \s also counts the
-// byte order mark and misses U+0085.
+// Byte pair encoding over bytes, with GPT-2's vocabulary or another one (Sennrich et al., 2016; Radford et al., 2019).
+// GPT-2's vocabulary is gpt-tokenizer's r50k_base table. The merge loop and the split are ours. The loop takes n log n steps for
+// any run of letters or spaces. The split uses Unicode's White_Space, as OpenAI's tokenizer does, because JavaScript's \s also
+// counts the byte order mark and misses U+0085.
 
 import { byteDecoding } from './byte-decoding.ts';
 import { assert, GptdError } from '../errors.ts';
 import { GPT2_IDS, type BpeVocabulary, type Tokenizer } from './tokenizer.ts';
 
 /**
- * GPT-2's printable form of each byte: itself where it is a visible character of Latin-1, else the next one from U+0100
- * on, so that a space is \u0120 and a line break \u010A.
+ * The printable character of each byte in GPT-2's files. A visible character of Latin-1 stands for itself, and every other byte
+ * gets the next character from U+0100 on, so that a space is \u0120 and a line break \u010A.
  */
 export const BYTE_CHARACTERS: readonly string[] = byteCharacters();
 
@@ -22,10 +22,10 @@ function byteCharacters(): string[] {
 
 const byteOfCharacter = new Map(BYTE_CHARACTERS.map((character, byte) => [character, byte]));
 
-/** Bytes in their printable form. */
+/** Returns the printable form of bytes. */
 export const printable = (bytes: Uint8Array): string => Array.from(bytes, (byte) => BYTE_CHARACTERS[byte]).join('');
 
-/** The bytes of a printable form; undefined when it holds a character that stands for none. */
+/** Returns the bytes of a printable form, or undefined when a character stands for no byte. */
 export function bytesOfPrintable(text: string): Uint8Array | undefined {
   const bytes = Array.from(text, (character) => byteOfCharacter.get(character));
   return bytes.every((byte) => byte !== undefined) ? Uint8Array.from(bytes) : undefined;
@@ -33,21 +33,23 @@ export function bytesOfPrintable(text: string): Uint8Array | undefined {
 
 const END_OF_TEXT = GPT2_IDS - 1;
 export const END_OF_TEXT_TOKEN = '<|endoftext|>';
-/** GPT-2's split into pieces; no token spans two of them. */
+/** GPT-2's rule for splitting a text into pieces. No token spans two pieces. */
 const PIECES =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
-/** Pieces repeat: their ids are kept, up to this many pieces of this many characters. */
+/** Pieces repeat, so their ids are cached: at most this many pieces of at most this many characters. */
 const CACHED_PIECES_MAX = 100_000;
 const CACHED_PIECE_LENGTH_MAX = 64;
 
 let gpt2: Promise<Tokenizer> | undefined;
 
-/** GPT-2's own tokenizer, loaded once per thread. */
+/** Resolves to GPT-2's own tokenizer, which is loaded once per thread. */
 export function gpt2Tokenizer(): Promise<Tokenizer> {
   return (gpt2 ??= loadGpt2());
 }
 
-/** The bytes of GPT-2's tokens by id, but for the last one, `<|endoftext|>`. A token's id is its rank among merges. */
+/**
+ * Resolves to the bytes of GPT-2's tokens by id, without the last one, `<|endoftext|>`. A token's id is the rank of its merge.
+ */
 export async function gpt2Tokens(): Promise<Uint8Array[]> {
   const { default: table } = await import('gpt-tokenizer/bpeRanks/r50k_base');
   const utf8 = new TextEncoder();
@@ -64,7 +66,7 @@ async function loadGpt2(): Promise<Tokenizer> {
     rankOf: (left, right) => rankOf.get(left + right),
     idOf: (text) => rankOf.get(text),
   });
-  // A piece that is a token as a whole needs no merges: that is how the ranks were made.
+  // A piece that is a token as a whole needs no merges, because the ranks were learned from such pieces.
   const encodePiece = (piece: string): Uint32Array => {
     const whole = rankOf.get(piece);
     return whole === undefined ? merge(piece) : Uint32Array.of(whole);
@@ -78,7 +80,7 @@ async function loadGpt2(): Promise<Tokenizer> {
   };
 }
 
-/** The tokenizer of another byte-level vocabulary, with GPT-2's split into pieces. */
+/** Returns the tokenizer of another byte-level vocabulary, which splits text into pieces as GPT-2 does. */
 export function bytePairTokenizer({ tokens, merges, special }: BpeVocabulary): Tokenizer {
   const specials = new Set(special);
   const bytes = tokens.map((token, id) => {
@@ -105,10 +107,10 @@ export function bytePairTokenizer({ tokens, merges, special }: BpeVocabulary): T
   return { vocabSize: tokens.length, endOfText, encode: pieceEncoder(merge), ...byteDecoding((id) => bytes[id]) };
 }
 
-/** Binary strings end at U+00FF, so nothing else has this key. */
+/** The key of a pair is unique, because the characters of a binary string end at U+00FF. */
 const pairKey = (left: string, right: string): string => `${left}\u0100${right}`;
 
-/** Encodes text piece by piece; `merge` turns the bytes of a piece into ids. */
+/** Returns a function that encodes text piece by piece. `merge` turns the bytes of a piece into ids. */
 function pieceEncoder(merge: (piece: string) => Uint32Array): (text: string) => Uint32Array {
   const utf8 = new TextEncoder();
   const cache = new Map<string, Uint32Array>();
@@ -140,8 +142,8 @@ function pieceEncoder(merge: (piece: string) => Uint32Array): (text: string) => 
 }
 
 /**
- * Throws `limit_exceeded` for a run of millions of letters, or of spaces, on which the regular expression runs out of
- * stack.
+ * Yields the pieces of a text. Throws `limit_exceeded` for a run of millions of letters or spaces, on which the regular
+ * expression runs out of stack.
  */
 function* piecesOf(text: string): Generator<string> {
   try {
@@ -156,7 +158,7 @@ function* piecesOf(text: string): Generator<string> {
   }
 }
 
-/** Bytes as a string of characters U+0000 to U+00FF: a key for a Map, cheap to slice. */
+/** Returns bytes as a string of the characters U+0000 to U+00FF, which is a key for a Map and cheap to slice. */
 function binaryString(bytes: Uint8Array): string {
   let text = '';
   for (let start = 0; start < bytes.length; start += 4096)
@@ -165,23 +167,23 @@ function binaryString(bytes: Uint8Array): string {
 }
 
 interface MergeRules {
-  /** No merge makes a longer token. */
+  /** The bytes of the longest token. No merge makes a longer one. */
   readonly lengthMax: number;
-  /** The rank of merging two neighbours, each a binary string; undefined when they do not merge. */
+  /** Returns the rank of merging two neighbours, each a binary string, or undefined when they do not merge. */
   readonly rankOf: (left: string, right: string) => number | undefined;
   readonly idOf: (text: string) => number | undefined;
 }
 
 /**
- * Byte pair merging: while two neighbours merge, the pair of lowest rank, and of those the leftmost, becomes one.
- * Neighbours are a linked list, candidates a heap: n log n for n bytes.
+ * Byte pair merging: as long as any two neighbours merge, the pair of the lowest rank becomes one part, the leftmost pair first
+ * among equals. The parts are a linked list and the candidates a heap, so n bytes take n log n steps.
  */
 function byteMerger({ lengthMax, rankOf, idOf }: MergeRules): (piece: string) => Uint32Array {
   const heap = createHeap();
 
   return (piece) => {
     // Part p begins at byte p and ends at end[p], where the next part begins; start[e] is the part that ends at e.
-    // rank[p] is that of part p joined with the next one, -1 when they form no token or p is no longer a part.
+    // rank[p] is the rank of the merge of part p and the next one. It is -1 when they do not merge or when p is not a part.
     const n = piece.length;
     const end = Uint32Array.from({ length: n }, (_, part) => part + 1);
     const start = Uint32Array.from({ length: n + 1 }, (_, byte) => Math.max(0, byte - 1));
@@ -198,7 +200,7 @@ function byteMerger({ lengthMax, rankOf, idOf }: MergeRules): (piece: string) =>
     let count = n;
     for (let top = heap.pop(); top !== undefined; top = heap.pop()) {
       const part = top % 2 ** 32;
-      // An entry is stale when its part grew or was swallowed since.
+      // An entry is stale when its part has grown or was swallowed after the entry was pushed.
       if (rank[part] !== Math.floor(top / 2 ** 32)) continue;
       const swallowed = end[part];
       rank[swallowed] = -1;

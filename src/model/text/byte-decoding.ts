@@ -1,15 +1,15 @@
-// From token ids that stand for bytes back to text, as it grows: the half that all tokenizers share. Whoever only decodes needs
-// no tokenizer, but the bytes of its tokens, which a TokenTable brings from one thread to another.
+// From token ids that stand for bytes back to text, as the text grows: the half that all tokenizers share. Decoding needs only
+// the bytes of a tokenizer's tokens, and a TokenTable brings these from one thread to another.
 
 import type { StreamDecoder, TokenDecoding, Tokenizer } from './tokenizer.ts';
 
-/** The bytes of all tokens, one after the other: token `id` ends at `ends[id]`, where the next one begins. */
+/** The bytes of all tokens, one after the other. Token `id` ends at `ends[id]`, where the next token begins. */
 export interface TokenTable {
   readonly bytes: Uint8Array;
   readonly ends: Uint32Array;
 }
 
-/** `bytesOf` gives an id's bytes, undefined when there is no such id. */
+/** Returns a decoder over `bytesOf`, which gives the bytes of an id, or undefined when there is no such id. */
 export function byteDecoding(bytesOf: TokenDecoding['bytesOf']): TokenDecoding {
   const single = new TextDecoder('utf-8', { ignoreBOM: true });
   const stream = (): StreamDecoder => {
@@ -32,7 +32,7 @@ export function byteDecoding(bytesOf: TokenDecoding['bytesOf']): TokenDecoding {
   return { bytesOf, decode, decodeOne: (id) => single.decode(bytesOf(id)), stream };
 }
 
-/** A copy of the bytes of a tokenizer's tokens. */
+/** Returns a copy of the bytes of a tokenizer's tokens. */
 export function tokenTable({ vocabSize, bytesOf }: Tokenizer): TokenTable {
   const tokens = Array.from({ length: vocabSize }, (_, id) => bytesOf(id) ?? new Uint8Array());
   const ends = new Uint32Array(vocabSize);
@@ -46,7 +46,7 @@ export function tokenTable({ vocabSize, bytesOf }: Tokenizer): TokenTable {
   return { bytes, ends };
 }
 
-/** Decodes as the tokenizer does that the table is of. */
+/** Returns a decoder that decodes as the tokenizer of the table does. */
 export const tableDecoding = ({ bytes, ends }: TokenTable): TokenDecoding =>
   byteDecoding((id) => {
     const end = ends[id] as number | undefined;

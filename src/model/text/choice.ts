@@ -1,18 +1,21 @@
-// Which tokenizer a model gets, which one its data are read with, and whether it can encode and decode yet. No other file decides
-// that. A model may have none: it knows token ids only.
+// Which tokenizer a model gets, and which one its data are read with. No other file decides that. A model without a tokenizer
+// knows token ids only.
 
 import { GptdError } from '../errors.ts';
 import { gpt2Vocabulary, isSameBpe } from './bpe-files.ts';
 import { completeTokenizer, type StoredTokenizer } from './stored.ts';
 import { BYTE_IDS, GPT2_IDS, type BpeVocabulary, type TokenizerSpec } from './tokenizer.ts';
 
-/** What may be asked for by its name; a `bpe` comes with imported weights. */
+/** The tokenizers that a user may ask for by name. A `bpe` only comes with imported weights. */
 type TokenizerName = Exclude<TokenizerSpec['type'], 'bpe'>;
 
-/** What a model's tokenizer is called; null for a model that knows token ids only. */
+/** Returns the name of a model's tokenizer, or null for a model that knows token ids only. */
 export const tokenizerName = (stored: StoredTokenizer): TokenizerSpec['type'] | null => stored?.type ?? null;
 
-/** The named tokenizer, or the one that the vocabulary suggests. Throws `invalid_spec` when the vocabulary is too small for it. */
+/**
+ * Returns the named tokenizer, or the one that the size of the vocabulary suggests. Throws `invalid_spec` when the vocabulary is
+ * too small for the tokenizer.
+ */
 export function newTokenizer(
   vocabSize: number,
   name: TokenizerName = suggestedName(vocabSize),
@@ -34,32 +37,38 @@ const suggestedName = (vocabSize: number): TokenizerName =>
 export interface ImportedTokenizer {
   readonly vocabSize: number;
   readonly named: TokenizerName | undefined;
-  /** What the files tell; null when they tell nothing, or one that is not known here. */
+  /** The tokenizer in the files; null when there is none, or one that is not known here. */
   readonly found: TokenizerSpec | null;
-  /** Whether there is something to say about what they tell. */
+  /** Whether there are notes for the user about the files, such as why their tokenizer was not taken. */
   readonly isNoted: boolean;
 }
 
-/** The named tokenizer, else that of the files. Of files that tell nothing only GPT-2's vocabulary suggests one. */
+/**
+ * Returns the named tokenizer, or else the tokenizer of the files. When there is neither and nothing was noted about the files, a
+ * vocabulary of GPT-2's size suggests GPT-2's tokenizer.
+ */
 export function importedTokenizer({ vocabSize, named, found, isNoted }: ImportedTokenizer): StoredTokenizer {
   if (named !== undefined) return newTokenizer(vocabSize, named);
   return found === null && !isNoted && vocabSize === GPT2_IDS ? newTokenizer(vocabSize) : found;
 }
 
-/** The tokenizer of a vocabulary that came with weights: GPT-2's own goes by its name. Throws `incompatible` when the model has fewer ids. */
+/**
+ * Resolves to the tokenizer of a vocabulary that came with weights, which is `gpt2` for GPT-2's own vocabulary. Throws
+ * `incompatible` when the model has fewer ids than the vocabulary.
+ */
 export async function vocabularyTokenizer(vocabulary: BpeVocabulary, vocabSize: number): Promise<TokenizerSpec> {
   if (vocabulary.tokens.length > vocabSize) {
     throw new GptdError(
       'incompatible',
-      `The vocabulary has ${vocabulary.tokens.length} ids and the model ${vocabSize}.`,
+      `The vocabulary has ${vocabulary.tokens.length} ids, but the model has only ${vocabSize}.`,
     );
   }
   return isSameBpe(vocabulary, await gpt2Vocabulary()) ? { type: 'gpt2' } : { type: 'bpe', ...vocabulary };
 }
 
 /**
- * What a model's data are read with: its own tokenizer, the named one when it has none, null for data that are token ids. Throws
- * `invalid_spec` for another tokenizer than the model's.
+ * Returns the tokenizer that a model's data are read with: the model's own, or the named one when the model has none, or null for
+ * data that are token ids. Throws `invalid_spec` for another tokenizer than the model's.
  */
 export function dataTokenizer(
   model: { readonly name: string; readonly tokenizer: StoredTokenizer },
@@ -78,6 +87,6 @@ export function dataTokenizer(
   return own;
 }
 
-/** The tokenizer that a model takes over from the text that it is trained on; null when it keeps what it has. */
+/** Returns the tokenizer that a model adopts from its training text, or null when it keeps its own. */
 export const adoptedTokenizer = (stored: StoredTokenizer, read: TokenizerSpec | null): TokenizerSpec | null =>
   completeTokenizer(stored) === null ? read : null;

@@ -1,5 +1,5 @@
-// The tokenizer of a spec: GPT-2's byte-level BPE, one of another vocabulary, plain bytes, or the characters of one text. The two
-// that merge bytes are in bpe.ts.
+// The tokenizer of a spec: GPT-2's byte-level BPE, a byte-level BPE with another vocabulary, plain bytes, or the characters of
+// one text. The two tokenizers that merge bytes are in bpe.ts.
 
 import { bytePairTokenizer, gpt2Tokenizer } from './bpe.ts';
 import { byteDecoding } from './byte-decoding.ts';
@@ -7,7 +7,7 @@ import { GptdError } from '../errors.ts';
 import { BYTE_IDS, type Tokenizer, type TokenizerSpec } from './tokenizer.ts';
 
 /**
- * The tokenizer of a spec. `gpt2` loads its vocabulary once per thread. Throws `invalid_spec` for a bad alphabet.
+ * Resolves to the tokenizer of a spec. `gpt2` loads its vocabulary once per thread. Throws `invalid_spec` for a bad alphabet.
  */
 export async function createTokenizer(spec: TokenizerSpec): Promise<Tokenizer> {
   switch (spec.type) {
@@ -24,7 +24,7 @@ export async function createTokenizer(spec: TokenizerSpec): Promise<Tokenizer> {
   }
 }
 
-/** The alphabet of a text: its characters (code points), each once, in ascending order. */
+/** Returns the alphabet of a text: its characters (code points), each once, in ascending order. */
 export function charAlphabet(text: string): string {
   const points = new Set<number>();
   for (const character of wellFormed(text)) points.add(character.codePointAt(0)!);
@@ -34,11 +34,10 @@ export function charAlphabet(text: string): string {
     .join('');
 }
 
-/** A lone half of a surrogate pair has no UTF-8 form: it becomes U+FFFD, as in TextEncoder. */
+/** A lone half of a surrogate pair has no UTF-8 form, so it becomes U+FFFD, as in TextEncoder. */
 const wellFormed = (text: string): string => text.replace(/\p{Surrogate}/gu, '\uFFFD');
 
-// ---- Characters
-// ------------------------------------------------------------------------------------------------------
+// ---- Characters ------------------------------------------------------------------------------------------------------
 
 function charTokenizer(alphabet: string): Tokenizer {
   const characters = Array.from(alphabet);
@@ -76,8 +75,7 @@ function charTokenizer(alphabet: string): Tokenizer {
   };
 }
 
-// ---- Bytes
-// -----------------------------------------------------------------------------------------------------------
+// ---- Bytes -----------------------------------------------------------------------------------------------------------
 
 function byteTokenizer(): Tokenizer {
   const bytes = Array.from({ length: BYTE_IDS }, (_, id) => Uint8Array.of(id));

@@ -1,9 +1,9 @@
-// Stop strings over a stream of text: shows text as soon as it cannot be the beginning of a stop string any more.
+// Stop strings over a stream of text. The filter shows text as soon as it cannot be the beginning of a stop string.
 
 export interface StopFilter {
-  /** Text that may be shown now. Nothing is shown from a stop string on. */
+  /** Returns the text that may be shown now. Nothing is shown from a stop string on. */
   push(text: string): { readonly text: string; readonly stopped: boolean };
-  /** What was held back, at the end of the stream. */
+  /** Returns the text that was held back. Call it at the end of the stream. */
   flush(): string;
 }
 
@@ -31,7 +31,7 @@ export function stopFilter(stops: readonly string[]): StopFilter {
   };
 }
 
-/** Length of the longest proper beginning of `stop` that `text` ends with. */
+/** Returns the length of the longest proper beginning of `stop` that `text` ends with. */
 function overlap(text: string, stop: string): number {
   for (let length = Math.min(text.length, stop.length - 1); length > 0; length--) {
     if (text.endsWith(stop.slice(0, length))) return length;

@@ -1,17 +1,17 @@
-// A tokenizer as a model's row has it, read where it leaves the store: rows may be damaged, and those of older versions may
-// lack fields.
+// A tokenizer as it is stored in a model's row. It is checked where it leaves the store, because a row may be damaged, and a row
+// of an older version may lack fields.
 
 import { GptdError } from '../errors.ts';
 import type { TokenizerSpec } from './tokenizer.ts';
 
-/** null for a model that knows token ids only. A char tokenizer gets its alphabet from the first training text. */
+/** A stored tokenizer is null for a model that knows token ids only. `char` gets its alphabet from the first training text. */
 export type StoredTokenizer = TokenizerSpec | { readonly type: 'char'; readonly alphabet: null } | null;
 
-/** The tokenizer, unless there is none or its alphabet is not known yet. */
+/** Returns the tokenizer, or null when there is none or when its alphabet is not known yet. */
 export const completeTokenizer = (stored: StoredTokenizer): TokenizerSpec | null =>
   stored?.type === 'char' && stored.alphabet === null ? null : stored;
 
-/** What parsed JSON says of a tokenizer. Throws `corrupt` when that is none. */
+/** Returns the tokenizer that parsed JSON describes. Throws `corrupt` when it describes none. */
 export function readStoredTokenizer(value: unknown): StoredTokenizer {
   if (value === null) return null;
   if (typeof value !== 'object') throw unreadable('it is no object');

@@ -1,9 +1,9 @@
-// Which validation windows the model has seen in training: windows of tokens that occur, at any position, in the training part
-// too. Karp and Rabin's rolling hash finds candidates in one pass, and tokens decide.
+// How many validation windows the model has seen in training: windows whose tokens also occur, at any position, in the training
+// data. The rolling hash of Karp and Rabin finds candidates in one scan, and comparing tokens decides.
 
 import { assert } from '../errors.ts';
 
-/** Odd, so that no token's contribution is shifted out of the 32 bits. */
+/** The base is odd, so that no token's contribution is shifted out of the 32 bits. */
 const BASE = 0x01000193;
 const FILTER_BITS = 20;
 
@@ -27,7 +27,7 @@ export function countDuplicateWindows(
     filter[hash >>> (32 - FILTER_BITS)] = 1;
   }
 
-  // The factor of the token that leaves the window.
+  // `leaving` becomes the factor of the token that leaves the window.
   let leaving = 1;
   for (let i = 0; i < length; i++) leaving = Math.imul(leaving, BASE);
   let hash = 0;

@@ -314,7 +314,7 @@ describe('the tokenizer', () => {
     expect(pieces.notes).toEqual([expect.stringMatching(/"Unigram".*--prompt-ids/)]);
     const large = Object.fromEntries(Array.from({ length: 301 }, (_, id) => ['a'.repeat(id + 1), id]));
     const wide = await imported({ ...weights, 'vocab.json': large, 'merges.txt': '#version: 0.2\n' });
-    expect(wide.notes).toEqual([expect.stringContaining('301 ids and the model 300')]);
+    expect(wide.notes).toEqual([expect.stringContaining('301 ids, but the model has only 300')]);
   });
 
   test('that contradicts itself is refused', async () => {

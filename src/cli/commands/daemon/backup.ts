@@ -1,5 +1,6 @@
-// `gptd backup FILE`: a copy of the data directory's database, while its daemon runs or not. The daemon opens no path that a
-// client names, so the copy is made here, by a user who may read the directory anyway. What copies is loaded when it runs.
+// `gptd backup FILE`: copies the data directory's database, whether its daemon runs or not. The daemon opens no path that a
+// client names, so the copy is made in this process, by a user who may read the directory anyway. The code that copies is loaded
+// only when the command runs.
 
 import type { Command } from 'commander';
 import { dataDirOf } from '../../connection.ts';

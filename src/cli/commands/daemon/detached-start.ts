@@ -1,4 +1,4 @@
-// `gptd start --detach`: the same program again as a process of its own session, its output in DATA/daemon.log. The
+// `gptd start --detach`: runs the same program again as a process in its own session, with its output in DATA/daemon.log. The
 // command returns when that daemon answers, or reports why it ended.
 
 import { spawn, type ChildProcess } from 'node:child_process';
@@ -15,10 +15,10 @@ import { announceReady, startArguments, type StartFlags } from './start-flags.ts
 
 const READY_MS_MAX = 120_000;
 const POLL_MS = 50;
-/** How many of the log's last lines are told of a daemon that ended. */
+/** The number of the log's last lines that are told when a daemon ended. */
 const LOG_LINES_TOLD = 5;
 
-/** Resolves to the exit code; a daemon that ends before it is ready gives its own. */
+/** Resolves to the exit code. Throws an error with the daemon's exit code when the daemon ends before it is ready. */
 export async function startDetached(flags: StartFlags, context: CliContext): Promise<number> {
   const dataDir = dataDirOf(flags, context);
   await mkdir(dataDir, { recursive: true, mode: 0o700 });
@@ -39,7 +39,7 @@ export async function startDetached(flags: StartFlags, context: CliContext): Pro
       return EXIT.ok;
     }
     const said = (await readFile(logFile)).subarray(logStartBytes).toString('utf8').trim();
-    // Why it ended is told in a sentence; lines of the log itself are JSON.
+    // The daemon tells in sentences why it ended, while the lines of the log itself are JSON.
     const sentences = said.split('\n').filter((line) => !line.startsWith('{'));
     const lastLines = sentences.slice(-LOG_LINES_TOLD).join(' ').replaceAll('gptd: ', '');
     throw new CliError(
@@ -51,7 +51,7 @@ export async function startDetached(flags: StartFlags, context: CliContext): Pro
   }
 }
 
-/** What the ready daemon announced, or the exit code of one that ended. */
+/** Resolves to what the ready daemon announced, or to the exit code of a daemon that ended. */
 async function untilReady(child: ChildProcess, dataDir: string): Promise<DaemonFile | number> {
   const ended = new Promise<number>((resolve, reject) => {
     child.once('error', reject);
@@ -61,7 +61,7 @@ async function untilReady(child: ChildProcess, dataDir: string): Promise<DaemonF
   const deadlineMs = performance.now() + READY_MS_MAX;
   while (performance.now() < deadlineMs) {
     const exitCode = await Promise.race([ended, delay(POLL_MS)]);
-    // A daemon that was told to stop at once has ended well, but nobody can use it.
+    // A daemon that was told to stop at once has ended without a fault, but nobody can use it.
     if (exitCode !== undefined) return exitCode === EXIT.ok ? EXIT.jobFailed : exitCode;
     const announced = await readDaemonFile(dataDir);
     if (announced?.pid === child.pid && announced !== undefined && (await answersHealth(announced.url)))

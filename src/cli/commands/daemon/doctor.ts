@@ -1,5 +1,5 @@
 // `gptd doctor`: looks at the machine and the data directory without a daemon, and says what to do about each fault. The code
-// that looks is loaded when the command runs, and only then.
+// of the examination is loaded only when the command runs.
 
 import { Option, type Command } from 'commander';
 import { DEFAULT_HOST, DEFAULT_PORT, VERSION } from '../../../daemon/protocol/daemon.ts';
@@ -21,7 +21,7 @@ export function addDoctorCommand(program: Command, context: CliContext): void {
     .description('look for faults of the machine and the data directory, and say what to do; no daemon is needed')
     .option('--data-dir <directory>', 'where the daemon keeps its data')
     .option('--host <address>', 'where the daemon would listen', DEFAULT_HOST)
-    .option('--port <number>', 'and its port', Number, DEFAULT_PORT)
+    .option('--port <number>', 'the port on which it would listen', Number, DEFAULT_PORT)
     .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
     .option('--json', 'print one JSON document')
     .action(async (flags: DoctorFlags) => {

@@ -1,4 +1,4 @@
-// `gptd selftest`: checks this installation without a daemon. The daemon's code is loaded when the command runs, and only then.
+// `gptd selftest`: checks this installation without a daemon. The code of the checks is loaded only when the command runs.
 
 import { Option, type Command } from 'commander';
 import { printJson, printText, type CliContext } from '../../context.ts';

@@ -1,5 +1,5 @@
-// The flags of `gptd start`, and what both ways of starting share: the arguments that make the same daemon again, and the
-// line that says where it listens.
+// The flags of `gptd start`, and what starting in the foreground and in the background share: the arguments that start the same
+// daemon, and the line that says where it listens.
 
 import { Option, type Command } from 'commander';
 import {
@@ -53,7 +53,7 @@ export function addStartFlags(command: Command): Command {
     .option('--detach', 'leave the daemon running in the background');
 }
 
-/** The arguments that make the same daemon again. The token is not among them: other users could read it there. */
+/** Returns the arguments that start the same daemon. The token is not among them, because other users could read it there. */
 export function startArguments(flags: StartFlags, dataDir: string): string[] {
   return [
     'start',

@@ -1,5 +1,5 @@
-// `gptd start`: the daemon in the foreground, in this very process, so that ending the command ends the daemon. The daemon's
-// code is loaded when the command runs, and only then. --detach is in detached-start.ts.
+// `gptd start`: runs the daemon in the foreground, in this very process, so that ending the command ends the daemon. The daemon's
+// code is loaded only when the command runs. --detach is in detached-start.ts.
 
 import type { Command } from 'commander';
 import { GptdError, type ErrorCode } from '../../../daemon/protocol/errors.ts';
@@ -10,7 +10,7 @@ import { addConnectionFlags } from '../../flags.ts';
 import { startDetached } from './detached-start.ts';
 import { addStartFlags, announceReady, type StartFlags } from './start-flags.ts';
 
-/** Why a daemon did not start, where that has an exit code of its own. */
+/** The exit codes of the reasons for which a daemon refuses to start. All other reasons exit with EXIT.jobFailed. */
 const REFUSAL_EXITS: Partial<Readonly<Record<ErrorCode, number>>> = {
   conflict: EXIT.dataDirInUse,
   unauthorized: EXIT.unsafeConfiguration,
@@ -44,7 +44,7 @@ async function startHere(flags: StartFlags, context: CliContext): Promise<number
     return end === 'stopped' ? EXIT.ok : EXIT.jobFailed;
   } catch (error) {
     if (!(error instanceof GptdError)) throw error;
-    // What SQLite says of a damaged database may have several lines, and all of them are told.
+    // SQLite's message about a damaged database may have several lines, and all of them are printed.
     context.stderr.write(`gptd: ${error.message}\n`);
     return REFUSAL_EXITS[error.code] ?? EXIT.jobFailed;
   }

@@ -1,4 +1,4 @@
-// `gptd status`: what the daemon is and does.
+// `gptd status`: shows what the daemon is and does.
 
 import type { Command } from 'commander';
 import { withSession } from '../../connection.ts';

@@ -1,5 +1,5 @@
-// `gptd stop`. It signals a process, so it takes no pid on trust: the daemon that answers must be the one that announced itself
-// in the data directory.
+// `gptd stop`: stops the daemon of the data directory. It signals a process, so it takes no pid on trust: the daemon that answers
+// must be the daemon that announced itself in the data directory.
 
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Command } from 'commander';
@@ -11,7 +11,7 @@ import { CliError, EXIT } from '../../exit-codes.ts';
 import { addConnectionFlags, type ConnectionFlags } from '../../flags.ts';
 
 const POLL_MS = 50;
-/** The command is silent for so long, then it says what it waits for. */
+/** The command waits for so long in silence. Then it says what it waits for. */
 const PATIENCE_MS = 2_000;
 const STOP_MS_MAX = 120_000;
 
@@ -31,7 +31,7 @@ async function stop(flags: ConnectionFlags, context: CliContext): Promise<number
   if (pid !== announced.pid) {
     throw new CliError(
       EXIT.noDaemon,
-      `The daemon that answers has pid ${pid}, the one of the data directory had ${announced.pid}: stop it with its own --data-dir.`,
+      `The daemon that answers has pid ${pid}, but the data directory announced pid ${announced.pid}: give the --data-dir of the daemon to stop.`,
     );
   }
   process.kill(pid, 'SIGTERM');

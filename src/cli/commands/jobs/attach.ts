@@ -1,4 +1,4 @@
-// `gptd attach`: follows a job that is there already, from any of its events on.
+// `gptd attach`: follows a job that was submitted before, from any of its events on.
 
 import type { Command } from 'commander';
 import { isTerminal, type JobState } from '../../../daemon/protocol/jobs.ts';
@@ -30,7 +30,7 @@ async function attach(
   checkParams('job.subscribe', { jobId, after });
   return withSession({ flags, context }, async ({ session, progress }) => {
     const job = await session.request('job.get', { jobId });
-    // An ended job says nothing more: following it from its end would wait for ever.
+    // A job that has ended sends no more events, so following it from its end would wait for ever.
     if (isTerminal(job.state) && after >= job.lastSeq) return exitCodeOfState(job.state);
     const report = flags.json === true ? 'events' : 'text';
     return followJob(session, { jobId, kind: job.kind, after, report, onInterrupt: 'leave', context, progress });

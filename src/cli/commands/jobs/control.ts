@@ -1,4 +1,4 @@
-// `gptd cancel`, `gptd pause` and `gptd resume`: the same command three times, but for the method that it calls.
+// `gptd cancel`, `gptd pause` and `gptd resume`: three commands that differ only in the method that they call.
 
 import type { Command } from 'commander';
 import { withSession } from '../../connection.ts';

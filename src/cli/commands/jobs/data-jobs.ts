@@ -1,4 +1,5 @@
-// What the commands share whose jobs read data files: the files become blobs, and the flags and the blobs' digests become the spec.
+// What `train` and `evaluate` share, whose jobs read data files: the files become blobs, and the flags and the blobs' digests
+// become the spec.
 
 import { extname } from 'node:path';
 import { Option } from 'commander';
@@ -10,7 +11,7 @@ import { checkSpec, specFields, type SubmitFlags } from '../../flags.ts';
 import { checkSourceFile, DIGEST_TO_COME, sendFile } from '../../source-files.ts';
 import { submitJob } from '../../submit.ts';
 
-/** Flags of `train` and `evaluate`; those that are not named here have the name and type of their field in the spec. */
+/** The flags of `train` and `evaluate`. A flag that is not named here has the name and the type of its field in the spec. */
 export interface DataFlags extends SubmitFlags {
   readonly data: readonly string[];
   readonly tokenizer?: string;
@@ -25,7 +26,7 @@ export const dataTokenizerOption = (): Option =>
     'none',
   ]);
 
-/** The spec of a job whose data have the given digests, in the order of `flags.data`. */
+/** Returns the spec of a job whose data have the given digests, in the order of `flags.data`. */
 export function dataSpecOf(
   kind: DataKind,
   { model, flags, digests }: { readonly model: string; readonly flags: DataFlags; readonly digests: readonly string[] },
@@ -55,7 +56,7 @@ export async function submitWithData(
   return submitJob({ kind, flags, context, spec });
 }
 
-/** How the daemon shall read a data file: by its extension, but for `--tokenizer none`, under which all are token ids. */
+/** Returns how the daemon shall read a data file. The extension decides, unless `--tokenizer none` makes all files token ids. */
 function dataFormatOf(path: string, tokenizer: string | undefined): DataFormat {
   if (tokenizer === 'none') return 'tokens';
   const extension = extname(path).toLowerCase();

@@ -1,4 +1,4 @@
-// `gptd evaluate`: how well a checkpoint predicts a text.
+// `gptd evaluate`: measures how well a checkpoint predicts a text.
 
 import type { Command } from 'commander';
 import type { CliContext } from '../../context.ts';
@@ -15,7 +15,7 @@ export function addEvaluateCommand(program: Command, context: CliContext): void 
     .option('--context-length <count>', "tokens per window (default: the model's)", parseNumber)
     .option('--stride <count>', 'tokens between the starts of windows (default: the context length)', parseNumber)
     .option('--batch-size <count>', 'windows at once (default: 8)', parseNumber)
-    .option('--max-batches <count>', 'evaluate only the first ones (default: the whole text)', parseNumber)
+    .option('--max-batches <count>', 'evaluate only that many first batches (default: the whole text)', parseNumber)
     .option('--quantize <bits>', 'evaluate the weights as they are served as int8 or int4, too');
   addSubmitFlags(command).action(async (model: string, flags: DataFlags) => {
     context.exitCode = await submitWithData('evaluate', { model, flags, context });

@@ -1,4 +1,4 @@
-// `gptd generate`: a prompt as text or as token ids, and the sampling flags. The text streams to stdout token by token.
+// `gptd generate`: continues a prompt, which is text or token ids. The text streams to stdout token by token.
 
 import type { Command } from 'commander';
 import type { CliContext } from '../../context.ts';
@@ -16,7 +16,7 @@ import {
 } from '../../flags.ts';
 import { submitJob } from '../../submit.ts';
 
-/** Flags of `generate`; those that are not named here have the name and type of their field in the spec. */
+/** The flags of `generate`. A flag that is not named here has the name and the type of its field in the spec. */
 export interface GenerateFlags extends SubmitFlags {
   readonly prompt?: string;
   readonly promptIds?: readonly number[];
@@ -37,10 +37,14 @@ export function addGenerateCommand(program: Command, context: CliContext): void 
     .option('--top-k <count>', 'draw among that many likeliest tokens', parseNumber)
     .option('--top-p <fraction>', 'draw among the likeliest tokens with that much probability', parseNumber)
     .option('--min-p <fraction>', 'draw among tokens at least that likely, relative to the likeliest', parseNumber)
-    .option('--repetition-penalty <number>', 'make tokens that occurred less likely (1: not)', parseNumber)
-    .option('--presence-penalty <number>', 'taken from logits of tokens generated already, -2 to 2', parseNumber)
-    .option('--frequency-penalty <number>', 'the same for each time they were generated, -2 to 2', parseNumber)
-    .option('--logit-bias <id=bias...>', 'added to the logits of these ids, -100 to 100', collectBiases)
+    .option('--repetition-penalty <number>', 'make tokens that occurred less likely; 1 changes nothing', parseNumber)
+    .option(
+      '--presence-penalty <number>',
+      'subtract this once from the logits of generated tokens, -2 to 2',
+      parseNumber,
+    )
+    .option('--frequency-penalty <number>', 'subtract this for each time a token was generated, -2 to 2', parseNumber)
+    .option('--logit-bias <id=bias...>', 'add these biases to the logits of ids, -100 to 100', collectBiases)
     .option('--ban-id <id...>', 'never generate any of these ids', collectIds)
     .option('--seed <number>', 'seed of the draws (default: 123)', parseNumber)
     .option('--stop <text...>', 'stop before any of these texts')
@@ -56,7 +60,7 @@ export function addGenerateCommand(program: Command, context: CliContext): void 
   });
 }
 
-/** The spec of a generating job. */
+/** Returns the spec of a `generate` job. Throws a usage error that names the flag when the spec is invalid. */
 export function generateSpecOf(model: string, flags: GenerateFlags): Readonly<Record<string, unknown>> {
   if ((flags.prompt === undefined) === (flags.promptIds === undefined)) {
     throw usageError('Give either --prompt TEXT or --prompt-ids 1,2,3.');

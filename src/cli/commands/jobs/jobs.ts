@@ -1,4 +1,4 @@
-// `gptd jobs`: the jobs that the daemon has, newest first.
+// `gptd jobs`: lists the jobs that the daemon has, the newest first.
 
 import type { Command } from 'commander';
 import { LIMITS } from '../../../daemon/protocol/fields.ts';
@@ -17,7 +17,7 @@ export function addJobsCommand(program: Command, context: CliContext): void {
     program
       .command('jobs')
       .description('list the jobs that have not ended')
-      .option('--all', 'those that have ended too'),
+      .option('--all', 'list the jobs that have ended, too'),
   ).action(async (flags: JobsFlags) => {
     context.exitCode = await withSession({ flags, context }, async ({ session }) => {
       const jobs = await newestJobs(session, { all: flags.all === true });
@@ -28,7 +28,7 @@ export function addJobsCommand(program: Command, context: CliContext): void {
   });
 }
 
-/** The newest jobs, up to the most that a list may have. The daemon may send them in several replies. */
+/** Resolves to the newest jobs, at most as many as a list may have. The daemon may send them in several replies. */
 async function newestJobs(session: Session, { all }: { readonly all: boolean }): Promise<readonly JobRecord[]> {
   const jobs: JobRecord[] = [];
   let before: string | undefined;

@@ -1,5 +1,5 @@
-// `gptd train`: its flags, which become the spec of a training job. Defaults are the daemon's: a flag that was not given is not
-// in the spec.
+// `gptd train`: the flags, which become the spec of a training job. The daemon has the defaults, so a flag that was not given is
+// not in the spec.
 
 import { Option, type Command } from 'commander';
 import { SCHEDULES } from '../../../daemon/protocol/training.ts';
@@ -35,7 +35,7 @@ function addOptimizerFlags(command: Command): void {
     .option('--min-lr <rate>', 'learning rate at the end of a schedule (default: 0)', parseNumber)
     .option('--warmup-steps <count>', 'steps of linear warm-up (default: 0)', parseNumber)
     .addOption(
-      new Option('--schedule <name>', 'how the learning rate goes on (default: constant)').choices([...SCHEDULES]),
+      new Option('--schedule <name>', 'how the learning rate changes (default: constant)').choices([...SCHEDULES]),
     )
     .option('--decay-steps <count>', 'steps of the decay that ends wsd (default: a fifth of the run)', parseNumber)
     .option('--beta1 <number>', 'AdamW (default: 0.9)', parseNumber)
@@ -56,5 +56,5 @@ function addOptimizerFlags(command: Command): void {
     .option('--resume', "continue with the optimizer's state of the newest checkpoint");
 }
 
-/** A count of steps, or a time like `60s`, which the spec takes as it is. */
+/** Reads a count of steps, or a time like `60s`, which the spec takes as it is. */
 const parseInterval = (text: string): number | string => (text.endsWith('s') ? text : parseNumber(text));

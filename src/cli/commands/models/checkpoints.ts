@@ -1,4 +1,4 @@
-// `gptd checkpoints`: what is kept of a model, step by step.
+// `gptd checkpoints`: lists the checkpoints that are kept of a model.
 
 import type { Command } from 'commander';
 import { withSession } from '../../connection.ts';

@@ -1,5 +1,6 @@
-// The flags that describe a new model, shared by `params`, `create` and `import`, and how a shape becomes a configuration: a
-// preset with single fields replaced. The presets and the checks are the model's own, reached through the wire contract.
+// The flags that describe a new model, which `params` and `create` share, and how they become a configuration: a preset with
+// single fields replaced. `import` shares only the flag of the tokenizer. The presets and the checks are the model's own, reached
+// through the wire contract.
 
 import { Option, type Command } from 'commander';
 import { TOKENIZERS } from '../../../daemon/protocol/fields.ts';
@@ -54,7 +55,7 @@ export function addConfigFlags(command: Command): Command {
 export const tokenizerOption = (): Option =>
   new Option('--tokenizer <name>', "the model's tokenizer (default: by its vocabulary)").choices([...TOKENIZERS]);
 
-/** The whole configuration. An impossible one is a usage error that names the flags. */
+/** Returns the whole configuration. Throws a usage error that names the flags when the configuration is impossible. */
 export function configOf(flags: ConfigFlags): GptConfig {
   const overrides: Record<string, number | boolean> = {};
   for (const field of FIELDS) {
@@ -69,7 +70,7 @@ export function configOf(flags: ConfigFlags): GptConfig {
   }
 }
 
-/** The rest of the flags, once `configOf` has read its own. */
+/** Returns the flags that `configOf` does not read. */
 export function withoutConfigFlags<F extends ConfigFlags>(flags: F): Omit<F, keyof ConfigFlags> {
   return without(flags, ['config', ...Object.values(FIELD_FLAGS)]);
 }

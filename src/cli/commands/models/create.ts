@@ -1,4 +1,4 @@
-// `gptd create`: a model with fresh weights, of the shape that the flags describe.
+// `gptd create`: makes a model with fresh weights, in the shape that the flags describe.
 
 import { Option, type Command } from 'commander';
 import type { CliContext } from '../../context.ts';
@@ -26,7 +26,7 @@ export function addCreateCommand(program: Command, context: CliContext): void {
   });
 }
 
-/** The spec of a `create` job. */
+/** Returns the spec of a `create` job. Throws a usage error that names the flag when the spec is invalid. */
 export function createSpecOf(model: string, flags: CreateFlags): Readonly<Record<string, unknown>> {
   const spec = { model, config: configOf(flags), ...specFields(withoutConfigFlags(flags)) };
   checkSpec('create', spec);

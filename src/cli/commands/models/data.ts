@@ -1,5 +1,5 @@
-// `gptd data export`: text as a file of token ids for nanoGPT or llm.c. No daemon is asked; the tokenizers are loaded when the
-// command runs.
+// `gptd data export`: writes text as a file of token ids for nanoGPT or llm.c. No daemon is asked. The tokenizers are loaded only
+// when the command runs.
 
 import { Option, type Command } from 'commander';
 import { printJson, printText, type CliContext } from '../../context.ts';

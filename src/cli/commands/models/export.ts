@@ -1,4 +1,4 @@
-// `gptd export`: a job writes the model in another program's format, then its files are fetched into a directory, or the
+// `gptd export`: a job writes the model in another program's format. Then the command fetches the files into a directory, or the
 // weights alone into a file.
 
 import { readdir, stat } from 'node:fs/promises';
@@ -68,7 +68,10 @@ async function exportModel(
   });
 }
 
-/** `path` names a file when it ends in `extension` and is no directory. Throws a usage error when something is there. */
+/**
+ * Resolves to the target at `path`. Where nothing is there, `path` names a file if it ends in `extension`, and otherwise a
+ * directory. Throws a usage error when a file or a directory that is not empty is there, unless `force` is set.
+ */
 async function checkTarget(
   path: string,
   { extension, force }: { readonly extension: string; readonly force: boolean },

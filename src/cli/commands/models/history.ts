@@ -1,4 +1,4 @@
-// `gptd history`: what was measured at every step that led to a model, as a chart, a table for other programs, or JSON.
+// `gptd history`: prints what was measured at every step that led to a model, as a chart, as CSV or as JSON.
 
 import type { Command } from 'commander';
 import type { HistoryPoint, HistoryResult } from '../../../daemon/protocol/history.ts';
@@ -32,7 +32,7 @@ export function addHistoryCommand(program: Command, context: CliContext): void {
     .argument('<name>', 'model')
     .argument('[other]', 'another model, drawn beside the first')
     .description("draw a model's losses, or print what was measured at every step")
-    .option('--csv', 'a line a step');
+    .option('--csv', 'print one line for each step');
   addConnectionFlags(history).action(async (name: string, other: string | undefined, flags: HistoryFlags) => {
     const names = other === undefined ? [name] : [name, other];
     context.exitCode = await showHistory(names, { flags, context });

@@ -1,4 +1,4 @@
-// The files of an import: which of those in a directory belong to the model, found before a daemon is asked.
+// Finds the files of an import: the files in a directory that belong to the model. No daemon is asked.
 
 import { readFile } from 'node:fs/promises';
 import { basename, dirname, extname, join } from 'node:path';
@@ -13,8 +13,8 @@ import { usageError } from '../../exit-codes.ts';
 import { checkSourceFile, statIfThere } from '../../source-files.ts';
 
 /**
- * The files of an import by their name in the spec: `path` is a directory, or weights with other files beside them. Shards
- * are those that the index names.
+ * Resolves to the files of an import by their names in the spec. `path` is a directory, or a file of weights with the other files
+ * beside it. The index names the shards. Throws a usage error when the weights are missing.
  */
 export async function importFilesOf(path: string): Promise<Readonly<Record<string, SourceFile>>> {
   const stats = await statIfThere(path);

@@ -1,4 +1,4 @@
-// `gptd import`: a model from weights that other programs wrote, whose files are uploaded first.
+// `gptd import`: uploads weights that other programs wrote and makes a model from them.
 
 import type { Command } from 'commander';
 import type { CliContext } from '../../context.ts';

@@ -1,5 +1,5 @@
-// `gptd inspect`: what a file of weights or token ids holds, from its header. No daemon is asked; the code that reads formats
-// is loaded when the command runs.
+// `gptd inspect`: shows what a file of weights or token ids holds, from its header. No daemon is asked. The code that reads
+// formats is loaded only when the command runs.
 
 import type { Command } from 'commander';
 import type { Inspection } from '../../../daemon/protocol/interchange.ts';

@@ -7,7 +7,9 @@ import { EXIT } from '../../exit-codes.ts';
 import { addConnectionFlags, checkParams, type ConnectionFlags } from '../../flags.ts';
 import { formatModel, formatModels } from '../../render/records.ts';
 
-/** `models` alone lists; its flags may stand before or after `show` and `rm`, so those read the flags of both. */
+/**
+ * `models` alone lists. Its flags may stand before or after `show` and `rm`, so these two commands read the flags of both places.
+ */
 export function addModelsCommand(program: Command, context: CliContext): void {
   const models = addConnectionFlags(
     program.command('models').description('list models, show one or delete one'),

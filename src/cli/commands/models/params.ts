@@ -1,4 +1,4 @@
-// `gptd params`: what a configuration would take, counted by the daemon without making a model.
+// `gptd params`: shows what a configuration would take. The daemon counts it without making a model.
 
 import type { Command } from 'commander';
 import type { CliContext } from '../../context.ts';
@@ -16,7 +16,7 @@ export function addParamsCommand(program: Command, context: CliContext): void {
   });
 }
 
-/** The spec of a `params` job. */
+/** Returns the spec of a `params` job. Throws a usage error that names the flag when the spec is invalid. */
 export function paramsSpecOf(flags: ConfigFlags): Readonly<Record<string, unknown>> {
   const spec = { config: configOf(flags) };
   checkSpec('params', spec);

@@ -1,4 +1,4 @@
-// `gptd verify`: compares what is stored of a checkpoint with what was told of it.
+// `gptd verify`: computes a checkpoint's digest and hash chain again and compares them with the recorded ones.
 
 import type { Command } from 'commander';
 import { withSession } from '../../connection.ts';
