@@ -98,14 +98,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     ...CONTRACTS,
     'src/model/',
   ],
-  'src/daemon/edge/': [
-    'src/daemon/jobs/',
-    'src/daemon/protocol/',
-    'src/daemon/threads/',
-    'src/daemon/operations/',
-    ...CONTRACTS,
-    'src/model/',
-  ],
+  'src/daemon/edge/': ['src/daemon/jobs/', 'src/daemon/protocol/', 'src/daemon/threads/', ...CONTRACTS, 'src/model/'],
   'src/daemon/models/': DOMAIN,
   'src/daemon/serving/': DOMAIN,
   'src/daemon/training/': [...DOMAIN, 'src/daemon/models/'],
@@ -128,11 +121,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
     'src/model/',
   ],
   'src/workers/memory/': ['src/model/'],
-  'src/workers/data/': [
-    ...CONTRACTS,
-    'src/workers/store/reader.ts',
-    'src/model/',
-  ],
+  'src/workers/data/': [...CONTRACTS, 'src/workers/store/reader.ts', 'src/model/'],
   'src/workers/text/': [...CONTRACTS, 'src/model/'],
   'src/model/': ['src/model/'],
 };
@@ -287,6 +276,17 @@ describe('imports point one way', () => {
         ]),
       ),
     ).toEqual(['a b c']);
+  });
+
+  test('and from the contract of a thread, which both ends load, only to contracts and the model', () => {
+    const contracts = [...CONTRACTS, 'src/offline/selftest-messages.ts'];
+    const strangers = SOURCES.filter(({ file }) => contracts.includes(file)).flatMap((source) =>
+      importsOf(source)
+        .filter((target) => !contracts.includes(target) && !target.startsWith('src/model/'))
+        .filter((target) => !target.startsWith('node:') && target !== 'piscina')
+        .map((target) => `${source.file} imports ${target}`),
+    );
+    expect(strangers).toEqual([]);
   });
 
   test('and never to the entry of a thread', () => {

@@ -88,9 +88,16 @@ function createWriter(options: FollowOptions): (event: JobEvent) => number | und
         output.close();
         output.note(`gptd: Job ${jobId} was cancelled.`);
         return EXIT.cancelled;
+      case 'step':
+      case 'eval':
+      case 'sample':
+      case 'checkpoint':
+      case 'token':
+        follower?.event?.(event);
+        return undefined;
       default:
         // A newer daemon may send events that this client does not know. They are no reason to stop.
-        follower?.event?.(event);
+        event satisfies never;
         return undefined;
     }
   };

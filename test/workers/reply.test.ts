@@ -42,9 +42,14 @@ it('a contract that forgets an array or a port in a request or a reply does not 
   const chunks: Moves<{ next: [object, { chunks?: readonly { bytes: Uint8Array | null }[] }] }, 1> = nothing;
   // @ts-expect-error The list holds ports.
   const ports: Moves<{ open: [{ ports: readonly (MessagePort | null)[] }, object] }, 0> = nothing;
+  // @ts-expect-error The buffer moves by itself.
+  const buffer: Moves<{ take: [{ buffer: ArrayBuffer }, object] }, 0> = nothing;
+  // @ts-expect-error The values of the map are arrays.
+  const map: Moves<{ take: [{ byName: ReadonlyMap<string, Float32Array> }, object] }, 0> = nothing;
   // @ts-expect-error There is no such call.
   const unknown: Moves<EchoCalls, 0> = { ...ECHO.requests, absent: () => [] };
-  expect([shared, request, chunks, ports, Object.keys(unknown)]).toEqual([{}, {}, {}, {}, ['echo', 'absent']]);
+  const names = Object.keys(unknown);
+  expect([shared, request, chunks, ports, buffer, map, names]).toEqual([{}, {}, {}, {}, {}, {}, ['echo', 'absent']]);
 });
 
 it('a reply transfers the arrays that its contract names, and a reply without arrays transfers none', async () => {

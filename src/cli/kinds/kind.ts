@@ -11,9 +11,12 @@ export interface JobKindRecord<Result = unknown> {
   follow(output: JobOutput): JobFollower<Result>;
 }
 
+/** The events that only some kinds of job have. */
+export type KindEvent = Extract<JobEvent, { type: 'step' | 'eval' | 'sample' | 'checkpoint' | 'token' }>;
+
 export interface JobFollower<Result = unknown> {
   /** Takes the events that only some kinds of job have, such as `step` or `token`, as they come. */
-  event?(event: JobEvent): void;
+  event?(event: KindEvent): void;
   /** Writes the result for people. */
   result(result: Result): void;
 }

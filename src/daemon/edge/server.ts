@@ -11,8 +11,6 @@ import { receiveBlob, sendBlob } from './blobs.ts';
 import { Connection, type ConnectionParts } from './connection.ts';
 import { errorBody, HTTP_STATUS } from './http-errors.ts';
 import { HttpTurns } from './http-turns.ts';
-import type { Logger } from '../operations/log.ts';
-import type { Metrics } from '../operations/metrics.ts';
 import { replyJson, type HttpRoutes } from './exchange.ts';
 import { LIMITS } from '../protocol/fields.ts';
 import { SUBPROTOCOL, VERSION, WEBSOCKET_PATH } from '../protocol/daemon.ts';
@@ -42,8 +40,8 @@ const WEBSOCKET_OPTIONS = {
 export interface ServerParts extends ConnectionParts {
   /** What OpenAI's clients ask for. */
   readonly openai: HttpRoutes;
-  readonly metrics: Metrics;
-  readonly logger: Logger;
+  readonly metrics: { readonly contentType: string; render(): Promise<string> };
+  readonly logger: { warn(fields: object, message: string): void };
 }
 
 export class Server {

@@ -5,6 +5,7 @@
 
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
+import { isDeepStrictEqual } from 'node:util';
 import { assert, DiskFull, errorData, GptdError, type ErrorData } from '../../model/errors.ts';
 import type { StoredJob } from '../../workers/store/messages.ts';
 import { DiskWatch } from './disk-watch.ts';
@@ -12,7 +13,7 @@ import { JobHalted, type JobContext, type Services } from './context.ts';
 import type { Kind, Kinds } from './kind.ts';
 import { submissionOf } from './submission.ts';
 import type { JobTransition } from '../operations/metrics.ts';
-import { modelOf } from '../threads/model-reference.ts';
+import { modelOf, referenceOf } from '../threads/model-reference.ts';
 import { isTerminal, JOB_TRANSITIONS, type JobEventBody, type JobRecord, type JobState } from '../protocol/jobs.ts';
 import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
 import { VERSION } from '../protocol/daemon.ts';
@@ -116,6 +117,9 @@ export class Jobs {
       throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
     const known = key === undefined ? null : (await this.#services.store.call('findJob', { key })).job;
     if (known === null) await this.#check(this.#options.kinds[kind], spec);
+    // A version that stored the same spec in another form was asked for the same job.
+    else if (known.kind === kind && isDeepStrictEqual(readJob(known, this.#options.kinds).spec, spec))
+      return recordOf(known);
     const submission = { jobId: randomUUID(), kind, spec, key, priority, queueLimit: this.#options.queueLimit };
     const { job, created, event } = await this.#services.store.call('submitJob', submission);
     if (created) {
@@ -305,9 +309,9 @@ export class Jobs {
   }
 
   async #explained({ spec }: Live, error: unknown): Promise<unknown> {
-    const { model } = spec as { readonly model?: string };
-    if (!(error instanceof GptdError) || error.code !== 'corrupt' || model === undefined) return error;
-    return await this.#options.onDamage(error, model);
+    const reference = referenceOf(spec);
+    if (!(error instanceof GptdError) || error.code !== 'corrupt' || reference === undefined) return error;
+    return await this.#options.onDamage(error, reference);
   }
 
   async #pauseForRoom(live: Live, { message, freeBytesNeeded }: DiskFull): Promise<void> {

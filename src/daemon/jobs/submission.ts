@@ -1,10 +1,10 @@
 // A submission reads from the store what a kind of job looks at before the job is queued.
 
-import { GptdError } from '../../model/errors.ts';
+import { assert, GptdError } from '../../model/errors.ts';
 import type { StoredModel } from '../../workers/store/messages.ts';
 import type { JobKind, JobSpecs } from '../protocol/kinds.ts';
 import type { StoreClient } from '../threads/store-client.ts';
-import { modelOf, resolveModel } from '../threads/model-reference.ts';
+import { modelOf, referenceOf, resolveModel } from '../threads/model-reference.ts';
 import type { Services } from './context.ts';
 import type { Submission } from './kind.ts';
 
@@ -27,7 +27,8 @@ async function findModel(
   store: StoreClient,
   { spec, isComing }: { readonly spec: JobSpecs[JobKind]; readonly isComing: (model: string) => boolean },
 ): Promise<StoredModel | null> {
-  const { model: reference } = spec as { readonly model: string };
+  const reference = referenceOf(spec);
+  assert(reference !== undefined, 'the spec of a kind that asks for its model names one');
   try {
     return (await resolveModel(store, reference)).model;
   } catch (error) {

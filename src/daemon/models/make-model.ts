@@ -5,10 +5,11 @@ import type { GptConfig } from '../../model/config.ts';
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
 import type { StoredTokenizer } from '../../model/text/stored.ts';
-import type { ModelFile, TensorChunk } from '../../workers/store/messages.ts';
+import type { ModelFile, StoredModel, TensorChunk } from '../../workers/store/messages.ts';
 import { JobHalted, type JobContext, type Services } from '../jobs/context.ts';
 import type { CreateResult } from '../protocol/models.ts';
 import { weightsBytes } from '../threads/memory.ts';
+import type { StoreClient } from '../threads/store-client.ts';
 import { writeCheckpoint } from './checkpoints.ts';
 
 /** The lane of all jobs that make a model. They are bound by the disk, so one of them runs at a time. */
@@ -29,11 +30,10 @@ export async function makeModel(
   const parameters = countParameters(config).total_params;
   const total = weightsBytes(config);
   try {
-    const { models } = await store.call('listModels', {});
-    const existing = models.find(({ name }) => name === spec.model);
+    const existing = await modelNamed(store, spec.model);
     // This job made the model before the daemon was killed, and has not reported it yet.
     if (existing?.checkpoint.jobId === jobId) return resultOf(existing.checkpoint, parameters);
-    if (existing !== undefined) {
+    if (existing !== null) {
       throw new GptdError(
         'conflict',
         `There is a model ${spec.model} already: take another name, or remove it with "gptd models rm ${spec.model}".`,
@@ -66,6 +66,15 @@ export async function makeModel(
     return resultOf(checkpoint, parameters);
   } finally {
     await preparer.call('sourceEnd', { source });
+  }
+}
+
+async function modelNamed(store: StoreClient, name: string): Promise<StoredModel | null> {
+  try {
+    return await store.call('getModel', { name });
+  } catch (error) {
+    if (error instanceof GptdError && error.code === 'not_found') return null;
+    throw error;
   }
 }
 

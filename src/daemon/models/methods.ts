@@ -2,10 +2,9 @@
 
 import { countParameters } from '../../model/count.ts';
 import { GptdError } from '../../model/errors.ts';
-import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { tokenizerName } from '../../model/text/choice.ts';
 import type { StoredCheckpoint, StoredModel } from '../../workers/store/messages.ts';
 import type { Services } from '../jobs/context.ts';
-import type { ModelTokenizerName } from '../protocol/fields.ts';
 import type { Handlers } from '../protocol/methods.ts';
 import type { CheckpointRecord, ModelRecord } from '../protocol/models.ts';
 import { resolveModel } from '../threads/model-reference.ts';
@@ -48,9 +47,6 @@ export function modelHandlers(services: Services, { isUsed, onDeleted }: ModelHa
     },
   };
 }
-
-/** Returns the name of a model's tokenizer, or null for a model that knows token ids only. */
-const tokenizerName = (spec: unknown): ModelTokenizerName | null => (spec as TokenizerSpec | null)?.type ?? null;
 
 const modelRecord = ({ name, config, tokenizer, createdAt, checkpoint }: StoredModel): ModelRecord => ({
   name,

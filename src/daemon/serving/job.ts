@@ -11,6 +11,7 @@ import type { JobContext } from '../jobs/context.ts';
 import type { GenerateResult } from '../protocol/generation.ts';
 import type { ServedModel, ServedModels } from './served-models.ts';
 import { holdModel } from '../threads/model-reference.ts';
+import { readToken, unreadable } from '../threads/stored-events.ts';
 
 const READ_LIMIT = 1000;
 
@@ -165,10 +166,12 @@ async function loggedTokens({ spec, services, jobId, isRepeated }: GenerateConte
       limit: READ_LIMIT,
       eventType: 'token',
     });
-    for (const { data } of events) {
-      const { id, text, sample = 0 } = data as { id: number; text: string; sample?: number };
-      logged[sample].ids.push(id);
-      logged[sample].text += text;
+    for (const event of events) {
+      const { id, text, sample = 0 } = readToken(event);
+      const before = logged.at(sample);
+      if (before === undefined) throw unreadable(event);
+      before.ids.push(id);
+      before.text += text;
     }
     if (events.length < READ_LIMIT) return logged;
     after = events.at(-1)!.seq;

@@ -3,7 +3,7 @@
 
 import { checkTokenIds, type GptConfig } from '../../model/config.ts';
 import { GptdError } from '../../model/errors.ts';
-import { tokenCountMin, type TokenizerSpec } from '../../model/text/tokenizer.ts';
+import { tokenCountMin } from '../../model/text/tokenizer.ts';
 import type { Kind, Submission } from '../jobs/kind.ts';
 import { generateSpec } from '../protocol/generation.ts';
 import type { GenerateSpec } from '../protocol/kinds.ts';
@@ -42,7 +42,7 @@ async function check(submission: Submission<'generate'>): Promise<void> {
   if (ids?.length === 0 || spec.prompt === '') {
     throw new GptdError('invalid_spec', 'The prompt is empty: give at least one token.');
   }
-  const tokenizer = model.tokenizer as TokenizerSpec | null;
+  const { tokenizer } = model;
   const atLeast = tokenizer === null ? 0 : tokenCountMin(tokenizer, spec.prompt ?? '');
   const count = ids?.length ?? atLeast;
   if (count > config.context_length) {

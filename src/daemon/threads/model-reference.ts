@@ -31,8 +31,11 @@ function parseReference(reference: string): { name: string; which: number | 'bes
   return { name, which: which === undefined ? 'latest' : which === 'best' ? 'best' : Number(which) };
 }
 
-/** Returns the model's name in a spec of any kind, without a step; undefined where the spec names none. */
-export function modelOf(spec: unknown): string | undefined {
+/** Returns what a spec of any kind calls its model, with a step perhaps; undefined where it names none. */
+export function referenceOf(spec: unknown): string | undefined {
   if (typeof spec !== 'object' || spec === null || !('model' in spec)) return undefined;
-  return typeof spec.model === 'string' ? spec.model.split('@')[0] : undefined;
+  return typeof spec.model === 'string' ? spec.model : undefined;
 }
+
+/** Returns the name of that model, without a step. */
+export const modelOf = (spec: unknown): string | undefined => referenceOf(spec)?.split('@')[0];

@@ -66,7 +66,7 @@ export class Texts {
     const decoding = thread.call('open', { key, tokenizer }, IN_ORDER).then(tableDecoding);
     const opened = { thread, decoding };
     decoding.catch(() => {
-      if (this.#opened.get(key) === opened) this.#opened.delete(key);
+      if (this.#opened.get(key) === opened) this.#close([key, opened]);
     });
     if (this.#opened.size >= TOKENIZERS_MAX) this.#close([...this.#opened][0]);
     return opened;

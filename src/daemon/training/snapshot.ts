@@ -2,7 +2,7 @@
 // The moments come from the table's end, so that the last stages are drained while the weights of the first ones are read.
 
 import type { GptConfig } from '../../model/config.ts';
-import { ownsTensor, tensorTable, type TableOptions } from '../../model/tensors.ts';
+import { DTYPE_BYTES, ownsTensor, tensorTable, type TableOptions } from '../../model/tensors.ts';
 import { CHUNK_SIZE, type ChunkAddress, type TensorChunk, type TensorPart } from '../../workers/store/messages.ts';
 import type { StageRange } from '../../workers/training/messages.ts';
 
@@ -35,7 +35,8 @@ export function snapshotGroups(config: GptConfig, stages: readonly StageRange[],
         for (let start = 0; start < spec.size; start += CHUNK_SIZE) {
           const count = Math.min(CHUNK_SIZE, spec.size - start);
           const last = groups.at(-1);
-          const full = elements + count > GROUP_BYTES / 4 || last?.addresses.length === GROUP_CHUNKS_MAX;
+          const full =
+            elements + count > GROUP_BYTES / DTYPE_BYTES.float32 || last?.addresses.length === GROUP_CHUNKS_MAX;
           if (last?.stage !== stage || full) {
             groups.push({ stage, addresses: [] });
             elements = 0;
@@ -66,7 +67,7 @@ export class GroupBuffers {
 
   /** Each buffer has room for the largest group. Small models have few and small buffers. */
   constructor(groups: readonly Group[]) {
-    const bytes = Math.max(...groups.map(groupElements)) * Float32Array.BYTES_PER_ELEMENT;
+    const bytes = Math.max(...groups.map(groupElements)) * DTYPE_BYTES.float32;
     this.#all = Array.from({ length: Math.min(groups.length, BUFFERS_MAX) }, () => new SharedArrayBuffer(bytes));
     this.#free = [...this.#all];
   }
@@ -93,9 +94,9 @@ export class GroupBuffers {
 export function chunksIn(buffer: SharedArrayBuffer, { addresses }: Group): TensorChunk[] {
   let end = 0;
   return addresses.map(({ tensor, part, start, count }) => {
-    const bytes = new Uint8Array(buffer, end, count * 4);
+    const bytes = new Uint8Array(buffer, end, count * DTYPE_BYTES.float32);
     end += bytes.length;
-    return { tensor, part, offsetBytes: start * 4, bytes };
+    return { tensor, part, offsetBytes: start * DTYPE_BYTES.float32, bytes };
   });
 }
 

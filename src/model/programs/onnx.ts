@@ -4,6 +4,7 @@
 import protobuf from 'protobufjs/light.js';
 import { OPSET, MICROSOFT, type Attribute, type Constant, type ElementType, type Graph } from './graph.ts';
 import { leb128 } from './leb128.ts';
+import { DTYPE_BYTES } from '../tensors.ts';
 
 const IR_VERSION = 9;
 const ELEMENT_TYPE: Readonly<Record<ElementType, number>> = { float32: 1, uint8: 2, int64: 7 };
@@ -188,7 +189,7 @@ export function encodeOnnxInPieces(
   const tensors = graph.inputs
     .filter(({ name }) => weights.has(name))
     .map(({ name, type, dims }) => {
-      const rawBytes = 4 * dims.reduce<number>((product, length) => product * Number(length), 1);
+      const rawBytes = DTYPE_BYTES.float32 * dims.reduce<number>((product, length) => product * Number(length), 1);
       const fields = TensorProto.encode({ name, dims, dataType: ELEMENT_TYPE[type] }).finish();
       const head = Buffer.concat([fields, lengthPrefix(RAW_DATA_FIELD, rawBytes)]);
       const frame = Buffer.concat([lengthPrefix(INITIALIZER_FIELD, head.length + rawBytes), head]);

@@ -58,7 +58,7 @@ export const BYTE_IDS = 256;
 const GPT2_TOKEN_BYTES_MAX = 128;
 
 /** Returns the least number of tokens that `text` can have, without encoding it. The number is exact for bytes and characters. */
-export function tokenCountMin({ type }: TokenizerSpec, text: string): number {
+export function tokenCountMin({ type }: Pick<TokenizerSpec, 'type'>, text: string): number {
   switch (type) {
     case 'gpt2':
       return Math.ceil(new TextEncoder().encode(text).length / GPT2_TOKEN_BYTES_MAX);

@@ -12,7 +12,7 @@ import {
   type SafetensorsHeader,
   type SafetensorsTensor,
 } from '../../model/formats/safetensors.ts';
-import { tensorTable } from '../../model/tensors.ts';
+import { DTYPE_BYTES, tensorTable } from '../../model/tensors.ts';
 import type { TokenizerSpec } from '../../model/text/tokenizer.ts';
 import type { ChunkReader } from '../store/reader.ts';
 import { parseJson, readTokenizer } from './import-tokenizer.ts';
@@ -58,7 +58,7 @@ export async function openImport(
       for (const values of piecesOf(reader, byName.get(model.rename.get(name)!)!)) {
         const wild = values.findIndex((value) => !Number.isFinite(value));
         if (wild >= 0) {
-          const at = offsetBytes / 4 + wild;
+          const at = offsetBytes / DTYPE_BYTES.float32 + wild;
           throw new GptdError(
             'corrupt',
             `Tensor ${name} holds ${values[wild]} at value ${at}: weights must be finite.`,
@@ -122,7 +122,7 @@ function ownConfig(metadata: SafetensorsHeader['metadata']): unknown {
 function readJson(reader: ChunkReader, { files, name }: { files: Files; name: string }): unknown {
   const size = reader.blobSize(files[name]);
   if (size > JSON_BYTES_MAX) {
-    throw new GptdError('limit_exceeded', `${name} has ${size} bytes: it may have ${JSON_BYTES_MAX}.`);
+    throw new GptdError('limit_exceeded', `${name} has ${size} bytes: it may have at most ${JSON_BYTES_MAX}.`);
   }
   return parseJson(new TextDecoder().decode(reader.readBlob(files[name])), name);
 }

@@ -25,7 +25,10 @@ export async function readTokenizer(
     if (!Object.hasOwn(files, name)) return undefined;
     const size = reader.blobSize(files[name]);
     if (size > TOKENIZER_FILE_BYTES_MAX) {
-      throw new GptdError('limit_exceeded', `${name} has ${size} bytes: it may have ${TOKENIZER_FILE_BYTES_MAX}.`);
+      throw new GptdError(
+        'limit_exceeded',
+        `${name} has ${size} bytes: it may have at most ${TOKENIZER_FILE_BYTES_MAX}.`,
+      );
     }
     return new TextDecoder().decode(reader.readBlob(files[name]));
   };

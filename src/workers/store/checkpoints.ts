@@ -345,8 +345,9 @@ export function checkpointCalls(db: Database.Database): CheckpointTable {
     listCheckpoints: ({ model }) => {
       requireModel(model);
       // A damaged record hides no other one: an older checkpoint may be what is needed.
-      const checkpoints = selectAll.all(model).map((row) => unlessDamaged(() => checkpointOf(row)));
-      return { checkpoints: checkpoints.filter((checkpoint) => checkpoint !== null) };
+      const rows = selectAll.all(model);
+      const whole = rows.map((row) => unlessDamaged(() => checkpointOf(row))).filter((row) => row !== null);
+      return { checkpoints: whole.length > 0 ? whole : rows.map(checkpointOf) };
     },
   };
 }

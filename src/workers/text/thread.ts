@@ -19,22 +19,11 @@ async function opened(key: string): Promise<Tokenizer> {
   return await tokenizer;
 }
 
-/** Keeps only a tokenizer that could be made: whoever asked for another one forgets its key. */
-async function open({ key, tokenizer: spec }: TextCalls['open'][0]): Promise<TextCalls['open'][1]> {
-  const tokenizer = createTokenizer(spec);
-  tokenizers.set(key, tokenizer);
-  try {
-    return tokenTable(await tokenizer);
-  } catch (error) {
-    if (tokenizers.get(key) === tokenizer) tokenizers.delete(key);
-    throw error;
-  }
-}
-
 async function handle(request: TextRequest): Promise<TextCalls[keyof TextCalls][1]> {
   switch (request.type) {
     case 'open':
-      return await open(request);
+      tokenizers.set(request.key, createTokenizer(request.tokenizer));
+      return tokenTable(await opened(request.key));
     case 'encode':
       return { ids: (await opened(request.key)).encode(request.text) };
     case 'close':

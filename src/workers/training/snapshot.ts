@@ -3,6 +3,7 @@
 // bytes at the most. What does not fit has to be read first: the optimizer waits for the reader, so that memory stays bounded.
 // Copies reuse the arrays of earlier copies that have been read, as the policy in memory/reuse.ts wants it.
 
+import { DTYPE_BYTES } from '../../model/tensors.ts';
 import type { ArrayPool } from '../memory/reuse.ts';
 import type { ChunkAddress } from '../store/messages.ts';
 
@@ -37,7 +38,7 @@ export class Snapshot {
   release(chunk: ChunkAddress, live: Float32Array): boolean {
     const key = keyOf(chunk);
     if (this.#read.has(key) || this.#kept.has(key)) return true;
-    const sizeBytes = chunk.count * Float32Array.BYTES_PER_ELEMENT;
+    const sizeBytes = chunk.count * DTYPE_BYTES.float32;
     if (this.#keptBytes + sizeBytes > this.#keptBytesMax) return false;
     const copy = this.#arrays.take(chunk.count);
     copy.set(live.subarray(chunk.start, chunk.start + chunk.count));

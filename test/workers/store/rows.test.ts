@@ -144,6 +144,15 @@ describe('the description of a checkpoint', () => {
     expect(() => store.getCheckpoint({ model: 'm', which: 'latest' })).toThrow(corrupt(message));
     expect(() => store.listCheckpoints({ model: 'm' })).toThrow(corrupt(message));
   });
+
+  it('hides no other one when it is damaged', () => {
+    const { store, dataDir } = openedStore();
+    writeCheckpoint(store, { step: 0, create: true });
+    writeCheckpoint(store, { step: 7 });
+    damage(dataDir, `UPDATE checkpoints SET meta = '{' WHERE step = 0`);
+    expect(store.listCheckpoints({ model: 'm' }).checkpoints.map(({ step }) => step)).toEqual([7]);
+    expect(() => store.getCheckpoint({ model: 'm', which: 0 })).toThrow(corrupt('of m at step 0 is damaged'));
+  });
 });
 
 it('a dataset whose description is damaged is as good as absent', () => {

@@ -13,7 +13,8 @@ import { joinPieces, JobChoices } from './choices.ts';
 import type { Completion, CompletionChoice, CompletionRequest, CompletionUsage } from './protocol.ts';
 import { completionSpecs, promptsOf, readCompletionRequest } from './request.ts';
 import type { StoredEvent } from '../../../workers/store/messages.ts';
-import { readFailure, readGenerated, readToken, type Generated } from './events.ts';
+import { readToken } from '../../threads/stored-events.ts';
+import { readFailure, readGenerated, type Generated } from './events.ts';
 import type { Handlers } from '../../protocol/methods.ts';
 import { Subscriptions } from '../subscriptions.ts';
 

@@ -1,10 +1,10 @@
-// What a generating job's events say, read as they come from the store, where their data is plain JSON. Tokens come by the
-// thousand, so they are checked by hand; what ends a job comes once and has a schema.
+// What the events that end a generating job say, read as they come from the store, where their data is plain JSON.
 
 import { z } from 'zod';
 import { ERROR_CODES, GptdError } from '../../../model/errors.ts';
 import type { StoredEvent } from '../../../workers/store/messages.ts';
-import type { GeneratedSample, GenerateResult, TokenData } from '../../protocol/generation.ts';
+import type { GeneratedSample, GenerateResult } from '../../protocol/generation.ts';
+import { unreadable } from '../../threads/stored-events.ts';
 
 /** The part of a job's result that a completion tells. */
 export type Generated = Pick<GenerateResult, keyof GeneratedSample | 'samples'> & {
@@ -24,12 +24,6 @@ const succeeded = z.object({
 });
 const failed = z.object({ error: z.object({ code: z.enum(ERROR_CODES).catch('engine_failed'), message: z.string() }) });
 
-/** Throws `corrupt` when the data is none of a token. */
-export function readToken(event: StoredEvent): TokenData {
-  if (isToken(event.data)) return event.data;
-  throw unreadable(event);
-}
-
 /** Throws `corrupt` when the data is none of a generation. */
 export function readGenerated(event: StoredEvent): Generated {
   const { data, success } = succeeded.safeParse(event.data);
@@ -43,12 +37,3 @@ export function readFailure(event: StoredEvent): GptdError {
   if (success) return new GptdError(data.error.code, data.error.message);
   throw unreadable(event);
 }
-
-function isToken(data: unknown): data is TokenData {
-  if (typeof data !== 'object' || data === null) return false;
-  const { id, text, logprob, index } = data as Readonly<Record<string, unknown>>;
-  return typeof id === 'number' && typeof logprob === 'number' && typeof index === 'number' && typeof text === 'string';
-}
-
-const unreadable = ({ jobId, seq, type }: StoredEvent): GptdError =>
-  new GptdError('corrupt', `The stored event ${seq} of the job ${jobId} cannot be read as one of type ${type}.`);

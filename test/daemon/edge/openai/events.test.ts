@@ -1,7 +1,8 @@
 // Checks how the events of a generating job are read as they come from the store.
 
 import { expect, test } from 'vitest';
-import { readFailure, readGenerated, readToken } from '../../../../src/daemon/edge/openai/events.ts';
+import { readFailure, readGenerated } from '../../../../src/daemon/edge/openai/events.ts';
+import { readToken } from '../../../../src/daemon/threads/stored-events.ts';
 import type { StoredEvent } from '../../../../src/workers/store/messages.ts';
 
 const event = (type: string, data: unknown): StoredEvent => ({ jobId: 'j', seq: 7, at: 1, type, data });
