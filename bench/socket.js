@@ -1,6 +1,6 @@
 // Runs generations over the daemon's WebSocket as a client does, and notes the moment at which each token comes.
 
-import { connect } from '../dist/cli/client/client.js';
+import { connect } from '../dist/cli/client/connect.js';
 
 /**
  * Resolves to a client: `generate(spec)` resolves to the job's result and the tokens' times, in milliseconds from the submission.
