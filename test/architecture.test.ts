@@ -70,8 +70,7 @@ const ROOMS: Readonly<Record<string, readonly string[]>> = {
   'src/cli/': ['src/cli/', 'src/daemon/protocol/'],
   'src/cli/commands/models/': COMMAND,
   'src/cli/commands/jobs/': COMMAND,
-  // The flags of `start` take their bounds and defaults from the daemon's options.
-  'src/cli/commands/daemon/': [...COMMAND, 'src/daemon/options.ts'],
+  'src/cli/commands/daemon/': COMMAND,
   'src/cli/kinds/': ['src/cli/context.ts', 'src/cli/render/', 'src/daemon/protocol/'],
   'src/cli/render/': ['src/cli/context.ts', 'src/daemon/protocol/'],
   // A client's errors say what happened. Exit codes, flags and texts belong to the command line.

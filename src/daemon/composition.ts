@@ -41,7 +41,7 @@ const MEMORY_SHARE = 0.85;
 const INTERRUPTED_EXIT_CODE = 130;
 
 /** Runs a daemon over `dataDir`, which exists, until SIGINT or SIGTERM. A second signal ends it at once. */
-export async function run(options: DaemonOptions & { readonly workers: number }): Promise<DaemonEnd> {
+export async function run(options: DaemonOptions): Promise<DaemonEnd> {
   const startedAt = performance.now();
   const { dataDir, host, workers } = options;
   const urlHost = isIPv6(host) ? `[${host}]` : host;

@@ -2,26 +2,22 @@
 // refused before its modules are loaded, which takes longer than anything else in a start.
 
 import { mkdirSync } from 'node:fs';
-import os from 'node:os';
 import { GptdError } from '../model/errors.ts';
 import { lockDirectory } from '../workers/store/lock.ts';
 import { checkAccess } from './edge/access.ts';
-import { WORKERS_MAX, type DaemonEnd, type DaemonOptions } from './options.ts';
+import type { DaemonEnd, DaemonOptions } from './options.ts';
 
 /**
  * Runs a daemon until it is told to stop. Throws a `GptdError` when it cannot start: `conflict` when the data directory is in use,
  * `unauthorized` when it would be open to others, `invalid_spec` when an option is wrong.
  */
 export async function runDaemon(options: DaemonOptions): Promise<DaemonEnd> {
-  const { dataDir, workers = Math.min(WORKERS_MAX, os.availableParallelism()) } = options;
-  if (!Number.isInteger(workers) || workers < 1 || workers > WORKERS_MAX) {
-    throw new GptdError('invalid_spec', `--workers is ${workers}: it must be an integer between 1 and ${WORKERS_MAX}.`);
-  }
+  const { dataDir } = options;
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
   checkAccess(options);
   refuseInUse(dataDir);
   const { run } = await import('./composition.ts');
-  return run({ ...options, workers });
+  return run(options);
 }
 
 /**

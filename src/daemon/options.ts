@@ -1,33 +1,21 @@
-// A daemon is started with these options, which decide everything about its start within their bounds. This file has only
-// constants and types, so that the command line can read its flags without loading a daemon.
+// What a daemon is started with. Whoever starts it has checked the bounds, and has filled in the defaults.
 
 import type { DaemonFile } from './protocol/daemon.ts';
-
-/** The largest number of worker threads of one daemon. The default is one for each core. */
-export const WORKERS_MAX = 64;
-
-/** The number of jobs that may wait. */
-export const QUEUE_LIMIT_DEFAULT = 100;
-export const QUEUE_LIMIT_MAX = 1e6;
-
-/** The number of ended jobs that are kept. */
-export const KEEP_JOBS_DEFAULT = 10_000;
-export const KEEP_JOBS_MAX = 1e9;
-
-/** The levels of the daemon's log, which tells everything from the chosen level up. */
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 
 export interface DaemonOptions {
   readonly dataDir: string;
   readonly host: string;
   readonly port: number;
-  /** The number of worker threads for stages; by default one for each core. */
-  readonly workers: number | undefined;
+  /** The number of worker threads for stages. */
+  readonly workers: number;
   readonly engine: 'auto' | 'onnx' | 'tensorflow';
   readonly allowOrigins: readonly string[];
+  /** The number of jobs that may wait. */
   readonly queueLimit: number;
+  /** The number of ended jobs that are kept. */
   readonly keepJobs: number;
-  readonly logLevel: (typeof LOG_LEVELS)[number];
+  /** The log tells everything from this level up. */
+  readonly logLevel: 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent';
   /** Replaces the token of the data directory. */
   readonly token: string | undefined;
   readonly onReady?: (info: DaemonFile) => void;

@@ -116,10 +116,12 @@ export class Jobs {
     if (this.#closing)
       throw new GptdError('shutting_down', 'The daemon is shutting down: submit again when it is back.');
     const known = key === undefined ? null : (await this.#services.store.call('findJob', { key })).job;
-    if (known === null) await this.#check(this.#options.kinds[kind], spec);
-    // A version that stored the same spec in another form was asked for the same job.
-    else if (known.kind === kind && isDeepStrictEqual(readJob(known, this.#options.kinds).spec, spec))
+    if (known === null) {
+      await this.#check(this.#options.kinds[kind], spec);
+    } else if (known.kind === kind && isDeepStrictEqual(readJob(known, this.#options.kinds).spec, spec)) {
+      // Another version may have stored the same spec in another form.
       return recordOf(known);
+    }
     const submission = { jobId: randomUUID(), kind, spec, key, priority, queueLimit: this.#options.queueLimit };
     const { job, created, event } = await this.#services.store.call('submitJob', submission);
     if (created) {

@@ -1,30 +1,30 @@
 // The flags of `gptd start`, and what starting in the foreground and in the background share: the arguments that start the same
 // daemon, and the line that says where it listens.
 
+import { availableParallelism } from 'node:os';
 import { Option, type Command } from 'commander';
-import {
-  KEEP_JOBS_DEFAULT,
-  KEEP_JOBS_MAX,
-  LOG_LEVELS,
-  QUEUE_LIMIT_DEFAULT,
-  QUEUE_LIMIT_MAX,
-  WORKERS_MAX,
-  type DaemonOptions,
-} from '../../../daemon/options.ts';
 import { DEFAULT_HOST, DEFAULT_PORT, type DaemonFile } from '../../../daemon/protocol/daemon.ts';
 import { printJson, printText, type CliContext } from '../../context.ts';
 import { collect, integerBetween, type ConnectionFlags } from '../../flags.ts';
 
 const PORT_MAX = 65535;
+/** The largest number of worker threads of one daemon. The default is one for each core. */
+const WORKERS_MAX = 64;
+const QUEUE_LIMIT_DEFAULT = 100;
+const QUEUE_LIMIT_MAX = 1e6;
+const KEEP_JOBS_DEFAULT = 10_000;
+const KEEP_JOBS_MAX = 1e9;
+const ENGINES = ['auto', 'onnx', 'tensorflow'] as const;
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 
 export interface StartFlags extends ConnectionFlags {
   readonly host: string;
   readonly port: number;
   readonly workers?: number;
-  readonly engine: DaemonOptions['engine'];
+  readonly engine: (typeof ENGINES)[number];
   readonly queueLimit: number;
   readonly keepJobs: number;
-  readonly logLevel: DaemonOptions['logLevel'];
+  readonly logLevel: (typeof LOG_LEVELS)[number];
   readonly allowOrigin?: readonly string[];
   readonly detach?: boolean;
 }
@@ -38,7 +38,7 @@ export function addStartFlags(command: Command): Command {
       'worker threads (default: as many as suit this machine)',
       integerBetween(1, WORKERS_MAX),
     )
-    .addOption(new Option('--engine <name>', 'what computes').choices(['auto', 'onnx', 'tensorflow']).default('auto'))
+    .addOption(new Option('--engine <name>', 'what computes').choices(ENGINES).default('auto'))
     .option('--queue-limit <count>', 'jobs that may wait', integerBetween(1, QUEUE_LIMIT_MAX), QUEUE_LIMIT_DEFAULT)
     .option(
       '--keep-jobs <count>',
@@ -52,6 +52,9 @@ export function addStartFlags(command: Command): Command {
     .option('--allow-origin <origin>', 'accept this browser origin too; may be repeated', collect)
     .option('--detach', 'leave the daemon running in the background');
 }
+
+/** Returns the number of worker threads when the user names none. */
+export const defaultWorkers = (): number => Math.min(WORKERS_MAX, availableParallelism());
 
 /** Returns the arguments that start the same daemon. The token is not among them, because other users could read it there. */
 export function startArguments(flags: StartFlags, dataDir: string): string[] {

@@ -8,7 +8,7 @@ import type { CliContext } from '../../context.ts';
 import { EXIT } from '../../exit-codes.ts';
 import { addConnectionFlags } from '../../flags.ts';
 import { startDetached } from './detached-start.ts';
-import { addStartFlags, announceReady, type StartFlags } from './start-flags.ts';
+import { addStartFlags, announceReady, defaultWorkers, type StartFlags } from './start-flags.ts';
 
 /** The exit codes of the reasons for which a daemon refuses to start. All other reasons exit with EXIT.jobFailed. */
 const REFUSAL_EXITS: Partial<Readonly<Record<ErrorCode, number>>> = {
@@ -32,7 +32,7 @@ async function startHere(flags: StartFlags, context: CliContext): Promise<number
       dataDir: dataDirOf(flags, context),
       host: flags.host,
       port: flags.port,
-      workers: flags.workers,
+      workers: flags.workers ?? defaultWorkers(),
       engine: flags.engine,
       allowOrigins: flags.allowOrigin ?? [],
       queueLimit: flags.queueLimit,
