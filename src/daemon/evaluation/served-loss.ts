@@ -3,7 +3,7 @@
 
 import { PREFILL_ROWS } from '../serving/batcher.ts';
 import type { EvaluationWindow } from './windows.ts';
-import { serveRows, type LoadedModel } from '../serving/serve-rows.ts';
+import { serveRows, type LoadedModel } from '../serving/rows.ts';
 import { PRIORITY } from '../threads/worker-thread.ts';
 
 /**

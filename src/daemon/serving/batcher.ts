@@ -9,7 +9,7 @@ import type { SampledRows, ServeFollow } from '../../workers/serving/messages.ts
 import { JobHalted } from '../jobs/context.ts';
 import { commonLength, Retained } from './retained.ts';
 import { Sequence, type Generation, type GenerationRequest } from './sequence.ts';
-import { serveRows, type LoadedModel } from './serve-rows.ts';
+import { serveRows, type LoadedModel } from './rows.ts';
 import { PRIORITY } from '../threads/worker-thread.ts';
 
 /**

@@ -7,7 +7,7 @@ import type { StoredCheckpoint, StoredModel, TensorChunk } from '../../workers/s
 import type { Quantization } from '../../model/programs/quantize.ts';
 import { SERVING_THREADS } from '../../model/programs/serving.ts';
 import { Batcher } from './batcher.ts';
-import type { LoadedModel } from './serve-rows.ts';
+import type { LoadedModel } from './rows.ts';
 import { admit, cachedTokensMax, servingBytes, servingPeakBytes } from '../threads/memory.ts';
 import type { StageThread } from '../threads/stages.ts';
 import { planStages } from '../threads/plan.ts';
