@@ -134,7 +134,7 @@ export function checkParams(method: MethodName, params: Readonly<Record<string, 
 }
 
 /** Returns the first issue of a schema as a sentence that names flags instead of fields. */
-export function flagIssue(error: SchemaError, spec: Readonly<Record<string, unknown>>): string {
+function flagIssue(error: SchemaError, spec: Readonly<Record<string, unknown>>): string {
   const issue = error.issues.at(0);
   if (issue === undefined) return 'The command is invalid.';
   const path = issue.path.map(String);

@@ -12,7 +12,7 @@ import {
 } from './tensors.ts';
 
 /** The exact counts, under the names of `gptd params --json`. */
-interface ParameterCount {
+export interface ParameterCount {
   readonly token_embeddings: number;
   readonly position_embeddings: number;
   readonly embedding_total: number;

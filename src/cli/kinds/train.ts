@@ -66,7 +66,7 @@ export function formatEval(data: EventData<'eval'>): string {
   return `eval at step ${formatCount(data.step)}: training loss ${formatLoss(data.trainLoss)}${validation}`;
 }
 
-export const formatCheckpoint = (data: EventData<'checkpoint'>): string =>
+const formatCheckpoint = (data: EventData<'checkpoint'>): string =>
   `checkpoint at step ${formatCount(data.step)}: digest ${shortDigest(data.digest)}`;
 
 /** Returns one line, whatever the text holds. */

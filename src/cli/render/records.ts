@@ -39,7 +39,7 @@ export function formatDuration(ms: number): string {
 }
 
 /** Writes a time like '2026-08-01 12:30:05', in UTC. */
-export const formatTime = (ms: number): string => new Date(ms).toISOString().slice(0, 19).replace('T', ' ');
+const formatTime = (ms: number): string => new Date(ms).toISOString().slice(0, 19).replace('T', ' ');
 
 export const formatLoss = (loss: number | null | undefined): string => loss?.toFixed(4) ?? '-';
 /** Shortens a digest to as many digits as tell two digests apart by eye. */

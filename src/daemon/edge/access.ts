@@ -14,7 +14,7 @@ export const TOKEN_CHARACTERS_MIN = 16;
 const TOKEN_BYTES = 32;
 const LOOPBACK_NAMES: ReadonlySet<string> = new Set(['localhost', '127.0.0.1', '[::1]']);
 
-export const isLoopback = (host: string): boolean =>
+const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || host === '[::1]' || /^127(\.\d{1,3}){3}$/.test(host);
 
 export interface AccessRules {

@@ -27,7 +27,7 @@ export const LIMITS = {
   priorityMax: 100,
 } as const;
 
-export const MODEL_NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+const MODEL_NAME_PATTERN = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 export const modelName = z
   .string()
   .regex(
@@ -57,7 +57,7 @@ export type ModelTokenizerName = TokenizerName | 'bpe';
  * The ways in which the bytes of a data file are read. The default is `tokens` (uint16) under `tokenizer: none`, and `text`
  * otherwise.
  */
-export const DATA_FORMATS = ['text', 'jsonl', 'tokens'] as const;
+const DATA_FORMATS = ['text', 'jsonl', 'tokens'] as const;
 export type DataFormat = (typeof DATA_FORMATS)[number];
 
 export const dataFile = z.union([

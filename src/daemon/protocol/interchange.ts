@@ -50,7 +50,7 @@ export type ExportFormat = (typeof EXPORT_FORMATS)[number];
 export const EXPORT_TYPES = ['f32', 'f16', 'q8_0', 'q4_0'] as const;
 export type ExportType = (typeof EXPORT_TYPES)[number];
 /** The types that each format can hold. The first one is its default. */
-export const TYPES_OF_FORMAT: Readonly<Record<ExportFormat, readonly ExportType[]>> = {
+const TYPES_OF_FORMAT: Readonly<Record<ExportFormat, readonly ExportType[]>> = {
   safetensors: ['f32', 'f16'],
   gguf: ['f32', 'f16', 'q8_0', 'q4_0'],
   onnx: ['f32'],

@@ -2,6 +2,7 @@
 
 import { z } from 'zod';
 import { CONFIG_MAX, PRESET_NAMES, type GptConfig, type PresetName } from '../../model/config.ts';
+import type { ParameterCount } from '../../model/count.ts';
 import { integer, modelName, seed, TOKENIZERS, type ModelTokenizerName } from './fields.ts';
 
 export {
@@ -42,20 +43,8 @@ export const createSpec = z.strictObject({
 });
 
 /** Holds exact counts of parameters, bytes under `memory`, and under `plan` the stages that the daemon's workers would get. */
-export interface ParamsResult {
+export interface ParamsResult extends ParameterCount {
   readonly config: GptConfig;
-  readonly token_embeddings: number;
-  readonly position_embeddings: number;
-  readonly embedding_total: number;
-  readonly mha_per_block: number;
-  readonly ff_per_block: number;
-  readonly layernorm_per_block: number;
-  readonly params_per_block: number;
-  readonly transformer_blocks_total: number;
-  readonly final_layernorm: number;
-  /** This is 0 when the weights are tied: the matrix is counted once, as token_embeddings. */
-  readonly output_projection: number;
-  readonly total_params: number;
   readonly memory: {
     readonly weightsBytes: number;
     readonly optimizerBytes: number;

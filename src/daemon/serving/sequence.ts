@@ -64,7 +64,7 @@ const keptAfterSlide = (context: number): number => Math.max(1, Math.floor(conte
 /**
  * Returns the index of the first id that is still in a sliding context of `count` ids, the newest of which is not yet computed.
  */
-export function keptFrom(count: number, context: number): number {
+function keptFrom(count: number, context: number): number {
   let start = 0;
   while (count - start > context) start += context + 1 - keptAfterSlide(context);
   return start;

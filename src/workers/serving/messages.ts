@@ -1,21 +1,10 @@
 // The plain data of a step that generates: whose rows it takes, how their tokens are sampled, and its results. It knows token ids
 // only: they become text where they are sent to a client.
 
-import type { Sample } from '../../model/sampling.ts';
+import type { Sample, SampleOptions } from '../../model/sampling.ts';
 
-export interface SamplingOptions {
-  readonly temperature: number;
-  readonly topK?: number | undefined;
-  readonly topP?: number | undefined;
-  readonly minP?: number | undefined;
-  readonly repetitionPenalty?: number | undefined;
-  readonly presencePenalty?: number | undefined;
-  readonly frequencyPenalty?: number | undefined;
-  /** What is added to logits, by token id. */
-  readonly logitBias?: ReadonlyMap<number, number> | undefined;
-  readonly bannedIds?: readonly number[] | undefined;
-  /** How many of the likeliest tokens to list with each token. */
-  readonly logprobs?: number | undefined;
+/** What a sequence is sampled by. The stage adds to it what has been generated so far, and the draw that follows from the seed. */
+export interface SamplingOptions extends Omit<SampleOptions, 'history' | 'promptLength' | 'u'> {
   readonly seed: number;
 }
 
